@@ -1,0 +1,5 @@
+//! The `dhow-runtime` executable: OCI runtime and container supervisor.
+
+fn main() {
+    println!("dhow-runtime {}", env!("CARGO_PKG_VERSION"));
+}

@@ -1,0 +1,1 @@
+//! Black-box suites live in `tests/`; this library is empty on purpose.
