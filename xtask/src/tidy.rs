@@ -17,6 +17,7 @@ const FLOORS: [&str; 6] = ["base", "host", "node", "cluster", "front", "top"];
 /// Arrows between rooms of one floor, and the only rooms of `node` that
 /// `front` may enter. Everything else sideways is refused.
 const SIDEWAYS: &[(&str, &str)] = &[
+    ("nft", "netlink"),
     ("schema", "quantity"),
     ("schema", "selector"),
     ("image", "content"),
