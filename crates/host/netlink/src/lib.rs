@@ -18,10 +18,12 @@
 
 mod address;
 mod link;
+mod namespace;
 mod socket;
 mod wire;
 
 pub use address::{Prefix, Route};
 pub use link::{Link, NewLink, Peer};
+pub use namespace::{Namespace, NamespaceError};
 pub use socket::{Error, Socket};
 pub use wire::{Attributes, Batch, Message, Request};

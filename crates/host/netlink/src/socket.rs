@@ -97,33 +97,6 @@ impl Socket {
         Self::open(Some(netlink::NETFILTER))
     }
 
-    /// Runs `open` in the network namespace behind `namespace`; the socket it
-    /// returns stays there.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Socket`] when the namespace cannot be entered, and `open`'s own.
-    pub fn open_in(
-        namespace: BorrowedFd<'_>,
-        open: fn() -> Result<Self, Error>,
-    ) -> Result<Self, Error> {
-        // A namespace belongs to a thread; one of our own never has to find
-        // its way back.
-        std::thread::scope(|scope| {
-            scope
-                .spawn(|| {
-                    rustix::thread::move_into_link_name_space(
-                        namespace,
-                        Some(rustix::thread::LinkNameSpaceType::Network),
-                    )
-                    .map_err(socket_error("enter the network namespace"))?;
-                    open()
-                })
-                .join()
-                .expect("the opening thread does not panic")
-        })
-    }
-
     fn open(protocol: Option<rustix::net::Protocol>) -> Result<Self, Error> {
         let descriptor = rustix::net::socket_with(
             AddressFamily::NETLINK,

@@ -2,19 +2,35 @@
 //!
 //! Needs the right to make network namespaces (root).
 
-use std::fs::File;
 use std::os::fd::AsFd;
 
-use dhow_netlink::{Batch, NewLink, Peer, Prefix, Route, Socket};
+use dhow_netlink::{Batch, Namespace, NewLink, Peer, Prefix, Route, Socket};
 
-/// A fresh network namespace; it is gone when the last socket in it is.
-fn namespace() -> File {
-    std::thread::spawn(|| {
-        unshare();
-        File::open("/proc/thread-self/ns/net").expect("this kernel has network namespaces")
-    })
-    .join()
-    .expect("the thread ends well")
+/// A network namespace in a folder that vanishes with the test.
+fn namespace(folder: &tempfile::TempDir, name: &str) -> Namespace {
+    Namespace::create_pinned(&folder.path().join(name)).expect("making namespaces needs root")
+}
+
+fn route_socket(namespace: &Namespace) -> Socket {
+    namespace
+        .run(Socket::route)
+        .expect("enter")
+        .expect("a socket")
+}
+
+/// Lets go of everything that a test pinned.
+struct Pins(tempfile::TempDir);
+
+impl Drop for Pins {
+    fn drop(&mut self) {
+        for entry in self.0.path().read_dir().into_iter().flatten().flatten() {
+            let _ = Namespace::remove_pinned(&entry.path());
+        }
+    }
+}
+
+fn pins() -> Pins {
+    Pins(tempfile::tempdir().expect("a folder"))
 }
 
 fn prefix(text: &str) -> Prefix {
@@ -23,9 +39,9 @@ fn prefix(text: &str) -> Prefix {
 
 #[test]
 fn a_pair_joins_two_namespaces() {
-    let (host, guest) = (namespace(), namespace());
-    let host = Socket::open_in(host.as_fd(), Socket::route).expect("host socket");
-    let inside = Socket::open_in(guest.as_fd(), Socket::route).expect("guest socket");
+    let pins = pins();
+    let (host, guest) = (namespace(&pins.0, "host"), namespace(&pins.0, "guest"));
+    let (host, inside) = (route_socket(&host), route_socket(&guest));
 
     let mut batch = Batch::new();
     batch.add_link(&NewLink::bridge("br0").alias("made by a test").mtu(1400));
@@ -101,8 +117,8 @@ fn a_pair_joins_two_namespaces() {
 
 #[test]
 fn refusals_name_the_request() {
-    let space = namespace();
-    let socket = Socket::open_in(space.as_fd(), Socket::route).expect("socket");
+    let pins = pins();
+    let socket = route_socket(&namespace(&pins.0, "host"));
     let mut batch = Batch::new();
     batch
         .add_link(&NewLink::bridge("br0"))
@@ -127,10 +143,23 @@ fn refusals_name_the_request() {
     );
 }
 
-/// Leaves the thread's network namespace for a new one.
-fn unshare() {
-    // SAFETY: a network namespace is no memory; nothing of this process is
-    // shared less than before.
-    let result = unsafe { libc::unshare(libc::CLONE_NEWNET) };
-    assert_eq!(result, 0, "unshare(CLONE_NEWNET) needs root");
+#[test]
+fn a_pin_holds_and_lets_go() {
+    let pins = pins();
+    let path = pins.0.path().join("pinned");
+    let made = Namespace::create_pinned(&path).expect("making namespaces needs root");
+    assert!(
+        Namespace::create_pinned(&path).is_err(),
+        "the path is taken"
+    );
+    let mut batch = Batch::new();
+    batch.add_link(&NewLink::bridge("br0"));
+    route_socket(&made).run(&mut batch).expect("a bridge");
+    drop(made);
+    let again = Namespace::open(&path).expect("the pin holds it");
+    assert!(route_socket(&again).link("br0").expect("look up").is_some());
+    Namespace::remove_pinned(&path).expect("let go");
+    Namespace::remove_pinned(&path).expect("nothing to let go is no error");
+    assert!(!path.exists());
+    assert!(Namespace::create_pinned(&pins.0.path().join("no/such/folder")).is_err());
 }

@@ -1,8 +1,6 @@
 //! Transactions in a network namespace made for the purpose, read back with
 //! the `nft` program. Needs root and the Debian package `nftables`.
 
-use std::fs::File;
-use std::os::fd::AsFd;
 use std::process::Command;
 
 use dhow_netlink::Socket;
@@ -257,17 +255,5 @@ fn thousands_of_elements_are_one_transaction() {
         transaction.delete_elements("many", &elements);
         transaction.commit(&socket).expect("the kernel takes it");
         assert!(!listing().contains("10.0.0.7"), "all elements are gone");
-    });
-}
-
-#[test]
-fn a_socket_stays_in_the_namespace_it_was_opened_in() {
-    in_namespace(|socket| {
-        let here = File::open("/proc/thread-self/ns/net").expect("a namespace");
-        let other = Socket::open_in(here.as_fd(), Socket::netfilter).expect("a second socket");
-        let mut transaction = Transaction::new(table());
-        transaction.add_table();
-        transaction.commit(&other).expect("the kernel takes it");
-        assert_eq!(tables(&socket, Family::Ip).expect("tables"), ["example"]);
     });
 }

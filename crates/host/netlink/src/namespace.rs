@@ -1,0 +1,156 @@
+//! Network namespaces: made, pinned to a path, entered and let go.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::mount::{UnmountFlags, mount_bind, unmount};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+/// Why a network namespace could not be made, entered or removed.
+#[derive(Debug, thiserror::Error)]
+#[error("{operation} network namespace {}", path.display())]
+pub struct NamespaceError {
+    operation: &'static str,
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// A network namespace.
+///
+/// It lives as long as a process, a descriptor or a mount holds it. One made by
+/// [`Namespace::create_pinned`] is held by a bind mount and outlives its maker.
+#[derive(Debug)]
+pub struct Namespace {
+    file: File,
+    path: PathBuf,
+}
+
+impl Namespace {
+    /// Makes a namespace and pins it to `path`, a file that must not exist yet;
+    /// the folder must.
+    ///
+    /// # Errors
+    ///
+    /// [`NamespaceError`] when the path is taken or the kernel refuses; nothing
+    /// is left behind then.
+    pub fn create_pinned(path: &Path) -> Result<Self, NamespaceError> {
+        let failed = |operation| {
+            move |source: io::Error| NamespaceError {
+                operation,
+                path: path.into(),
+                source,
+            }
+        };
+        OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(path)
+            .map_err(failed("make the pin of"))?;
+        // The namespace is made on a thread that ends at once: what holds it
+        // is the mount.
+        let made = std::thread::scope(|scope| {
+            let maker = scope.spawn(|| -> io::Result<()> {
+                // SAFETY: a network namespace is no memory; this thread shares
+                // everything else with the process as before.
+                if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
+                    return Err(io::Error::last_os_error());
+                }
+                mount_bind("/proc/thread-self/ns/net", path)?;
+                Ok(())
+            });
+            maker.join().expect("the making thread does not panic")
+        });
+        if let Err(source) = made {
+            let _ = std::fs::remove_file(path);
+            return Err(failed("make")(source));
+        }
+        match File::open(path) {
+            Ok(file) => Ok(Self {
+                file,
+                path: path.into(),
+            }),
+            Err(source) => {
+                let _ = remove(path);
+                Err(failed("open")(source))
+            }
+        }
+    }
+
+    /// Opens the namespace pinned at `path`, or that of a process
+    /// (`/proc/PID/ns/net`).
+    ///
+    /// # Errors
+    ///
+    /// [`NamespaceError`] when there is none.
+    pub fn open(path: &Path) -> Result<Self, NamespaceError> {
+        let file = File::open(path).map_err(|source| NamespaceError {
+            operation: "open",
+            path: path.into(),
+            source,
+        })?;
+        Ok(Self {
+            file,
+            path: path.into(),
+        })
+    }
+
+    /// Runs `body` inside, on a thread of its own, and returns what it returns.
+    ///
+    /// # Errors
+    ///
+    /// [`NamespaceError`] when the namespace cannot be entered.
+    ///
+    /// # Panics
+    ///
+    /// When `body` does.
+    pub fn run<T: Send>(&self, body: impl FnOnce() -> T + Send) -> Result<T, NamespaceError> {
+        std::thread::scope(|scope| {
+            let inside = scope.spawn(|| {
+                move_into_link_name_space(self.file.as_fd(), Some(LinkNameSpaceType::Network))?;
+                Ok(body())
+            });
+            inside
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+        .map_err(|source: rustix::io::Errno| NamespaceError {
+            operation: "enter",
+            path: self.path.clone(),
+            source: source.into(),
+        })
+    }
+
+    /// Lets go of a pinned namespace. It is gone when nobody else holds it; one
+    /// that is not there is no error.
+    ///
+    /// # Errors
+    ///
+    /// [`NamespaceError`] when the pin cannot be removed.
+    pub fn remove_pinned(path: &Path) -> Result<(), NamespaceError> {
+        remove(path).map_err(|source| NamespaceError {
+            operation: "remove",
+            path: path.into(),
+            source,
+        })
+    }
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+        // Not a mount (any more), or not there.
+        Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => {}
+        Err(error) => return Err(error.into()),
+    }
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+impl AsFd for Namespace {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
