@@ -1,5 +1,6 @@
 //! The store as its users see it, and what is left of it after a kill.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::path::Path;
