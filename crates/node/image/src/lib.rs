@@ -1,0 +1,25 @@
+//! Images on one machine: names, content, unpacked snapshots, and the traffic
+//! with registries.
+//!
+//! [`Images`] is the door. What touches only tables in memory or a few small
+//! files is a plain function; what moves whole layers is a plain function that
+//! blocks (its documentation says so: call it from `spawn_blocking`); what
+//! speaks to a registry is async. Formats on disk are described in
+//! `docs/design/image.md`.
+//!
+//! It knows nothing of containers but a name for each root filesystem it
+//! prepares; who uses an image is told by the caller.
+
+mod error;
+mod images;
+mod progress;
+mod types;
+
+pub use error::{Error, Result};
+pub use images::{Images, Users};
+pub use progress::{Progress, ProgressSender};
+pub use types::{
+    Change, ChangeKind, Commit, DiskUsage, HistoryEntry, Image, Import, Layer, Limits, Listed,
+    Loaded, Names, Options, PruneScope, Pruned, PullOptions, Pulled, PushOptions, Pushed,
+    RegistryAuth, RegistryOptions, Removal, Removed, Rootfs, Step, User,
+};
