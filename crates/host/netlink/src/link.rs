@@ -10,6 +10,7 @@ use crate::wire::{
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
+const RTM_SETLINK: u16 = 19;
 
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
@@ -202,7 +203,7 @@ impl Batch {
     pub fn set_hairpin(&mut self, index: u32) -> &mut Self {
         let mut header = info_header(index, 0, 0);
         header[0] = AF_BRIDGE;
-        self.request(RTM_NEWLINK, NLM_F_ACK)
+        self.request(RTM_SETLINK, NLM_F_ACK)
             .header(&header)
             .nest(IFLA_PROTINFO, |port| {
                 port.attribute(IFLA_BRPORT_MODE, &[1]);

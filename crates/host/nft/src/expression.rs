@@ -24,7 +24,7 @@ impl Register {
 }
 
 /// What happens to a packet.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verdict {
     /// It passes this chain; later hooks still see it.
     Accept,

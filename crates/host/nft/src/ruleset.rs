@@ -118,7 +118,7 @@ pub struct Set<'a> {
 }
 
 /// An element of a set or map.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Element {
     /// A key of a set.
     Key(Vec<u8>),

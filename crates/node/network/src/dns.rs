@@ -1,0 +1,251 @@
+//! Answers questions for names of endpoints, and passes the others on.
+//!
+//! One server listens at the gateway of each network that has names; sandboxes
+//! ask 127.0.0.11, which their own packet filter leads here. Who asks is told
+//! by the address: a name means what it means on the asker's networks. What no
+//! network knows goes to the host's name servers, byte for byte.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hickory_proto::op::{Message, MessageType, OpCode, ResponseCode};
+use hickory_proto::rr::rdata::{A, AAAA};
+use hickory_proto::rr::{RData, Record, RecordType};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use crate::networks::Networks;
+
+/// Names move with containers, so answers are good for a short time, in seconds.
+const TIME_TO_LIVE: u32 = 5;
+/// How long one of the host's name servers may take.
+const PATIENCE: Duration = Duration::from_secs(4);
+/// Questions under way at once for one network; more are dropped, as a full
+/// queue would.
+const MAX_QUESTIONS: usize = 1024;
+const MAX_DATAGRAM: usize = 4096;
+
+/// The name service of one instance.
+#[derive(Debug)]
+pub struct NameServer {
+    networks: Arc<Networks>,
+    upstreams: Vec<SocketAddr>,
+}
+
+impl NameServer {
+    /// A server for `networks` that asks `upstreams` what it does not know.
+    pub fn new(networks: Arc<Networks>, upstreams: Vec<SocketAddr>) -> Self {
+        Self {
+            networks,
+            upstreams,
+        }
+    }
+
+    /// The name servers in a `resolv.conf`.
+    pub fn upstreams(resolv_conf: &str) -> Vec<SocketAddr> {
+        resolv_conf
+            .lines()
+            .filter_map(|line| {
+                line.trim()
+                    .strip_prefix("nameserver")?
+                    .split_whitespace()
+                    .next()
+            })
+            .filter_map(|address| address.parse::<IpAddr>().ok())
+            .map(|address| SocketAddr::new(address, 53))
+            .collect()
+    }
+
+    /// Serves until it is dropped, following the networks as they come and go.
+    pub async fn run(self) {
+        let server = Arc::new(self);
+        let mut wanted = server.networks.name_servers();
+        let mut running: BTreeMap<Ipv4Addr, JoinSet<()>> = BTreeMap::new();
+        loop {
+            let addresses: BTreeSet<Ipv4Addr> = wanted.borrow_and_update().clone();
+            running.retain(|address, _| addresses.contains(address));
+            for address in addresses {
+                running.entry(address).or_insert_with(|| {
+                    let mut tasks = JoinSet::new();
+                    tasks.spawn(report(
+                        address,
+                        Arc::clone(&server).serve_datagrams(address),
+                    ));
+                    tasks.spawn(report(address, Arc::clone(&server).serve_streams(address)));
+                    tasks
+                });
+            }
+            if wanted.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn serve_datagrams(self: Arc<Self>, address: Ipv4Addr) -> io::Result<()> {
+        let socket = Arc::new(UdpSocket::bind((address, 53)).await?);
+        let places = Arc::new(Semaphore::new(MAX_QUESTIONS));
+        let mut tasks = JoinSet::new();
+        let mut buffer = vec![0; MAX_DATAGRAM];
+        loop {
+            let (length, client) = socket.recv_from(&mut buffer).await?;
+            while tasks.try_join_next().is_some() {}
+            let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+                continue;
+            };
+            let question = buffer[..length].to_vec();
+            let (server, socket) = (Arc::clone(&self), Arc::clone(&socket));
+            tasks.spawn(async move {
+                if let Some(answer) = server
+                    .answer(client.ip(), &question, Transport::Datagram)
+                    .await
+                {
+                    // An asker that is gone needs no answer.
+                    let _ = socket.send_to(&answer, client).await;
+                }
+                drop(place);
+            });
+        }
+    }
+
+    async fn serve_streams(self: Arc<Self>, address: Ipv4Addr) -> io::Result<()> {
+        let listener = TcpListener::bind((address, 53)).await?;
+        let places = Arc::new(Semaphore::new(MAX_QUESTIONS));
+        let mut tasks = JoinSet::new();
+        loop {
+            let (stream, client) = listener.accept().await?;
+            while tasks.try_join_next().is_some() {}
+            let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+                continue;
+            };
+            let server = Arc::clone(&self);
+            tasks.spawn(async move {
+                let _ = tokio::time::timeout(PATIENCE * 2, server.converse(stream, client)).await;
+                drop(place);
+            });
+        }
+    }
+
+    async fn converse(&self, mut stream: TcpStream, client: SocketAddr) -> io::Result<()> {
+        loop {
+            let length = stream.read_u16().await?;
+            let mut question = vec![0; usize::from(length)];
+            stream.read_exact(&mut question).await?;
+            let Some(answer) = self.answer(client.ip(), &question, Transport::Stream).await else {
+                return Ok(());
+            };
+            let Ok(length) = u16::try_from(answer.len()) else {
+                return Ok(());
+            };
+            stream.write_all(&length.to_be_bytes()).await?;
+            stream.write_all(&answer).await?;
+        }
+    }
+
+    /// The answer to a question, or `None` for bytes that are no question.
+    async fn answer(&self, client: IpAddr, bytes: &[u8], transport: Transport) -> Option<Vec<u8>> {
+        let question = Message::from_vec(bytes).ok()?;
+        if question.metadata.message_type != MessageType::Query {
+            return None;
+        }
+        if let Some(answer) = self.known(client, &question) {
+            return answer.to_vec().ok();
+        }
+        for upstream in &self.upstreams {
+            let asked = match transport {
+                Transport::Datagram => ask_datagram(*upstream, bytes).await,
+                Transport::Stream => ask_stream(*upstream, bytes).await,
+            };
+            match asked {
+                Ok(answer) => return Some(answer),
+                Err(error) => tracing::debug!(%upstream, %error, "name server did not answer"),
+            }
+        }
+        let mut failure = reply_to(&question);
+        failure.metadata.response_code = ResponseCode::ServFail;
+        failure.to_vec().ok()
+    }
+
+    fn known(&self, client: IpAddr, question: &Message) -> Option<Message> {
+        let [query] = question.queries.as_slice() else {
+            return None;
+        };
+        if question.metadata.op_code != OpCode::Query {
+            return None;
+        }
+        let name = query.name().to_ascii();
+        let addresses = match query.query_type() {
+            RecordType::A | RecordType::AAAA => self.networks.resolve(client, &name)?,
+            _ => return None,
+        };
+        let mut answer = reply_to(question);
+        answer.metadata.authoritative = true;
+        for address in addresses {
+            let data = match (address, query.query_type()) {
+                (IpAddr::V4(address), RecordType::A) => RData::A(A(address)),
+                (IpAddr::V6(address), RecordType::AAAA) => RData::AAAA(AAAA(address)),
+                _ => continue,
+            };
+            answer.add_answer(Record::from_rdata(query.name().clone(), TIME_TO_LIVE, data));
+        }
+        Some(answer)
+    }
+}
+
+/// How a question came, and how it is passed on.
+#[derive(Debug, Clone, Copy)]
+enum Transport {
+    Datagram,
+    Stream,
+}
+
+async fn report(address: Ipv4Addr, serving: impl Future<Output = io::Result<()>>) {
+    if let Err(error) = serving.await {
+        tracing::warn!(%address, %error, "names are not answered on this network");
+    }
+}
+
+fn reply_to(question: &Message) -> Message {
+    let mut reply = Message::response(question.metadata.id, question.metadata.op_code);
+    reply.metadata.recursion_desired = question.metadata.recursion_desired;
+    reply.metadata.recursion_available = true;
+    reply.add_queries(question.queries.iter().cloned());
+    reply
+}
+
+async fn ask_datagram(upstream: SocketAddr, question: &[u8]) -> io::Result<Vec<u8>> {
+    let any: IpAddr = if upstream.is_ipv4() {
+        Ipv4Addr::UNSPECIFIED.into()
+    } else {
+        IpAddr::V6([0; 16].into())
+    };
+    let socket = UdpSocket::bind((any, 0)).await?;
+    socket.connect(upstream).await?;
+    socket.send(question).await?;
+    let mut answer = vec![0; MAX_DATAGRAM];
+    loop {
+        let length = tokio::time::timeout(PATIENCE, socket.recv(&mut answer)).await??;
+        // Whoever answers must know the question's number.
+        if length >= 12 && answer[..2] == question[..2] {
+            answer.truncate(length);
+            return Ok(answer);
+        }
+    }
+}
+
+async fn ask_stream(upstream: SocketAddr, question: &[u8]) -> io::Result<Vec<u8>> {
+    let ask = async {
+        let mut stream = TcpStream::connect(upstream).await?;
+        let length = u16::try_from(question.len()).map_err(io::Error::other)?;
+        stream.write_all(&length.to_be_bytes()).await?;
+        stream.write_all(question).await?;
+        let mut answer = vec![0; usize::from(stream.read_u16().await?)];
+        stream.read_exact(&mut answer).await?;
+        Ok(answer)
+    };
+    tokio::time::timeout(PATIENCE, ask).await?
+}

@@ -1,0 +1,30 @@
+//! Bridges, addresses, published ports and names for containers.
+//!
+//! [`Networks`] owns the networks of one instance: their definitions on disk,
+//! the endpoints of running sandboxes, and everything in the kernel that
+//! follows from them. What the kernel should hold is computed from that state
+//! ([`rules`] is a pure function of it), so that the same code sets up, repairs
+//! after a crash, and removes.
+//!
+//! A *sandbox* is a network namespace pinned to a file; no process holds it. An
+//! *endpoint* joins a sandbox to a network with addresses, names and published
+//! ports. The crate knows neither containers nor pods.
+//!
+//! Names are answered by [`NameServer`], at 127.0.0.11 in each sandbox of a
+//! network that has names.
+
+mod address_pool;
+mod dns;
+mod endpoint;
+mod error;
+mod networks;
+mod ports;
+mod rules;
+mod sandbox;
+mod spec;
+
+pub use dns::NameServer;
+pub use endpoint::{Endpoint, EndpointSpec, PortMapping, Protocol};
+pub use error::Error;
+pub use networks::{Config, Networks};
+pub use spec::{Network, NetworkSpec, Pool};

@@ -1,0 +1,222 @@
+//! What a network is: its definition, as asked for and as kept.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use dhow_netlink::Prefix;
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+
+/// A network as asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkSpec {
+    /// Identifier, 64 hexadecimal digits.
+    pub id: String,
+    /// Name, unique in the instance.
+    pub name: String,
+    /// Seconds and nanoseconds since the epoch, RFC 3339, for display.
+    pub created: String,
+    /// Address pools; empty asks for an IPv4 pool of the default ones.
+    pub pools: Vec<Pool>,
+    /// No way out and none in.
+    pub internal: bool,
+    /// Give it an IPv6 pool as well.
+    pub ipv6: bool,
+    /// Name of the bridge; none derives one from the id.
+    pub bridge: Option<String>,
+    /// Largest packet in bytes; none takes the uplink's.
+    pub mtu: Option<u32>,
+    /// Names are resolved between its endpoints.
+    pub names: bool,
+    /// Translated connections between two endpoints keep the client's address
+    /// (the bridge filter sees packets that stay on the bridge).
+    pub keep_client_address: bool,
+    /// Whatever its maker wants to keep with it.
+    pub labels: BTreeMap<String, String>,
+    /// Driver options as given, for display.
+    pub options: BTreeMap<String, String>,
+}
+
+/// An address pool of a network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pool {
+    /// The subnet.
+    #[serde(with = "prefix_text")]
+    pub subnet: Prefix,
+    /// Where in it addresses are allocated; the whole subnet if none.
+    #[serde(with = "prefix_text::option", default)]
+    pub range: Option<Prefix>,
+    /// Our own address on it, which endpoints use as their default route.
+    pub gateway: IpAddr,
+}
+
+impl Pool {
+    /// Checks a pool as people write it; the gateway defaults to the subnet's
+    /// first address.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] says which part and why.
+    pub fn parse(subnet: &str, range: Option<&str>, gateway: Option<&str>) -> Result<Self, Error> {
+        let parse = |what: &str, text: &str| {
+            text.parse::<Prefix>()
+                .map_err(|why| Error::Invalid(format!("invalid {what} {text}: {why}")))
+        };
+        let subnet = parse("subnet", subnet)?;
+        let longest = if subnet.address.is_ipv4() { 30 } else { 126 };
+        if subnet.length > longest {
+            return Err(Error::Invalid(format!(
+                "invalid subnet {subnet}: it has no room for a gateway and an endpoint; use /{longest} or shorter"
+            )));
+        }
+        if subnet.network() != subnet {
+            return Err(Error::Invalid(format!(
+                "invalid network config: invalid subnet {subnet}: it should be {}",
+                subnet.network()
+            )));
+        }
+        let range = range.map(|text| parse("ip-range", text)).transpose()?;
+        if let Some(range) = range
+            && !(subnet.contains(range.address) && range.length >= subnet.length)
+        {
+            return Err(Error::Invalid(format!(
+                "invalid ip-range {range}: it is not part of subnet {subnet}"
+            )));
+        }
+        let gateway = match gateway {
+            None => first(subnet),
+            Some(text) => text
+                .parse()
+                .map_err(|_| Error::Invalid(format!("invalid gateway address {text}")))?,
+        };
+        if !subnet.contains(gateway) {
+            return Err(Error::Invalid(format!(
+                "no matching subnet for gateway {gateway}: {subnet} does not contain it"
+            )));
+        }
+        Ok(Self {
+            subnet,
+            range,
+            gateway,
+        })
+    }
+
+    /// Our own address with the subnet's length, as the bridge carries it.
+    pub fn gateway_prefix(&self) -> Prefix {
+        Prefix {
+            address: self.gateway,
+            length: self.subnet.length,
+        }
+    }
+}
+
+/// The first address that may name an endpoint.
+pub(crate) fn first(subnet: Prefix) -> IpAddr {
+    match subnet.network().address {
+        IpAddr::V4(address) => IpAddr::V4((u32::from(address) + 1).into()),
+        IpAddr::V6(address) => IpAddr::V6((u128::from(address) + 1).into()),
+    }
+}
+
+/// A network as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// What was asked for, with everything that was left open filled in.
+    pub spec: NetworkSpec,
+    /// Name of its bridge.
+    pub bridge: String,
+    /// Largest packet in bytes.
+    pub mtu: u32,
+}
+
+impl Network {
+    /// The pool of the family asked for.
+    pub fn pool(&self, is_ipv4: bool) -> Option<&Pool> {
+        self.spec
+            .pools
+            .iter()
+            .find(|pool| pool.subnet.address.is_ipv4() == is_ipv4)
+    }
+}
+
+/// Prefixes are text in files.
+mod prefix_text {
+    use dhow_netlink::Prefix;
+    use serde::{Deserialize, Deserializer, Serializer, de};
+
+    pub(super) fn serialize<S: Serializer>(prefix: &Prefix, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(prefix)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Prefix, D::Error> {
+        String::deserialize(from)?
+            .parse()
+            .map_err(de::Error::custom)
+    }
+
+    pub(super) mod option {
+        use super::{Deserialize, Deserializer, Prefix, Serializer, de};
+
+        pub(crate) fn serialize<S: Serializer>(
+            prefix: &Option<Prefix>,
+            to: S,
+        ) -> Result<S::Ok, S::Error> {
+            match prefix {
+                Some(prefix) => to.collect_str(prefix),
+                None => to.serialize_none(),
+            }
+        }
+
+        pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+            from: D,
+        ) -> Result<Option<Prefix>, D::Error> {
+            Option::<String>::deserialize(from)?
+                .map(|text| text.parse().map_err(de::Error::custom))
+                .transpose()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pools_are_checked() {
+        let pool = Pool::parse("10.1.0.0/16", Some("10.1.4.0/24"), None).expect("a good pool");
+        assert_eq!(
+            pool.gateway,
+            "10.1.0.1".parse::<IpAddr>().expect("an address")
+        );
+        for (subnet, range, gateway, part) in [
+            ("10.1.0.5/16", None, None, "it should be 10.1.0.0/16"),
+            ("10.1.0.0/31", None, None, "use /30 or shorter"),
+            (
+                "10.1.0.0/16",
+                Some("10.2.0.0/24"),
+                None,
+                "not part of subnet",
+            ),
+            (
+                "10.1.0.0/16",
+                Some("10.0.0.0/8"),
+                None,
+                "not part of subnet",
+            ),
+            ("10.1.0.0/16", None, Some("10.2.0.1"), "does not contain it"),
+            (
+                "10.1.0.0/16",
+                None,
+                Some("ten"),
+                "invalid gateway address ten",
+            ),
+            ("ten", None, None, "invalid subnet ten"),
+        ] {
+            let error = Pool::parse(subnet, range, gateway)
+                .expect_err(subnet)
+                .to_string();
+            assert!(error.contains(part), "{error}");
+        }
+    }
+}
