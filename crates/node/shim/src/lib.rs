@@ -1,0 +1,13 @@
+//! The supervisor of one container, and both ends of its wire protocol.
+//!
+//! A shim owns the container's standard streams, its log and its exit code, and
+//! outlives the daemon that made it. `docs/design/shim.md` describes the files,
+//! the frames and what happens at a crash. The supervisor is one thread around
+//! one poll loop; [`client`] (feature `client`) is for tokio.
+
+#[cfg(feature = "client")]
+pub mod client;
+mod moment;
+pub mod wire;
+
+pub use moment::Moment;
