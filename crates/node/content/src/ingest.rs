@@ -23,6 +23,18 @@ pub struct Ingest {
     digester: Digester,
     offset: u64,
     growth: Arc<Growth>,
+    left: Left,
+}
+
+/// What becomes of the file when the ingest is dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Left {
+    /// It stays, to be resumed.
+    Kept,
+    /// It goes.
+    Removed,
+    /// It is a blob now, or gone already.
+    Nothing,
 }
 
 impl Ingest {
@@ -42,6 +54,7 @@ impl Ingest {
                 digester,
                 offset,
                 growth: Growth::at(offset),
+                left: Left::Kept,
             }),
             Err(error) => {
                 lock(&store.inner.writing).remove(&name);
@@ -139,20 +152,27 @@ impl Ingest {
     }
 
     /// Removes what was written.
-    pub fn discard(self) -> Result<()> {
+    pub fn discard(mut self) -> Result<()> {
+        self.left = Left::Nothing;
         remove(&self.path).map(|_| ())
+    }
+
+    /// Nobody will resume it.
+    pub(crate) fn discard_on_drop(&mut self) {
+        self.left = Left::Removed;
     }
 
     fn hash(&mut self) -> Digest {
         std::mem::replace(&mut self.digester, self.algorithm.digester()).finish()
     }
 
-    fn publish(self, lease: &Lease, digest: &Digest) -> Result<Digest> {
+    fn publish(mut self, lease: &Lease, digest: &Digest) -> Result<Digest> {
         self.growth.end(Fate::Complete);
         self.file.sync_data().map_err(at("sync", &self.path))?;
         let target = self.store.blob_path(digest);
         lease.hold(digest);
         fs::rename(&self.path, &target).map_err(at("rename", &self.path))?;
+        self.left = Left::Nothing;
         let directory = target.parent().expect("a blob lies in a directory");
         File::open(directory)
             .and_then(|directory| directory.sync_all())
@@ -178,6 +198,10 @@ impl Write for Ingest {
 impl Drop for Ingest {
     fn drop(&mut self) {
         self.growth.end(Fate::Abandoned);
+        if self.left == Left::Removed {
+            // What stays behind all the same is swept by age.
+            let _ = remove(&self.path);
+        }
         lock(&self.store.inner.writing).remove(&self.name);
     }
 }

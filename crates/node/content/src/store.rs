@@ -81,8 +81,8 @@ pub(crate) struct Inner {
     pub(crate) held: Mutex<HashMap<Digest, usize>>,
     /// File names of the ingests that are open in this process.
     pub(crate) writing: Mutex<HashSet<String>>,
-    /// Counts [`Store::put`], to give each an ingest of its own.
-    n_puts: AtomicU64,
+    /// Counts [`Store::ingest_anew`], to give each a key of its own.
+    n_anew: AtomicU64,
 }
 
 /// An open blob.
@@ -133,7 +133,7 @@ impl Store {
                 _lock: lock,
                 held: Mutex::default(),
                 writing: Mutex::default(),
-                n_puts: AtomicU64::new(0),
+                n_anew: AtomicU64::new(0),
             }),
         })
     }
@@ -200,14 +200,21 @@ impl Store {
         if self.size(&digest)? == Some(bytes.len() as u64) {
             return Ok(digest);
         }
-        // A key of its own: two who put the same bytes do not wait for each other.
-        let turn = self.inner.n_puts.fetch_add(1, Ordering::Relaxed);
-        let mut ingest = self.ingest(&format!("put {turn}"), Algorithm::Sha256)?;
-        ingest.restart()?;
+        let mut ingest = self.ingest_anew(Algorithm::Sha256)?;
         ingest
             .write_all(bytes)
             .map_err(at("write", ingest.path()))?;
         ingest.commit(lease, &digest, Some(bytes.len() as u64))
+    }
+
+    /// An empty ingest under a key of its own, which nobody can resume: it is
+    /// removed if it is dropped before it is committed.
+    pub fn ingest_anew(&self, algorithm: Algorithm) -> Result<Ingest> {
+        let turn = self.inner.n_anew.fetch_add(1, Ordering::Relaxed);
+        let mut ingest = Ingest::open(self.clone(), &format!("anew {turn}"), algorithm)?;
+        ingest.restart()?;
+        ingest.discard_on_drop();
+        Ok(ingest)
     }
 
     /// Opens the ingest of this key for appending; what an earlier attempt

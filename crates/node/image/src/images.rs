@@ -1,112 +1,196 @@
-//! The door of the crate.
+//! The door of the crate: opening, looking up, sweeping. The other verbs have
+//! files of their own.
 
-use std::collections::HashMap;
-use std::io::{Read, Write};
+use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::os::unix::fs::DirBuilderExt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, UNIX_EPOCH};
 
-use dhow_oci::{Descriptor, Digest, ImageConfig, Reference};
+use dhow_oci::{Descriptor, Digest, MAX_DOCUMENT};
 
-use crate::types::{
-    Change, Commit, DiskUsage, HistoryEntry, Image, Import, Layer, Listed, Loaded, Names, Options,
-    PruneScope, Pruned, PullOptions, Pulled, PushOptions, Pushed, RegistryAuth, Removal, Removed,
-    Rootfs, Step, User,
-};
-use crate::{Error, ProgressSender, Result};
+use crate::error::at;
+use crate::pins::Pin;
+use crate::remote::Client;
+use crate::snapshots::Snapshots;
+use crate::state::{Book, State};
+use crate::table::Table;
+use crate::tar::ReadLimits;
+use crate::types::{DiskUsage, HistoryEntry, Image, Layer, Listed, Names, Options, Rootfs, User};
+use crate::{Error, Result};
+
+/// Interrupted transfers are kept this long for resuming.
+const ABANDONED: Duration = Duration::from_secs(24 * 3600);
 
 /// All images of one machine. Clones share them.
 #[derive(Clone, Debug)]
 pub struct Images {
-    inner: Arc<Options>,
+    pub(crate) inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) options: Options,
+    pub(crate) content: dhow_content::Store,
+    pub(crate) book: Book,
+    pub(crate) snapshots: Snapshots,
+    #[allow(dead_code, reason = "pull and push come next")]
+    pub(crate) client: Client,
+    /// Layers committed by this process that nothing durable refers to yet.
+    pub(crate) fresh: Mutex<HashMap<Digest, Fresh>>,
+}
+
+/// What keeps a fresh layer alive.
+#[derive(Debug)]
+pub(crate) struct Fresh {
+    pub(crate) _lease: dhow_content::Lease,
+    pub(crate) _pin: Pin,
 }
 
 /// Asked before anything is removed: who uses the image with this id?
 pub type Users<'a> = &'a (dyn Fn(&Digest) -> Vec<User> + Sync);
 
-fn pending<T>() -> Result<T> {
-    Err(Error::Invalid("not wired up yet".to_owned()))
-}
-
 impl Images {
     /// Opens the store under `options.root`, creating it if there is none, and
     /// removes what an interrupted operation left behind. Blocks.
+    ///
+    /// # Errors
+    /// [`Error::Table`] if another process has it open; [`Error::Io`].
     pub fn open(options: Options) -> Result<Images> {
+        let root = &options.root;
+        // Layers hold set-id programs: nobody else looks in here.
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(root)
+            .map_err(at("create", root))?;
+        let table = Table::open(&root.join("images.redb"))?;
+        let book = Book::open(table, &options.content, &options.limits)?;
+        let snapshots = Snapshots::open(root)?;
         Ok(Images {
-            inner: Arc::new(options),
+            inner: Arc::new(Inner {
+                content: options.content.clone(),
+                client: Client::new(&options.registries)?,
+                book,
+                snapshots,
+                fresh: Mutex::default(),
+                options,
+            }),
         })
+    }
+
+    /// What it was opened with.
+    pub fn options(&self) -> &Options {
+        &self.inner.options
     }
 
     /// All images, newest first.
     pub fn list(&self) -> Vec<Listed> {
-        Vec::new()
-    }
-
-    /// The image a user means: by name, by digest, by id or a prefix of it.
-    ///
-    /// # Errors
-    /// [`Error::NoSuchImage`], [`Error::Ambiguous`], [`Error::Reference`].
-    pub fn resolve(&self, text: &str) -> Result<Arc<Image>> {
-        Err(Error::NoSuchImage(text.to_owned()))
+        let state = self.inner.book.read();
+        let mut n_users: HashMap<&Digest, usize> = HashMap::new();
+        for image in state.images.values() {
+            for layer in &image.layers {
+                *n_users.entry(&layer.chain_id).or_default() += 1;
+            }
+        }
+        let mut names: HashMap<&Digest, Names> = HashMap::new();
+        for (name, row) in &state.names {
+            let names = names.entry(&row.image).or_default();
+            match name.digest() {
+                Some(_) => names.digests.push(name.clone()),
+                None => names.tags.push(name.clone()),
+            }
+        }
+        let mut listed: Vec<Listed> = state
+            .images
+            .values()
+            .map(|image| Listed {
+                image: Arc::clone(image),
+                names: names.remove(&image.id).unwrap_or_default(),
+                shared_size: image
+                    .layers
+                    .iter()
+                    .filter(|layer| n_users[&layer.chain_id] > 1)
+                    .map(|layer| layer.size)
+                    .sum(),
+            })
+            .collect();
+        listed.sort_by(|a, b| (b.image.created, &b.image.id).cmp(&(a.image.created, &a.image.id)));
+        listed
     }
 
     /// The image with this id.
     pub fn get(&self, id: &Digest) -> Option<Arc<Image>> {
-        let _ = id;
-        None
+        self.inner.book.read().images.get(id).cloned()
     }
 
     /// The names of an image.
     pub fn names(&self, id: &Digest) -> Names {
-        let _ = id;
-        Names::default()
-    }
-
-    /// Gives the image with this id a name, taking it from any other. Durable
-    /// when it returns.
-    ///
-    /// # Errors
-    /// [`Error::NoSuchImage`]; [`Error::Invalid`] for a name with a digest.
-    pub fn tag(&self, id: &Digest, name: &Reference) -> Result<()> {
-        let _ = (id, name);
-        pending()
-    }
-
-    /// Removes a name, and the image with its last one; by id, the image with
-    /// all its names. Docker's rules and words. Blocks.
-    ///
-    /// # Errors
-    /// [`Error::Conflict`] if it is needed; those of [`Images::resolve`].
-    pub fn remove(&self, text: &str, how: Removal, users: Users<'_>) -> Result<Vec<Removed>> {
-        let _ = (text, how, users);
-        pending()
-    }
-
-    /// Removes the unused images in `scope` for which `wanted` says yes.
-    /// Blocks.
-    pub fn prune(
-        &self,
-        scope: PruneScope,
-        wanted: &dyn Fn(&Listed) -> bool,
-        users: Users<'_>,
-    ) -> Result<Pruned> {
-        let _ = (scope, wanted, users);
-        pending()
+        self.inner.book.read().names_of(id)
     }
 
     /// How the image came to be, newest first.
     pub fn history(&self, image: &Image) -> Vec<HistoryEntry> {
-        let _ = image;
-        Vec::new()
+        let mut layers = image.layers.iter();
+        let mut entries: Vec<HistoryEntry> = image
+            .config
+            .history
+            .iter()
+            .map(|step| HistoryEntry {
+                id: None,
+                created: step.created.as_deref().map_or(0, crate::state::seconds),
+                created_by: step.created_by.clone(),
+                tags: Vec::new(),
+                size: match step.empty_layer {
+                    true => 0,
+                    false => layers.next().map_or(0, |layer| layer.size),
+                },
+                comment: step.comment.clone(),
+            })
+            .collect();
+        // Images of some builders have fewer words than layers.
+        entries.extend(layers.map(|layer| HistoryEntry {
+            id: None,
+            created: image.created,
+            created_by: String::new(),
+            tags: Vec::new(),
+            size: layer.size,
+            comment: String::new(),
+        }));
+        entries.reverse();
+        if let Some(newest) = entries.first_mut() {
+            newest.id = Some(image.id.clone());
+            newest.tags = self.names(&image.id).tags;
+        }
+        entries
+    }
+
+    /// Reads a manifest or configuration of an image as it is stored. Blocks.
+    pub fn document(&self, descriptor: &Descriptor) -> Result<Vec<u8>> {
+        let limit = self
+            .inner
+            .options
+            .limits
+            .config_bytes
+            .max(MAX_DOCUMENT as u64);
+        Ok(self.inner.content.read(&descriptor.digest, limit)?)
     }
 
     /// Prepares a root filesystem named `container` on top of an image. A few
-    /// system calls; fast enough to call from async code.
+    /// system calls; fast enough to call from async code (but if a snapshot
+    /// was lost, it is unpacked again).
     ///
     /// # Errors
     /// [`Error::RootfsExists`].
     pub fn prepare(&self, image: &Image, container: &str) -> Result<Rootfs> {
-        let _ = (image, container);
-        pending()
+        self.prepare_on(&image.layers, container)
+    }
+
+    /// Prepares a root filesystem on top of a stack of layers that need not be
+    /// an image yet. An empty stack is an empty root.
+    pub fn prepare_on(&self, layers: &[Layer], name: &str) -> Result<Rootfs> {
+        let _pin = self.ensure_unpacked(layers)?;
+        self.inner.snapshots.prepare(top(layers), name)
     }
 
     /// The root filesystem prepared under this name, also after a restart.
@@ -114,198 +198,184 @@ impl Images {
     /// # Errors
     /// [`Error::NoSuchRootfs`].
     pub fn rootfs(&self, container: &str) -> Result<Rootfs> {
-        Err(Error::NoSuchRootfs(container.to_owned()))
+        Ok(self.inner.snapshots.rootfs(container)?.0)
     }
 
     /// The names of all prepared root filesystems.
     pub fn rootfs_names(&self) -> Result<Vec<String>> {
-        pending()
+        self.inner.snapshots.rootfs_names()
     }
 
     /// Removes a root filesystem and everything written to it. No error if
     /// there is none. Blocks.
     pub fn release(&self, container: &str) -> Result<()> {
-        let _ = container;
-        pending()
+        self.inner.snapshots.release(container)
     }
 
     /// Opens the merged root of a prepared root filesystem as a detached
     /// overlay mount: no mount table sees it, and it ends with the descriptor.
-    /// Resolve paths in it with `openat2` and `RESOLVE_IN_ROOT`.
+    /// Resolve paths in it with [`crate::archive::open_in`].
     ///
     /// Only while no container runs on it: two overlays must not share an
     /// upper directory. For a running one use `/proc/PID/root`.
     pub fn open_rootfs(&self, container: &str) -> Result<OwnedFd> {
-        let _ = container;
-        pending()
+        self.inner.snapshots.open_rootfs(container)
     }
 
     /// Like [`Images::open_rootfs`], but of an image and read-only.
     pub fn open_image(&self, image: &Image) -> Result<OwnedFd> {
-        let _ = image;
-        pending()
+        self.open_layers(&image.layers)
     }
 
-    /// What has been written, as `docker diff` shows it, sorted. Blocks.
-    pub fn changes(&self, container: &str) -> Result<Vec<Change>> {
-        let _ = container;
-        pending()
+    /// Like [`Images::open_image`], of a stack of layers.
+    pub fn open_layers(&self, layers: &[Layer]) -> Result<OwnedFd> {
+        let _pin = self.ensure_unpacked(layers)?;
+        let lower = self.inner.snapshots.lower(top(layers))?;
+        self.inner.snapshots.mount(&lower)
     }
 
-    /// Bytes written on top of the image: Docker's `SizeRw`. Blocks.
-    pub fn written(&self, container: &str) -> Result<u64> {
-        let _ = container;
-        pending()
-    }
-
-    /// Makes an image of `base` and what was written on top of it. Blocks.
-    pub fn commit(&self, base: &Image, container: &str, commit: Commit) -> Result<Arc<Image>> {
-        let _ = (base, container, commit);
-        pending()
-    }
-
-    /// Writes the merged root as a tar. Works beside a running container.
+    /// Removes what nothing refers to any more, and returns the bytes freed.
     /// Blocks.
-    pub fn export(&self, container: &str, output: &mut dyn Write) -> Result<()> {
-        let _ = (container, output);
-        pending()
-    }
-
-    /// Makes an image of one layer from a tar, compressed or not. Blocks.
-    pub fn import(&self, input: &mut (dyn Read + Send), import: Import) -> Result<Arc<Image>> {
-        let _ = (input, import);
-        pending()
-    }
-
-    /// Takes in an archive of images, Docker's or OCI's, compressed or not.
-    /// Blocks.
-    pub fn load(
-        &self,
-        input: &mut (dyn Read + Send),
-        progress: &ProgressSender,
-    ) -> Result<Vec<Loaded>> {
-        let _ = (input, progress);
-        pending()
-    }
-
-    /// Writes images as an archive that both `docker load` and readers of the
-    /// OCI layout understand. Blocks.
-    pub fn save(&self, names: &[String], output: &mut dyn Write) -> Result<()> {
-        let _ = (names, output);
-        pending()
-    }
-
-    /// Fetches what `reference` names (`latest` if it says nothing) and gives
-    /// it that name.
-    ///
-    /// Cancel-safe: dropping the future stops the transfers; what was fetched
-    /// so far is kept and resumed from.
-    pub async fn pull(
-        &self,
-        reference: &Reference,
-        options: PullOptions,
-        progress: ProgressSender,
-    ) -> Result<Pulled> {
-        let _ = (reference, options, progress);
-        pending()
-    }
-
-    /// Sends the image named `reference` to the registry in its name. Without
-    /// a tag, sends every tag of the repository.
-    ///
-    /// Cancel-safe: dropping the future stops the transfers.
-    pub async fn push(
-        &self,
-        reference: &Reference,
-        options: PushOptions,
-        progress: ProgressSender,
-    ) -> Result<Vec<Pushed>> {
-        let _ = (reference, options, progress);
-        pending()
-    }
-
-    /// Whether the registry (`docker.io`, `localhost:5000`) knows us; returns
-    /// an identity token if its token server gave one.
-    ///
-    /// # Errors
-    /// [`Error::Denied`] if it does not.
-    pub async fn login(&self, registry: &str, auth: &RegistryAuth) -> Result<Option<String>> {
-        let _ = (registry, auth);
-        pending()
-    }
-
-    /// Prepares a root filesystem on top of a stack of layers that need not be
-    /// an image yet. An empty stack is an empty root.
-    pub fn prepare_on(&self, layers: &[Layer], name: &str) -> Result<Rootfs> {
-        let _ = (layers, name);
-        pending()
-    }
-
-    /// Turns what was written to a root filesystem into a layer on top of the
-    /// stack it was prepared on, and releases it. Returns none if nothing was
-    /// written. The layer is kept for as long as the process lives or an image
-    /// or step refers to it. Blocks.
-    pub fn commit_layer(&self, layers: &[Layer], name: &str) -> Result<Option<Layer>> {
-        let _ = (layers, name);
-        pending()
-    }
-
-    /// Makes an image of a configuration and the layers it names. Durable when
-    /// it returns. Blocks.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] if configuration and layers do not agree.
-    pub fn create(
-        &self,
-        config: &ImageConfig,
-        layers: &[Layer],
-        name: Option<&Reference>,
-    ) -> Result<Arc<Image>> {
-        let _ = (config, layers, name);
-        pending()
-    }
-
-    /// The build step remembered under this key.
-    pub fn step(&self, key: &Digest) -> Result<Option<Step>> {
-        let _ = key;
-        pending()
-    }
-
-    /// Remembers a build step durably.
-    pub fn remember_step(&self, key: &Digest, step: &Step) -> Result<()> {
-        let _ = (key, step);
-        pending()
-    }
-
-    /// All remembered build steps.
-    pub fn steps(&self) -> Result<HashMap<Digest, Step>> {
-        pending()
-    }
-
-    /// Forgets build steps for which `wanted` says yes. Blocks.
-    pub fn prune_steps(&self, wanted: &dyn Fn(&Digest, &Step) -> bool) -> Result<Pruned> {
-        let _ = wanted;
-        pending()
-    }
-
-    /// Removes what nothing refers to any more. Blocks.
     pub fn sweep(&self) -> Result<u64> {
-        pending()
+        let inner = &self.inner;
+        let freed = inner.snapshots.sweep(|| chain_ids(&inner.book.read()))?;
+        let abandoned = (inner.options.now)()
+            .checked_sub(ABANDONED)
+            .unwrap_or(UNIX_EPOCH);
+        let swept = inner
+            .content
+            .sweep(abandoned, || Ok::<_, Error>(blobs(&inner.book.read())))?;
+        Ok(freed + swept.bytes)
     }
 
     /// What takes how much room.
-    pub fn disk_usage(&self) -> Result<DiskUsage> {
-        pending()
+    pub fn disk_usage(&self) -> DiskUsage {
+        let state = self.inner.book.read();
+        let mut of_images: HashMap<&Digest, u64> = HashMap::new();
+        for layer in state.images.values().flat_map(|image| &image.layers) {
+            of_images.insert(&layer.chain_id, layer.size);
+        }
+        let mut of_steps: HashMap<&Digest, u64> = HashMap::new();
+        for layer in state.steps.values().filter_map(|step| step.layer.as_ref()) {
+            if !of_images.contains_key(&layer.chain_id) {
+                of_steps.insert(&layer.chain_id, layer.size);
+            }
+        }
+        DiskUsage {
+            layers: of_images.values().sum(),
+            build_cache: of_steps.values().sum(),
+        }
     }
 
-    /// Reads a manifest or configuration of an image as it is stored. Blocks.
-    pub fn document(&self, descriptor: &Descriptor) -> Result<Vec<u8>> {
-        let _ = descriptor;
-        pending()
+    /// Unpacks whatever is missing of a stack, and keeps all of it from being
+    /// swept until the pin is dropped.
+    pub(crate) fn ensure_unpacked(&self, layers: &[Layer]) -> Result<Pin> {
+        let snapshots = &self.inner.snapshots;
+        let pin = snapshots
+            .pins
+            .pin(layers.iter().map(|layer| layer.chain_id.clone()));
+        let mut drafts = Vec::new();
+        for (at_layer, layer) in layers.iter().enumerate() {
+            if snapshots.size(&layer.chain_id).is_some() {
+                continue;
+            }
+            let blob = self.inner.content.open_blob(&layer.blob.digest)?;
+            let draft = snapshots.unpack(blob.file, self.read_limits())?;
+            if draft.diff_id != layer.diff_id {
+                return Err(Error::DiffId {
+                    layer: layer.blob.digest.clone(),
+                    expected: layer.diff_id.clone(),
+                    actual: draft.diff_id.clone(),
+                });
+            }
+            drafts.push((
+                layer.chain_id.clone(),
+                top(&layers[..at_layer]).cloned(),
+                draft,
+            ));
+        }
+        snapshots.publish(drafts)?;
+        Ok(pin)
     }
 
-    /// What it was opened with.
-    pub fn options(&self) -> &Options {
-        &self.inner
+    pub(crate) fn read_limits(&self) -> ReadLimits {
+        let limits = &self.inner.options.limits;
+        ReadLimits {
+            bytes: limits.unpacked_bytes,
+            entries: limits.entries,
+        }
     }
+
+    /// Keeps a layer alive until something durable refers to it.
+    pub(crate) fn keep_fresh(&self, layer: &Layer, lease: dhow_content::Lease) {
+        let pin = self.inner.snapshots.pins.pin([layer.chain_id.clone()]);
+        let fresh = Fresh {
+            _lease: lease,
+            _pin: pin,
+        };
+        let mut kept = self
+            .inner
+            .fresh
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        kept.insert(layer.chain_id.clone(), fresh);
+    }
+
+    /// Something durable refers to these layers now.
+    pub(crate) fn settle<'a>(&self, layers: impl IntoIterator<Item = &'a Layer>) {
+        let mut settled = Vec::new();
+        let mut kept = self
+            .inner
+            .fresh
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        for layer in layers {
+            settled.extend(kept.remove(&layer.chain_id));
+        }
+        drop(kept);
+    }
+
+    /// Seconds since the epoch.
+    pub(crate) fn now(&self) -> i64 {
+        let since = (self.inner.options.now)()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+    }
+
+    /// Now, as configurations spell it.
+    pub(crate) fn timestamp(&self) -> String {
+        jiff::Timestamp::try_from((self.inner.options.now)())
+            .unwrap_or(jiff::Timestamp::UNIX_EPOCH)
+            .to_string()
+    }
+}
+
+/// Name of a whole stack.
+pub(crate) fn top(layers: &[Layer]) -> Option<&Digest> {
+    layers.last().map(|layer| &layer.chain_id)
+}
+
+/// Every snapshot that images and build steps refer to.
+fn chain_ids(state: &State) -> HashSet<Digest> {
+    let of_images = state.images.values().flat_map(|image| &image.layers);
+    let of_steps = state.steps.values().filter_map(|step| step.layer.as_ref());
+    of_images
+        .chain(of_steps)
+        .map(|layer| layer.chain_id.clone())
+        .collect()
+}
+
+/// Every blob that names, images and build steps refer to.
+fn blobs(state: &State) -> HashSet<Digest> {
+    let mut blobs = HashSet::new();
+    blobs.extend(state.names.values().map(|row| row.target.digest.clone()));
+    for image in state.images.values() {
+        blobs.insert(image.id.clone());
+        blobs.insert(image.manifest.digest.clone());
+        blobs.extend(image.layers.iter().map(|layer| layer.blob.digest.clone()));
+    }
+    let steps = state.steps.values().filter_map(|step| step.layer.as_ref());
+    blobs.extend(steps.map(|layer| layer.blob.digest.clone()));
+    blobs
 }

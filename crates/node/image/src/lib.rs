@@ -10,9 +10,22 @@
 //! It knows nothing of containers but a name for each root filesystem it
 //! prepares; who uses an image is told by the caller.
 
+pub mod archive;
+mod diff;
 mod error;
 mod images;
+mod layers;
+mod load;
+mod naming;
+mod overlay;
+mod pins;
 mod progress;
+mod remote;
+mod save;
+mod snapshots;
+mod state;
+mod table;
+pub mod tar;
 mod types;
 
 pub use error::{Error, Result};

@@ -20,6 +20,7 @@ pub struct Progress {
 #[derive(Clone, Debug, Default)]
 pub struct ProgressSender(Option<mpsc::Sender<Progress>>);
 
+#[allow(dead_code, reason = "pull and push come next")]
 impl ProgressSender {
     /// Sends to `sender`; give it room for some hundred lines.
     pub fn new(sender: mpsc::Sender<Progress>) -> ProgressSender {

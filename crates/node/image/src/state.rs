@@ -1,0 +1,136 @@
+//! What the store knows, in memory and in the table: one lock for writers, so
+//! that a decision and its record belong together; readers never wait for the
+//! disk.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+
+use dhow_oci::{Digest, ImageConfig, Reference};
+
+use crate::table::{ImageRow, NameRow, Table, Write};
+use crate::types::{Image, Limits, Names, Step};
+use crate::{Error, Result};
+
+/// Everything in memory.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    pub(crate) images: HashMap<Digest, Arc<Image>>,
+    pub(crate) names: BTreeMap<Reference, NameRow>,
+    pub(crate) steps: HashMap<Digest, Step>,
+}
+
+/// The state and its durable twin.
+#[derive(Debug)]
+pub(crate) struct Book {
+    table: Table,
+    state: RwLock<State>,
+    writing: Mutex<()>,
+}
+
+impl Book {
+    /// Reads the table; images whose configuration is lost are left out, with
+    /// a warning.
+    pub(crate) fn open(
+        table: Table,
+        content: &dhow_content::Store,
+        limits: &Limits,
+    ) -> Result<Book> {
+        let rows = table.read()?;
+        let mut state = State {
+            names: rows.names,
+            steps: rows.steps,
+            ..State::default()
+        };
+        for (id, row) in rows.images {
+            let bytes = content.read(&id, limits.config_bytes).map_err(Error::from);
+            match bytes.and_then(|bytes| image(&id, &bytes, row)) {
+                Ok(image) => {
+                    state.images.insert(id, Arc::new(image));
+                }
+                Err(error) => tracing::warn!(image = %id, %error, "image is unreadable"),
+            }
+        }
+        state
+            .names
+            .retain(|_, row| state.images.contains_key(&row.image));
+        Ok(Book {
+            table,
+            state: RwLock::new(state),
+            writing: Mutex::new(()),
+        })
+    }
+
+    /// The state as it is now.
+    pub(crate) fn read(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Decides on changes while nobody else can change anything, then makes
+    /// them durable, then visible.
+    pub(crate) fn change<T>(
+        &self,
+        decide: impl FnOnce(&State) -> Result<(Vec<Write>, T)>,
+    ) -> Result<T> {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let (writes, outcome) = decide(&self.read())?;
+        if writes.is_empty() {
+            return Ok(outcome);
+        }
+        self.table.write(&writes)?;
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        for write in writes {
+            match write {
+                Write::Name(name, row) => drop(state.names.insert(name, row)),
+                Write::Unname(name) => drop(state.names.remove(&name)),
+                Write::Image(image) => drop(state.images.insert(image.id.clone(), image)),
+                Write::Forget(id) => drop(state.images.remove(&id)),
+                Write::Step(key, step) => drop(state.steps.insert(key, step)),
+                Write::ForgetStep(key) => drop(state.steps.remove(&key)),
+            }
+        }
+        Ok(outcome)
+    }
+}
+
+impl State {
+    /// All names of an image.
+    pub(crate) fn names_of(&self, id: &Digest) -> Names {
+        let mut names = Names::default();
+        for (name, row) in &self.names {
+            if row.image == *id {
+                match name.digest() {
+                    Some(_) => names.digests.push(name.clone()),
+                    None => names.tags.push(name.clone()),
+                }
+            }
+        }
+        names
+    }
+}
+
+/// An image from its row and its configuration.
+pub(crate) fn image(id: &Digest, config: &[u8], row: ImageRow) -> Result<Image> {
+    let config = parse_config(id, config)?;
+    Ok(Image {
+        id: id.clone(),
+        created: config.created.as_deref().map_or(0, seconds),
+        config,
+        manifest: row.manifest,
+        layers: row.layers,
+        tagged: row.tagged,
+    })
+}
+
+/// Reads an image configuration.
+pub(crate) fn parse_config(id: &Digest, bytes: &[u8]) -> Result<ImageConfig> {
+    serde_json::from_slice(bytes).map_err(|source| Error::Json {
+        what: format!("image configuration {id}"),
+        source,
+    })
+}
+
+/// Seconds since the epoch of an RFC 3339 time; zero if it is none.
+pub(crate) fn seconds(text: &str) -> i64 {
+    text.parse::<jiff::Timestamp>()
+        .map_or(0, jiff::Timestamp::as_second)
+}

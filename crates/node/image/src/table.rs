@@ -1,0 +1,149 @@
+//! The durable table: names, images and build steps, in one redb database so
+//! that what belongs together is written together.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::Arc;
+
+use dhow_oci::{Descriptor, Digest, Reference};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::types::{Image, Layer, Step};
+use crate::{Error, Result};
+
+const NAMES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("names");
+const IMAGES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("images");
+const STEPS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("steps");
+
+/// What a name leads to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NameRow {
+    /// The image id.
+    pub(crate) image: Digest,
+    /// What the name means in its registry: an index or a manifest.
+    pub(crate) target: Descriptor,
+}
+
+/// An image; the rest of it is in its configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ImageRow {
+    pub(crate) manifest: Descriptor,
+    pub(crate) layers: Vec<Layer>,
+    pub(crate) tagged: i64,
+}
+
+/// One change of the table.
+#[derive(Debug)]
+pub(crate) enum Write {
+    Name(Reference, NameRow),
+    Unname(Reference),
+    Image(Arc<Image>),
+    Forget(Digest),
+    Step(Digest, Step),
+    ForgetStep(Digest),
+}
+
+/// Everything in the table.
+#[derive(Debug, Default)]
+pub(crate) struct Rows {
+    pub(crate) names: BTreeMap<Reference, NameRow>,
+    pub(crate) images: HashMap<Digest, ImageRow>,
+    pub(crate) steps: HashMap<Digest, Step>,
+}
+
+/// The open database.
+#[derive(Debug)]
+pub(crate) struct Table(Database);
+
+impl Table {
+    pub(crate) fn open(path: &Path) -> Result<Table> {
+        let database = Database::create(path).map_err(failed)?;
+        let table = Table(database);
+        // Make the tables, so that reading needs no case for their absence.
+        table.write(&[])?;
+        Ok(table)
+    }
+
+    pub(crate) fn read(&self) -> Result<Rows> {
+        let reading = self.0.begin_read().map_err(failed)?;
+        let mut rows = Rows::default();
+        let names = reading.open_table(NAMES).map_err(failed)?;
+        for row in names.iter().map_err(failed)? {
+            let (key, value) = row.map_err(failed)?;
+            rows.names.insert(
+                Reference::parse(key.value())?,
+                decode("name", value.value())?,
+            );
+        }
+        let images = reading.open_table(IMAGES).map_err(failed)?;
+        for row in images.iter().map_err(failed)? {
+            let (key, value) = row.map_err(failed)?;
+            rows.images
+                .insert(digest(key.value())?, decode("image", value.value())?);
+        }
+        let steps = reading.open_table(STEPS).map_err(failed)?;
+        for row in steps.iter().map_err(failed)? {
+            let (key, value) = row.map_err(failed)?;
+            rows.steps
+                .insert(digest(key.value())?, decode("step", value.value())?);
+        }
+        Ok(rows)
+    }
+
+    /// Makes all changes or none; durable when it returns.
+    pub(crate) fn write(&self, writes: &[Write]) -> Result<()> {
+        let mut writing = self.0.begin_write().map_err(failed)?;
+        // Opening after a crash must not read the whole file.
+        writing.set_quick_repair(true);
+        {
+            let mut names = writing.open_table(NAMES).map_err(failed)?;
+            let mut images = writing.open_table(IMAGES).map_err(failed)?;
+            let mut steps = writing.open_table(STEPS).map_err(failed)?;
+            for write in writes {
+                let done = match write {
+                    Write::Name(name, row) => names
+                        .insert(name.to_string().as_str(), &encode(row)[..])
+                        .map(drop),
+                    Write::Unname(name) => names.remove(name.to_string().as_str()).map(drop),
+                    Write::Image(image) => {
+                        let row = ImageRow {
+                            manifest: image.manifest.clone(),
+                            layers: image.layers.clone(),
+                            tagged: image.tagged,
+                        };
+                        images
+                            .insert(image.id.as_str(), &encode(&row)[..])
+                            .map(drop)
+                    }
+                    Write::Forget(id) => images.remove(id.as_str()).map(drop),
+                    Write::Step(key, row) => steps.insert(key.as_str(), &encode(row)[..]).map(drop),
+                    Write::ForgetStep(key) => steps.remove(key.as_str()).map(drop),
+                };
+                done.map_err(failed)?;
+            }
+        }
+        writing.commit().map_err(failed)
+    }
+}
+
+fn encode(row: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(row).expect("rows are plain data")
+}
+
+fn decode<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T> {
+    serde_json::from_slice(bytes).map_err(|source| Error::Json {
+        what: format!("a {what} in the image table"),
+        source,
+    })
+}
+
+fn digest(text: &str) -> Result<Digest> {
+    text.parse()
+        .map_err(|_| Error::Invalid(format!("image table: bad digest {text:?}")))
+}
+
+fn failed(error: impl Into<redb::Error>) -> Error {
+    Error::Table(Box::new(error.into()))
+}

@@ -1,0 +1,296 @@
+//! Archives that want out.
+
+use std::fs;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use dhow_image::archive::{Devices, Ownership, UnpackOptions, Whiteouts, unpack};
+use dhow_image::tar::{Archive, Entry, Kind, ReadLimits};
+use dhow_image::{Error, Import, ProgressSender};
+use proptest::prelude::*;
+
+use crate::support::{Machine, Tar, gzip};
+
+const OPTIONS: UnpackOptions = UnpackOptions {
+    whiteouts: Whiteouts::Overlay,
+    ownership: Ownership::Recorded,
+    devices: Devices::Refuse,
+};
+
+/// Unpacks into a directory that has a neighbour, and checks that the
+/// neighbour stays as it was.
+fn attempt(tar: &[u8]) -> (tempfile::TempDir, std::io::Result<()>) {
+    let directory = tempfile::tempdir().unwrap();
+    fs::create_dir(directory.path().join("root")).unwrap();
+    fs::create_dir(directory.path().join("neighbour")).unwrap();
+    fs::write(directory.path().join("neighbour/secret"), "untouched").unwrap();
+    let before = look(directory.path());
+    let root = fs::File::open(directory.path().join("root")).unwrap();
+    let mut archive = Archive::new(
+        tar,
+        ReadLimits {
+            bytes: 1 << 20,
+            entries: 100,
+        },
+    );
+    let outcome = unpack(&mut archive, &root, OPTIONS).map(drop);
+    assert_eq!(look(directory.path()), before);
+    (directory, outcome)
+}
+
+fn look(directory: &Path) -> (Vec<String>, String, u32, u64) {
+    let secret = directory.join("neighbour/secret");
+    let metadata = fs::metadata(&secret).unwrap();
+    (
+        [
+            crate::support::names_in(directory),
+            crate::support::names_in(&directory.join("neighbour")),
+        ]
+        .concat(),
+        fs::read_to_string(&secret).unwrap(),
+        metadata.mode(),
+        metadata.nlink(),
+    )
+}
+
+#[test]
+fn dots_do_not_lead_out() {
+    for path in ["../evil", "a/../../evil", "../neighbour/secret", ".."] {
+        let (_directory, outcome) = attempt(&Tar::new().file(path, b"evil").finish());
+        assert!(outcome.is_err(), "{path}");
+    }
+}
+
+#[test]
+fn absolute_paths_stay_inside() {
+    let (directory, outcome) = attempt(&Tar::new().file("/etc/evil", b"evil").finish());
+    outcome.unwrap();
+    assert!(directory.path().join("root/etc/evil").exists());
+}
+
+#[test]
+fn symbolic_links_do_not_lead_out() {
+    for target in ["../neighbour", "/neighbour", "../../../../../../..", "/"] {
+        let tar = Tar::new()
+            .link(Kind::Symlink, "out", target)
+            .file("out/secret", b"evil")
+            .finish();
+        // Either contained (the link leads into the root) or refused.
+        let (_directory, _outcome) = attempt(&tar);
+    }
+    // A file over a link replaces the link, not what it points to.
+    let tar = Tar::new()
+        .link(Kind::Symlink, "f", "../neighbour/secret")
+        .file("f", b"evil")
+        .finish();
+    let (directory, outcome) = attempt(&tar);
+    outcome.unwrap();
+    assert!(
+        fs::symlink_metadata(directory.path().join("root/f"))
+            .unwrap()
+            .is_file()
+    );
+}
+
+#[test]
+fn attributes_are_not_set_through_links() {
+    let mut entry = Entry::new(Kind::Directory, "d");
+    entry.mode = 0o777;
+    let tar = Tar::new()
+        .link(Kind::Symlink, "d", "../neighbour")
+        .entry(&entry, b"")
+        .finish();
+    let (directory, outcome) = attempt(&tar);
+    outcome.unwrap();
+    assert!(
+        fs::symlink_metadata(directory.path().join("root/d"))
+            .unwrap()
+            .is_dir()
+    );
+}
+
+#[test]
+fn hard_links_do_not_lead_out() {
+    for target in [
+        "../neighbour/secret",
+        "/neighbour/secret",
+        "/etc/passwd",
+        "out/secret",
+    ] {
+        let tar = Tar::new()
+            .link(Kind::Symlink, "out", "../neighbour")
+            .link(Kind::HardLink, "f", target)
+            .file("f", b"evil")
+            .finish();
+        let (_directory, outcome) = attempt(&tar);
+        assert!(outcome.is_err(), "{target}");
+    }
+}
+
+#[test]
+fn whiteouts_do_not_lead_out() {
+    for path in [".wh...", ".wh..", ".wh.", "a/.wh..."] {
+        let (_directory, outcome) = attempt(&Tar::new().file(path, b"").finish());
+        assert!(outcome.is_err(), "{path}");
+    }
+}
+
+#[test]
+fn overlay_attributes_are_ours() {
+    let mut entry = Entry::new(Kind::Directory, "d");
+    entry.xattrs = vec![
+        (b"trusted.overlay.redirect".to_vec(), b"/etc".to_vec()),
+        (b"trusted.overlay.opaque".to_vec(), b"y".to_vec()),
+        (b"user.mine".to_vec(), b"kept".to_vec()),
+    ];
+    let (directory, outcome) = attempt(&Tar::new().entry(&entry, b"").finish());
+    outcome.unwrap();
+    let made = directory.path().join("root/d");
+    let mut value = [0; 16];
+    for name in ["trusted.overlay.redirect", "trusted.overlay.opaque"] {
+        let read = rustix::fs::getxattr(&made, name, &mut value[..]);
+        assert_eq!(read, Err(rustix::io::Errno::NODATA), "{name}");
+    }
+    assert_eq!(
+        rustix::fs::getxattr(&made, "user.mine", &mut value[..]),
+        Ok(4)
+    );
+}
+
+#[test]
+fn devices_can_be_refused() {
+    let mut entry = Entry::new(Kind::Block, "sda");
+    entry.device = (8, 0);
+    let (_directory, outcome) = attempt(&Tar::new().entry(&entry, b"").finish());
+    assert!(outcome.is_err());
+}
+
+#[test]
+fn set_id_bits_survive_the_change_of_owner() {
+    let mut entry = Entry::new(Kind::File, "su");
+    (entry.mode, entry.uid, entry.gid) = (0o4755, 12, 34);
+    let (directory, outcome) = attempt(&Tar::new().entry(&entry, b"").finish());
+    outcome.unwrap();
+    let metadata = fs::metadata(directory.path().join("root/su")).unwrap();
+    assert_eq!(
+        (metadata.mode() & 0o7777, metadata.uid(), metadata.gid()),
+        (0o4755, 12, 34)
+    );
+}
+
+#[test]
+fn bombs_do_not_go_off() {
+    let machine = Machine::new();
+    // A gibibyte and a bit of zeros, in a megabyte.
+    let mut entry = Entry::new(Kind::File, "zeros");
+    entry.size = (1 << 30) + 1;
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    let mut writer = dhow_image::tar::Writer::new(&mut encoder);
+    writer
+        .append(&entry, &mut std::io::repeat(0).take(entry.size))
+        .unwrap();
+    writer.finish().unwrap();
+    let bomb = encoder.finish().unwrap();
+    let error = machine
+        .images
+        .import(&mut &bomb[..], Import::default())
+        .unwrap_err();
+    assert!(
+        matches!(&error, Error::Archive(text) if text.contains("more than")),
+        "{error}"
+    );
+
+    let mut many = Tar::new();
+    for n in 0..10_001 {
+        many = many.file(&format!("f{n}"), b"");
+    }
+    let many = gzip(&many.finish());
+    let error = machine
+        .images
+        .import(&mut &many[..], Import::default())
+        .unwrap_err();
+    assert!(matches!(error, Error::Archive(_)), "{error}");
+    machine.images.sweep().unwrap();
+    assert_eq!((machine.n_blobs(), machine.n_snapshots()), (0, 0));
+    machine.audit();
+}
+
+#[test]
+fn a_loaded_archive_cannot_lie() {
+    let machine = Machine::new();
+    let load = |tar: &[u8]| {
+        machine
+            .images
+            .load(&mut &tar[..], &ProgressSender::silent())
+    };
+    let wrong = format!("blobs/sha256/{}", "0".repeat(64));
+    let lying = Tar::new().file(&wrong, b"not what it says").finish();
+    assert!(matches!(load(&lying), Err(Error::Content(_))));
+    assert!(matches!(
+        load(&Tar::new().file("x", b"").finish()),
+        Err(Error::Archive(_))
+    ));
+    assert!(matches!(
+        load(b"no tar at all, but long enough"),
+        Err(Error::Archive(_))
+    ));
+    let missing = br#"[{"Config":"c.json","RepoTags":["a:b"],"Layers":[]}]"#;
+    let error = load(&Tar::new().file("manifest.json", missing).finish()).unwrap_err();
+    assert!(error.to_string().contains("lacks \"c.json\""), "{error}");
+    // A layer that is not the promised one.
+    let promised = "0".repeat(64);
+    let config = format!(
+        r#"{{"architecture":"amd64","os":"linux","rootfs":{{"type":"layers","diff_ids":["sha256:{promised}"]}}}}"#
+    );
+    let list = br#"[{"Config":"c.json","RepoTags":["a:b"],"Layers":["l.tar"]}]"#;
+    let tar = Tar::new()
+        .file("c.json", config.as_bytes())
+        .file("l.tar", &Tar::new().file("x", b"").finish())
+        .file("manifest.json", list)
+        .finish();
+    assert!(matches!(load(&tar), Err(Error::DiffId { .. })));
+    assert!(machine.images.list().is_empty());
+    machine.images.sweep().unwrap();
+    assert_eq!((machine.n_blobs(), machine.n_snapshots()), (0, 0));
+    machine.audit();
+}
+
+fn hostile_path() -> impl Strategy<Value = String> {
+    let part = prop::sample::select(vec![
+        "a",
+        "b",
+        "c",
+        "..",
+        ".",
+        "",
+        "neighbour",
+        "secret",
+        ".wh.a",
+        ".wh..wh..opq",
+        ".wh...",
+    ]);
+    prop::collection::vec(part, 1..5).prop_map(|parts| parts.join("/"))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+    /// Whatever a few entries with few names are combined to, nothing happens
+    /// outside.
+    #[test]
+    fn nothing_leaves_the_root(
+        entries in prop::collection::vec((0usize..5, hostile_path(), hostile_path()), 1..12)
+    ) {
+        let mut tar = Tar::new();
+        for (kind, path, target) in entries {
+            tar = match kind {
+                0 => tar.file(&path, b"data"),
+                1 => tar.directory(&path),
+                2 => tar.link(Kind::HardLink, &path, &target),
+                3 => tar.link(Kind::Symlink, &path, &target),
+                _ => tar.link(Kind::Symlink, &path, &format!("/{target}")),
+            };
+        }
+        let (_directory, _outcome) = attempt(&tar.finish());
+    }
+}

@@ -1,0 +1,7 @@
+//! The image store as its users see it.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod hostile;
+mod local;
+mod support;
