@@ -1,0 +1,247 @@
+//! Streams of containers: attach, logs, wait, archives.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::io::Write;
+
+use axum::Json;
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, Query, State};
+use axum::http::{Request, header};
+use axum::response::{IntoResponse, Response};
+use dhow_engine::{AttachOptions, LogLine, LogOptions, LogStream, Moment, WaitFor};
+use dhow_image::ChangeKind;
+use futures_util::stream;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+use crate::Door;
+use crate::error::{Answer, Failure};
+use crate::filters::is_true;
+use crate::hijack;
+
+use super::Parameters;
+
+pub(crate) async fn attach(
+    State(door): State<Door>,
+    Path(name): Path<String>,
+    Query(query): Parameters,
+    mut request: Request<Body>,
+) -> Answer {
+    let record = door.engine.get(&name)?;
+    let options = AttachOptions {
+        stdin: is_true(query.get("stdin")) && record.config.open_stdin,
+        stdout: is_true(query.get("stdout")),
+        stderr: is_true(query.get("stderr")),
+    };
+    let attached = door.engine.attach(&name, options)?;
+    let upgrade = hijack::take(&mut request);
+    let response = hijack::switch(request.headers(), record.config.tty);
+    hijack::join(upgrade, attached);
+    Ok(response)
+}
+
+pub(crate) async fn wait(
+    State(door): State<Door>,
+    Path(name): Path<String>,
+    Query(query): Parameters,
+) -> Answer {
+    let condition = match query.get("condition").map_or("", String::as_str) {
+        "" | "not-running" => WaitFor::NotRunning,
+        "next-exit" => WaitFor::NextExit,
+        "removed" => WaitFor::Removed,
+        other => return Err(Failure::bad(format!("invalid condition: {other:?}"))),
+    };
+    let waiting = door.engine.waiter(&name, condition)?;
+    // The headers go out at once: they tell the client that the wait has begun.
+    let body = stream::once(async move {
+        let answer = match waiting.await {
+            Ok(ended) if ended.error.is_empty() => json!({ "StatusCode": ended.exit_code }),
+            Ok(ended) => {
+                json!({ "StatusCode": ended.exit_code, "Error": { "Message": ended.error } })
+            }
+            Err(error) => json!({ "StatusCode": -1, "Error": { "Message": error.to_string() } }),
+        };
+        Ok::<_, Infallible>(Bytes::from(format!("{answer}\n")))
+    });
+    Ok((
+        [(header::CONTENT_TYPE, "application/json")],
+        Body::from_stream(body),
+    )
+        .into_response())
+}
+
+pub(crate) async fn logs(
+    State(door): State<Door>,
+    Path(name): Path<String>,
+    Query(query): Parameters,
+) -> Answer {
+    let options = LogOptions {
+        stdout: is_true(query.get("stdout")),
+        stderr: is_true(query.get("stderr")),
+        since: moment(&query, "since")?,
+        until: moment(&query, "until")?,
+        tail: match query.get("tail").map_or("all", String::as_str) {
+            "" | "all" => None,
+            // As Docker has it, what is no number means all.
+            text => text.parse().ok(),
+        },
+        follow: is_true(query.get("follow")),
+    };
+    if !options.stdout && !options.stderr {
+        return Err(Failure::bad(
+            "Bad parameters: you must choose at least one stream",
+        ));
+    }
+    let timestamps = is_true(query.get("timestamps"));
+    let terminal = door.engine.get(&name)?.config.tty;
+    let logs = door.engine.logs(&name, options)?;
+    let body = stream::unfold(logs, move |mut logs| async move {
+        let line = logs.next().await?;
+        Some((
+            Ok::<_, Infallible>(frame(&line, timestamps, terminal)),
+            logs,
+        ))
+    });
+    let kind = if terminal {
+        "application/vnd.docker.raw-stream"
+    } else {
+        "application/vnd.docker.multiplexed-stream"
+    };
+    Ok(([(header::CONTENT_TYPE, kind)], Body::from_stream(body)).into_response())
+}
+
+/// A line as it is sent: framed, unless it is a terminal's.
+fn frame(line: &LogLine, timestamps: bool, terminal: bool) -> Bytes {
+    let mut text = String::new();
+    if timestamps {
+        text.push_str(&line.time);
+        text.push(' ');
+    }
+    text.push_str(&line.log);
+    if terminal {
+        return text.into();
+    }
+    let stream = if line.stream == LogStream::Stdout {
+        1
+    } else {
+        2
+    };
+    let mut bytes = vec![stream, 0, 0, 0];
+    bytes.extend_from_slice(&(text.len() as u32).to_be_bytes());
+    bytes.extend_from_slice(text.as_bytes());
+    bytes.into()
+}
+
+/// Seconds since the epoch, with a fraction or without, or RFC 3339.
+pub(crate) fn moment(query: &HashMap<String, String>, name: &str) -> Answer<Option<Moment>> {
+    let Some(text) = query
+        .get(name)
+        .filter(|text| !matches!(text.as_str(), "" | "0"))
+    else {
+        return Ok(None);
+    };
+    let parsed = match text.split_once('.').unwrap_or((text, "")) {
+        (whole, fraction) if whole.bytes().all(|byte| byte.is_ascii_digit()) => {
+            let nanoseconds = format!("{fraction:0<9}");
+            whole
+                .parse::<u64>()
+                .ok()
+                .zip(nanoseconds.get(..9).and_then(|n| n.parse::<u32>().ok()))
+                .map(|(seconds, nanoseconds)| {
+                    Moment::from(
+                        std::time::UNIX_EPOCH
+                            + std::time::Duration::new(seconds.min(253_402_300_799), nanoseconds),
+                    )
+                })
+        }
+        _ => text.parse().ok(),
+    };
+    parsed
+        .map(Some)
+        .ok_or_else(|| Failure::bad(format!("invalid value for {name:?}: {text:?}")))
+}
+
+pub(crate) async fn changes(State(door): State<Door>, Path(name): Path<String>) -> Answer {
+    let record = door.engine.get(&name)?;
+    let images = door.engine.images().clone();
+    let changes = blocking(move || images.changes(&record.id)).await??;
+    let shown: Vec<Value> = changes
+        .iter()
+        .map(|change| {
+            let kind = match change.kind {
+                ChangeKind::Modified => 0,
+                ChangeKind::Added => 1,
+                ChangeKind::Deleted => 2,
+            };
+            json!({ "Path": change.path, "Kind": kind })
+        })
+        .collect();
+    Ok(Json(if shown.is_empty() {
+        Value::Null
+    } else {
+        Value::Array(shown)
+    })
+    .into_response())
+}
+
+pub(crate) async fn export(State(door): State<Door>, Path(name): Path<String>) -> Answer {
+    let record = door.engine.get(&name)?;
+    let images = door.engine.images().clone();
+    Ok(tar_body(move |output| {
+        images
+            .export(&record.id, output)
+            .map_err(|error| error.to_string())
+    }))
+}
+
+/// Runs what blocks on a thread for that.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Answer<T> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| {
+        Failure::new(
+            axum::http::StatusCode::INTERNAL_SERVER_ERROR,
+            "the operation ended unexpectedly; the daemon's log says why",
+        )
+    })
+}
+
+/// A body that `write` writes, on a thread that may block.
+pub(crate) fn tar_body(
+    write: impl FnOnce(&mut dyn Write) -> Result<(), String> + Send + 'static,
+) -> Response {
+    let (sender, receiver) = mpsc::channel(4);
+    tokio::task::spawn_blocking(move || {
+        let mut output = std::io::BufWriter::with_capacity(256 << 10, ToBody(sender.clone()));
+        let written =
+            write(&mut output).and_then(|()| output.flush().map_err(|error| error.to_string()));
+        if let Err(error) = written {
+            // The connection is cut, so that nobody takes a part for the whole.
+            let _ = sender.blocking_send(Err(std::io::Error::other(error)));
+        }
+    });
+    let body = stream::unfold(receiver, |mut receiver: mpsc::Receiver<_>| async move {
+        Some((receiver.recv().await?, receiver))
+    });
+    (
+        [(header::CONTENT_TYPE, "application/x-tar")],
+        Body::from_stream(body),
+    )
+        .into_response()
+}
+
+struct ToBody(mpsc::Sender<std::io::Result<Bytes>>);
+
+impl Write for ToBody {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0
+            .blocking_send(Ok(Bytes::copy_from_slice(bytes)))
+            .map_err(|_| std::io::Error::from(std::io::ErrorKind::BrokenPipe))?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}

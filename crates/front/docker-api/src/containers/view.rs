@@ -1,0 +1,424 @@
+//! Containers as the API shows them.
+
+use std::collections::BTreeMap;
+
+use dhow_engine::{Endpoint, Moment, MountKind, MountPoint, Network, PortMapping, Record, Status};
+use serde_json::{Map, Value, json};
+
+use crate::Door;
+use crate::error::Answer;
+
+/// The time that Docker shows for "never".
+const NEVER: &str = "0001-01-01T00:00:00Z";
+
+/// Removes fields that are `null`: clients write them for "not set".
+pub(crate) fn strip_nulls(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.retain(|_, field| !field.is_null());
+            fields.values_mut().for_each(strip_nulls);
+        }
+        Value::Array(items) => items.iter_mut().for_each(strip_nulls),
+        _ => {}
+    }
+}
+
+/// One entry of the list.
+pub(super) fn summary(door: &Door, record: &Record, with_size: bool) -> Value {
+    let image = shown_image(door, record);
+    let endpoints = door.engine.networks().sandbox_endpoints(&record.id);
+    let mut entry = json!({
+        "Id": record.id,
+        "Names": [format!("/{}", record.name)],
+        "Image": image,
+        "ImageID": record.image,
+        "Command": record.args.join(" "),
+        "Created": seconds(record.created),
+        "Ports": ports(record, &endpoints),
+        "Labels": record.config.labels,
+        "State": record.state.status.word(),
+        "Status": status_text(record),
+        "HostConfig": { "NetworkMode": record.host.network_mode },
+        "NetworkSettings": { "Networks": networks(door, record, &endpoints) },
+        "Mounts": record.mounts.iter().map(mount).collect::<Vec<_>>(),
+    });
+    if with_size {
+        let (written, all) = sizes(door, record);
+        entry["SizeRw"] = json!(written);
+        entry["SizeRootFs"] = json!(all);
+    }
+    entry
+}
+
+/// Everything about one container.
+pub(super) fn full(door: &Door, record: &Record, with_size: bool) -> Answer<Value> {
+    let endpoints = door.engine.networks().sandbox_endpoints(&record.id);
+    let folder = door
+        .engine
+        .config()
+        .data
+        .join("containers")
+        .join(&record.id);
+    let file = |name: &str| folder.join(name).display().to_string();
+    let state = &record.state;
+    let moment = |moment: Option<Moment>| moment.map_or_else(|| NEVER.into(), |at| at.to_string());
+    let (path, args) = record
+        .args
+        .split_first()
+        .map_or(("", &[][..]), |(path, args)| (path, args));
+    let execs = door.engine.execs(&record.id)?;
+    let first = endpoints.first();
+    let mut config = serde_json::to_value(&record.config).unwrap_or_default();
+    config["Hostname"] = json!(record.hostname());
+    let mut shown = json!({
+        "Id": record.id,
+        "Created": record.created.to_string(),
+        "Path": path,
+        "Args": args,
+        "State": {
+            "Status": state.status.word(),
+            "Running": state.status.is_alive() || state.status == Status::Restarting,
+            "Paused": state.status == Status::Paused,
+            "Restarting": state.status == Status::Restarting,
+            "OOMKilled": state.oom_killed,
+            "Dead": state.status == Status::Dead,
+            "Pid": state.pid,
+            "ExitCode": state.exit_code,
+            "Error": state.error,
+            "StartedAt": moment(state.started),
+            "FinishedAt": moment(state.finished),
+        },
+        "Image": record.image,
+        "ResolvConfPath": file("resolv.conf"),
+        "HostnamePath": file("hostname"),
+        "HostsPath": file("hosts"),
+        "LogPath": file("log.json"),
+        "Name": format!("/{}", record.name),
+        "RestartCount": record.restart_count,
+        "Driver": "overlay2",
+        "Platform": "linux",
+        "MountLabel": "",
+        "ProcessLabel": "",
+        "AppArmorProfile": "",
+        "ExecIDs": if execs.is_empty() { Value::Null } else { json!(execs) },
+        "HostConfig": record.host,
+        "GraphDriver": graph_driver(door, record),
+        "Mounts": record.mounts.iter().map(mount).collect::<Vec<_>>(),
+        "Config": config,
+        "NetworkSettings": {
+            "Bridge": "",
+            "SandboxID": if first.is_some() { record.id.as_str() } else { "" },
+            "SandboxKey": first.map_or_else(String::new, |_| {
+                door.engine.networks().sandbox_path(&record.id).display().to_string()
+            }),
+            "Ports": port_map(record, &endpoints),
+            "Networks": networks(door, record, &endpoints),
+        },
+    });
+    // The addresses on the default network stand outside as well.
+    let default = endpoints.iter().find(|endpoint| {
+        door.engine
+            .networks()
+            .get(&endpoint.network)
+            .is_ok_and(|found| found.spec.name == "bridge")
+    });
+    let settings = &mut shown["NetworkSettings"];
+    settings["IPAddress"] = json!(
+        default
+            .and_then(|endpoint| endpoint.address(true))
+            .map_or_else(String::new, |a| a.to_string())
+    );
+    settings["MacAddress"] = json!(default.map_or_else(String::new, Endpoint::mac_text));
+    settings["Gateway"] = json!(
+        default
+            .and_then(|endpoint| gateway(door, endpoint))
+            .unwrap_or_default()
+    );
+    if let Some(health) = &state.health {
+        shown["State"]["Health"] = json!({
+            "Status": health.status,
+            "FailingStreak": health.failing_streak,
+            "Log": health.log.iter().map(|probe| json!({
+                "Start": probe.start.to_string(),
+                "End": probe.end.to_string(),
+                "ExitCode": probe.exit_code,
+                "Output": probe.output,
+            })).collect::<Vec<_>>(),
+        });
+    }
+    if with_size {
+        let (written, all) = sizes(door, record);
+        shown["SizeRw"] = json!(written);
+        shown["SizeRootFs"] = json!(all);
+    }
+    Ok(shown)
+}
+
+fn sizes(door: &Door, record: &Record) -> (u64, u64) {
+    let written = door.engine.images().written(&record.id).unwrap_or_default();
+    let image = door
+        .engine
+        .images()
+        .resolve(&record.image)
+        .map(|image| image.size());
+    (written, written + image.unwrap_or_default())
+}
+
+/// The image by the name it was created with, or by its id when that name
+/// belongs to another image by now.
+fn shown_image(door: &Door, record: &Record) -> String {
+    match door.engine.images().resolve(&record.config.image) {
+        Ok(image) if image.id.as_str() == record.image => record.config.image.clone(),
+        _ => record.image.clone(),
+    }
+}
+
+fn graph_driver(door: &Door, record: &Record) -> Value {
+    let Ok(rootfs) = door.engine.images().rootfs(&record.id) else {
+        return json!({ "Name": "overlay2", "Data": null });
+    };
+    let lower: Vec<String> = rootfs
+        .lower
+        .iter()
+        .map(|path| path.display().to_string())
+        .collect();
+    json!({
+        "Name": "overlay2",
+        "Data": {
+            "LowerDir": lower.join(":"),
+            "UpperDir": rootfs.upper.display().to_string(),
+            "WorkDir": rootfs.work.display().to_string(),
+        },
+    })
+}
+
+fn mount(point: &MountPoint) -> Value {
+    let kind = match point.kind {
+        MountKind::Bind => "bind",
+        MountKind::Volume => "volume",
+        MountKind::Tmpfs => "tmpfs",
+    };
+    let mut shown = Map::new();
+    shown.insert("Type".into(), json!(kind));
+    if point.kind == MountKind::Volume {
+        shown.insert("Name".into(), json!(point.name));
+        shown.insert("Driver".into(), json!("local"));
+    }
+    let propagation = match point.kind {
+        MountKind::Bind if point.propagation.is_empty() => "rprivate",
+        MountKind::Bind => &point.propagation,
+        _ => "",
+    };
+    for (name, value) in [
+        ("Source", json!(point.source)),
+        ("Destination", json!(point.destination)),
+        ("Mode", json!(point.mode)),
+        ("RW", json!(point.writable)),
+        ("Propagation", json!(propagation)),
+    ] {
+        shown.insert(name.into(), value);
+    }
+    Value::Object(shown)
+}
+
+fn ports(record: &Record, endpoints: &[Endpoint]) -> Vec<Value> {
+    let mut shown = Vec::new();
+    let published: Vec<&PortMapping> = endpoints
+        .iter()
+        .flat_map(|endpoint| &endpoint.ports)
+        .collect();
+    for mapping in &published {
+        shown.push(json!({
+            "IP": mapping.host_address.to_string(),
+            "PrivatePort": mapping.container_port,
+            "PublicPort": mapping.host_port,
+            "Type": mapping.protocol.to_string(),
+        }));
+    }
+    if record.state.status.is_alive() {
+        for port in record.config.exposed_ports.keys() {
+            let (number, protocol) = port.split_once('/').unwrap_or((port, "tcp"));
+            let Ok(number) = number.parse::<u16>() else {
+                continue;
+            };
+            let is_published = published.iter().any(|mapping| {
+                mapping.container_port == number && mapping.protocol.to_string() == protocol
+            });
+            if !is_published {
+                shown.push(json!({ "PrivatePort": number, "Type": protocol }));
+            }
+        }
+    }
+    shown
+}
+
+fn port_map(record: &Record, endpoints: &[Endpoint]) -> Value {
+    let mut map: BTreeMap<String, Option<Vec<Value>>> = BTreeMap::new();
+    if record.state.status.is_alive() {
+        for port in record.config.exposed_ports.keys() {
+            map.insert(port.clone(), None);
+        }
+    }
+    for mapping in endpoints.iter().flat_map(|endpoint| &endpoint.ports) {
+        let port = format!("{}/{}", mapping.container_port, mapping.protocol);
+        map.entry(port)
+            .or_default()
+            .get_or_insert_default()
+            .push(json!({
+                "HostIp": mapping.host_address.to_string(),
+                "HostPort": mapping.host_port.to_string(),
+            }));
+    }
+    json!(map)
+}
+
+fn gateway(door: &Door, endpoint: &Endpoint) -> Option<String> {
+    let network = door.engine.networks().get(&endpoint.network).ok()?;
+    Some(network.pool(true)?.gateway.to_string())
+}
+
+fn networks(door: &Door, record: &Record, endpoints: &[Endpoint]) -> Value {
+    let mut map = Map::new();
+    for (name, settings) in &record.networks {
+        let network = door.engine.networks().get(name).ok();
+        let id = network
+            .as_ref()
+            .map(|network| network.spec.id.clone())
+            .unwrap_or_default();
+        let endpoint = endpoints.iter().find(|endpoint| endpoint.network == id);
+        let name = network.as_ref().map_or(name, |network| &network.spec.name);
+        let mut shown = endpoint_view(network.as_ref(), endpoint);
+        shown["NetworkID"] = json!(id);
+        shown["IPAMConfig"] = json!(settings.ipam_config);
+        shown["Links"] = json!(settings.links);
+        shown["Aliases"] = json!(settings.aliases);
+        map.insert(name.clone(), shown);
+    }
+    if record.networks.is_empty() && matches!(record.host.network_mode.as_str(), "none" | "host") {
+        map.insert(record.host.network_mode.clone(), endpoint_view(None, None));
+    }
+    Value::Object(map)
+}
+
+fn endpoint_view(network: Option<&Network>, endpoint: Option<&Endpoint>) -> Value {
+    let address = |is_ipv4| endpoint.and_then(|endpoint| endpoint.address(is_ipv4));
+    let pool = |is_ipv4| {
+        network
+            .filter(|_| endpoint.is_some())
+            .and_then(|network| network.pool(is_ipv4))
+    };
+    let text =
+        |address: Option<std::net::IpAddr>| address.map_or_else(String::new, |a| a.to_string());
+    let length = |is_ipv4| pool(is_ipv4).map_or(0, |pool| pool.subnet.length);
+    json!({
+        "IPAMConfig": null,
+        "Links": null,
+        "Aliases": null,
+        "MacAddress": endpoint.map_or_else(String::new, Endpoint::mac_text),
+        "DriverOpts": null,
+        "NetworkID": "",
+        "EndpointID": endpoint.map_or_else(String::new, |endpoint| format!("{}{}", &endpoint.sandbox[..endpoint.sandbox.len().min(32)], &endpoint.network[..endpoint.network.len().min(32)])),
+        "Gateway": pool(true).map_or_else(String::new, |pool| pool.gateway.to_string()),
+        "IPAddress": text(address(true)),
+        "IPPrefixLen": length(true),
+        "IPv6Gateway": pool(false).map_or_else(String::new, |pool| pool.gateway.to_string()),
+        "GlobalIPv6Address": text(address(false)),
+        "GlobalIPv6PrefixLen": length(false),
+        "DNSNames": endpoint.map(|endpoint| {
+            std::iter::once(&endpoint.name).chain(&endpoint.aliases).cloned().collect::<Vec<_>>()
+        }),
+    })
+}
+
+/// What `docker ps` shows under STATUS.
+fn status_text(record: &Record) -> String {
+    let state = &record.state;
+    let ago = |moment: Option<Moment>| {
+        moment.map_or(0, |moment| {
+            seconds(Moment::now()).saturating_sub(seconds(moment))
+        })
+    };
+    match state.status {
+        Status::Created => "Created".into(),
+        Status::Running | Status::Paused => {
+            let up = format!("Up {}", duration(ago(state.started)));
+            match (&state.health, state.status) {
+                (_, Status::Paused) => format!("{up} (Paused)"),
+                (Some(health), _) if health.status == "starting" => {
+                    format!("{up} (health: starting)")
+                }
+                (Some(health), _) => format!("{up} ({})", health.status),
+                (None, _) => up,
+            }
+        }
+        Status::Restarting => {
+            format!(
+                "Restarting ({}) {} ago",
+                state.exit_code,
+                duration(ago(state.finished))
+            )
+        }
+        Status::Removing => "Removal In Progress".into(),
+        Status::Dead => "Dead".into(),
+        Status::Exited => {
+            format!(
+                "Exited ({}) {} ago",
+                state.exit_code,
+                duration(ago(state.finished))
+            )
+        }
+    }
+}
+
+/// Seconds since the epoch.
+pub(super) fn seconds(moment: Moment) -> i64 {
+    let time: std::time::SystemTime = moment.into();
+    let since = time
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+/// A time span in the words that Docker uses.
+fn duration(seconds: i64) -> String {
+    let (minutes, hours) = (seconds / 60, (seconds + 1800) / 3600);
+    match seconds {
+        ..1 => "Less than a second".into(),
+        1 => "1 second".into(),
+        2..60 => format!("{seconds} seconds"),
+        60..120 => "About a minute".into(),
+        120..3600 => format!("{minutes} minutes"),
+        _ => match hours {
+            ..=1 => "About an hour".into(),
+            2..48 => format!("{hours} hours"),
+            48..336 => format!("{} days", hours / 24),
+            336..1440 => format!("{} weeks", hours / 24 / 7),
+            1440..17520 => format!("{} months", hours / 24 / 30),
+            _ => format!("{} years", hours / 24 / 365),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_in_words() {
+        for (seconds, words) in [
+            (0, "Less than a second"),
+            (1, "1 second"),
+            (59, "59 seconds"),
+            (61, "About a minute"),
+            (150, "2 minutes"),
+            (3600, "About an hour"),
+            (7200, "2 hours"),
+            (86_400 * 3, "3 days"),
+            (86_400 * 21, "3 weeks"),
+            (86_400 * 90, "3 months"),
+            (86_400 * 800, "2 years"),
+        ] {
+            assert_eq!(duration(seconds), words);
+        }
+    }
+}

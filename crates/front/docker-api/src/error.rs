@@ -1,0 +1,151 @@
+//! Errors as the API shows them: a status and `{"message": …}`.
+
+use std::error::Error as _;
+
+use axum::Json;
+use axum::http::{StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use dhow_engine::{Error, NetworkError};
+use serde_json::json;
+
+/// An error on its way out.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    status: StatusCode,
+    message: String,
+}
+
+/// What handlers return.
+pub(crate) type Answer<T = Response> = Result<T, Failure>;
+
+impl Failure {
+    pub(crate) fn new(status: StatusCode, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            message: message.into(),
+        }
+    }
+
+    /// The request itself is wrong.
+    pub(crate) fn bad(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, message)
+    }
+
+    /// The message alone, for streams that have begun already.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        if self.status == StatusCode::NOT_MODIFIED {
+            return self.status.into_response();
+        }
+        (self.status, Json(json!({ "message": self.message }))).into_response()
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let status = match &error {
+            Error::NoSuchContainer(_) | Error::NoSuchExec(_) => StatusCode::NOT_FOUND,
+            Error::Invalid(_) | Error::Command { .. } => StatusCode::BAD_REQUEST,
+            Error::Conflict(_) => StatusCode::CONFLICT,
+            Error::Already(_) => StatusCode::NOT_MODIFIED,
+            Error::Image(error) => image_status(error),
+            Error::Network(error) => network_status(error),
+            Error::Volume(error) => volume_status(error),
+            Error::Runtime(_) | Error::Shim(_) | Error::File { .. } => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
+        };
+        Self::new(status, with_causes(&error))
+    }
+}
+
+impl From<dhow_image::Error> for Failure {
+    fn from(error: dhow_image::Error) -> Self {
+        Self::new(image_status(&error), with_causes(&error))
+    }
+}
+
+impl From<NetworkError> for Failure {
+    fn from(error: NetworkError) -> Self {
+        Self::new(network_status(&error), with_causes(&error))
+    }
+}
+
+impl From<dhow_oci::ReferenceError> for Failure {
+    fn from(error: dhow_oci::ReferenceError) -> Self {
+        Self::bad(error.to_string())
+    }
+}
+
+fn image_status(error: &dhow_image::Error) -> StatusCode {
+    use dhow_image::Error;
+    match error {
+        Error::NoSuchImage(_)
+        | Error::NoSuchRootfs(_)
+        | Error::ManifestUnknown(_)
+        | Error::NoMatchingPlatform { .. } => StatusCode::NOT_FOUND,
+        Error::Ambiguous { .. }
+        | Error::Reference(_)
+        | Error::Platform(_)
+        | Error::Invalid(_)
+        | Error::Archive(_)
+        | Error::NotAnImage(..) => StatusCode::BAD_REQUEST,
+        Error::Conflict(_) | Error::RootfsExists(_) => StatusCode::CONFLICT,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+fn network_status(error: &NetworkError) -> StatusCode {
+    match error {
+        NetworkError::NotFound(_) => StatusCode::NOT_FOUND,
+        NetworkError::NameTaken(_) => StatusCode::CONFLICT,
+        NetworkError::InUse { .. }
+        | NetworkError::Overlap(_)
+        | NetworkError::AlreadyJoined { .. }
+        | NetworkError::AddressTaken => StatusCode::FORBIDDEN,
+        NetworkError::Invalid(_) => StatusCode::BAD_REQUEST,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+fn volume_status(error: &dhow_engine::VolumeError) -> StatusCode {
+    use dhow_engine::VolumeError;
+    match error {
+        VolumeError::NoSuchVolume(_) => StatusCode::NOT_FOUND,
+        VolumeError::InvalidName(_) => StatusCode::BAD_REQUEST,
+        VolumeError::File { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+/// The error and, behind colons, why.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.ends_with(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+/// Any other path.
+pub(crate) async fn no_such_page(uri: Uri) -> Failure {
+    let _ = uri;
+    Failure::new(StatusCode::NOT_FOUND, "page not found")
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        let _ = error.source();
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
+    }
+}

@@ -1,0 +1,194 @@
+//! Serving the API on a Unix socket: connections, versions in paths, bounds.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{HeaderValue, Request, Response, StatusCode, Uri, header};
+use axum::response::IntoResponse;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use rustix::fs::{Gid, Mode};
+use tokio::net::UnixListener;
+use tower::ServiceExt;
+
+use crate::error::Failure;
+use crate::{API_VERSION, MIN_API_VERSION};
+
+/// A Unix socket that only its owner and its group may use.
+#[derive(Debug)]
+pub struct Listener {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl Listener {
+    /// Listens at `path`. A socket that nobody listens at any more is replaced.
+    ///
+    /// # Errors
+    ///
+    /// `AddrInUse` when somebody listens there, and what the system says.
+    pub fn bind(path: &Path) -> io::Result<Self> {
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        match std::os::unix::net::UnixStream::connect(path) {
+            Ok(_) => {
+                return Err(io::Error::new(
+                    io::ErrorKind::AddrInUse,
+                    format!("{} is served by another daemon", path.display()),
+                ));
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(_) => std::fs::remove_file(path)?,
+        }
+        // Nobody else may connect between making the socket and closing it up.
+        let before = rustix::process::umask(Mode::from_raw_mode(0o117));
+        let listener = UnixListener::bind(path);
+        rustix::process::umask(before);
+        let listener = listener?;
+        // The group by which Docker's users are known, where there is one.
+        if let Some(gid) = docker_group() {
+            rustix::fs::chown(path, None, Some(Gid::from_raw(gid)))?;
+        }
+        Ok(Self {
+            listener,
+            path: path.into(),
+        })
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+fn docker_group() -> Option<u32> {
+    let groups = std::fs::read_to_string("/etc/group").ok()?;
+    let line = groups.lines().find(|line| line.starts_with("docker:"))?;
+    line.split(':').nth(2)?.parse().ok()
+}
+
+/// Serves until `shutdown` is ready; connections that have a request under way
+/// then are ended with the process.
+pub async fn serve(listener: Listener, router: Router, shutdown: impl Future<Output = ()>) {
+    let mut shutdown = pin!(shutdown);
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.listener.accept() => accepted,
+            () = &mut shutdown => return,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of descriptors, say: those who are served give some back.
+                tracing::warn!(%error, "connection is not accepted");
+                tokio::task::yield_now().await;
+                continue;
+            }
+        };
+        let router = router.clone();
+        tokio::spawn(async move {
+            let service =
+                hyper::service::service_fn(move |request| answer(router.clone(), request));
+            let mut builder = auto::Builder::new(TokioExecutor::new());
+            builder.http1().timer(TokioTimer::new()).half_close(true);
+            let served = builder
+                .serve_connection_with_upgrades(TokioIo::new(stream), service)
+                .await;
+            if let Err(error) = served {
+                tracing::debug!(%error, "connection ended");
+            }
+        });
+    }
+}
+
+async fn answer(
+    router: Router,
+    mut request: Request<Incoming>,
+) -> Result<Response<Body>, Infallible> {
+    let mut response = match unversioned(request.uri()) {
+        Ok(uri) => {
+            *request.uri_mut() = uri;
+            router.oneshot(request.map(Body::new)).await?
+        }
+        Err(failure) => failure.into_response(),
+    };
+    let headers = response.headers_mut();
+    headers.insert("api-version", HeaderValue::from_static(API_VERSION));
+    headers.insert("ostype", HeaderValue::from_static("linux"));
+    headers.insert("docker-experimental", HeaderValue::from_static("false"));
+    headers.insert(
+        header::SERVER,
+        HeaderValue::from_static(concat!("Dhow/", env!("CARGO_PKG_VERSION"), " (linux)")),
+    );
+    Ok(response)
+}
+
+/// Takes the version off a path, and refuses versions that are not spoken.
+fn unversioned(uri: &Uri) -> Result<Uri, Failure> {
+    let whole = uri.path_and_query().map_or("/", |path| path.as_str());
+    let Some(rest) = whole.strip_prefix("/v") else {
+        return parse(whole);
+    };
+    let (version, rest) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    let Some(number) = minor(version) else {
+        return parse(whole);
+    };
+    let (oldest, newest) = (
+        minor(MIN_API_VERSION).unwrap_or_default(),
+        minor(API_VERSION).unwrap_or_default(),
+    );
+    if number < oldest {
+        return Err(Failure::bad(format!(
+            "client version {version} is too old. Minimum supported API version is {MIN_API_VERSION}, please upgrade your client to a newer version"
+        )));
+    }
+    if number > newest {
+        return Err(Failure::bad(format!(
+            "client version {version} is too new. Maximum supported API version is {API_VERSION}"
+        )));
+    }
+    parse(rest)
+}
+
+fn parse(path: &str) -> Result<Uri, Failure> {
+    path.parse()
+        .map_err(|_| Failure::new(StatusCode::NOT_FOUND, "page not found"))
+}
+
+/// The number behind `1.`.
+fn minor(version: &str) -> Option<u32> {
+    version.strip_prefix("1.")?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_taken_off() {
+        let path = |text: &str| {
+            unversioned(&text.parse().expect("a URI"))
+                .map(|uri| uri.to_string())
+                .ok()
+        };
+        assert_eq!(
+            path("/v1.41/containers/json?all=1").as_deref(),
+            Some("/containers/json?all=1")
+        );
+        assert_eq!(
+            path("/containers/json").as_deref(),
+            Some("/containers/json")
+        );
+        assert_eq!(path("/volumes/x").as_deref(), Some("/volumes/x"));
+        assert_eq!(path("/v1.23/info"), None);
+        assert_eq!(path("/v1.99/info"), None);
+    }
+}

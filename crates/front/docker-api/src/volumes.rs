@@ -1,0 +1,151 @@
+//! `/volumes`.
+
+use std::collections::BTreeMap;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use dhow_engine::Volume;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::Door;
+use crate::containers::{Parameters, blocking, strip_nulls};
+use crate::error::{Answer, Failure};
+use crate::filters::{Filters, is_true};
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+struct Create {
+    name: String,
+    driver: String,
+    driver_opts: BTreeMap<String, String>,
+    labels: BTreeMap<String, String>,
+}
+
+pub(crate) async fn create(State(door): State<Door>, body: Bytes) -> Answer {
+    let invalid = |error| Failure::bad(format!("invalid JSON: {error}"));
+    let mut value: Value = if body.is_empty() {
+        json!({})
+    } else {
+        serde_json::from_slice(&body).map_err(invalid)?
+    };
+    strip_nulls(&mut value);
+    let create: Create = serde_json::from_value(value).map_err(invalid)?;
+    if !matches!(create.driver.as_str(), "" | "local" | "default") {
+        return Err(Failure::new(
+            StatusCode::NOT_FOUND,
+            format!(
+                "error looking up volume plugin {}: plugin {:?} not found; only the driver local is there",
+                create.driver, create.driver
+            ),
+        ));
+    }
+    if !create.driver_opts.is_empty() {
+        return Err(Failure::bad(
+            "options of the local driver (type, device, o) are not supported; use a bind mount or a tmpfs",
+        ));
+    }
+    let volume = door
+        .engine
+        .volume_create(&create.name, create.labels, create.driver_opts)?;
+    Ok((StatusCode::CREATED, Json(view(&door, &volume))).into_response())
+}
+
+pub(crate) async fn list(State(door): State<Door>, Query(query): Parameters) -> Answer {
+    let known = ["dangling", "driver", "label", "label!", "name"];
+    let filters = Filters::parse(query.get("filters").map(String::as_str), &known)?;
+    let shown: Vec<Value> = door
+        .engine
+        .volumes()
+        .iter()
+        .filter(|volume| {
+            filters.labels(&volume.labels)
+                && filters.any("name", |name| volume.name.contains(name))
+                && filters.any("driver", |driver| driver == "local")
+                && filters.any("dangling", |wanted| {
+                    let dangling = door.engine.volume_users(&volume.name).is_empty();
+                    dangling == !matches!(wanted, "0" | "false")
+                })
+        })
+        .map(|volume| view(&door, volume))
+        .collect();
+    Ok(Json(json!({ "Volumes": shown, "Warnings": null })).into_response())
+}
+
+pub(crate) async fn inspect(State(door): State<Door>, Path(name): Path<String>) -> Answer {
+    let volume = door.engine.volume(&name)?;
+    Ok(Json(view(&door, &volume)).into_response())
+}
+
+pub(crate) async fn remove(
+    State(door): State<Door>,
+    Path(name): Path<String>,
+    Query(query): Parameters,
+) -> Answer {
+    let force = is_true(query.get("force"));
+    if force && door.engine.volume(&name).is_err() {
+        return Ok(StatusCode::NO_CONTENT.into_response());
+    }
+    blocking(move || door.engine.volume_remove(&name)).await??;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+pub(crate) async fn prune(State(door): State<Door>, Query(query): Parameters) -> Answer {
+    let filters = Filters::parse(
+        query.get("filters").map(String::as_str),
+        &["all", "label", "label!"],
+    )?;
+    let all = filters.get("all").iter().any(|value| is_true(Some(value)));
+    let (deleted, reclaimed) = blocking(move || {
+        let (mut deleted, mut reclaimed) = (Vec::new(), 0);
+        for volume in door.engine.volumes() {
+            let is_wanted = (all || volume.is_anonymous) && filters.labels(&volume.labels);
+            if !is_wanted || !door.engine.volume_users(&volume.name).is_empty() {
+                continue;
+            }
+            let size = size_below(&door.engine.volume_path(&volume.name));
+            if door.engine.volume_remove(&volume.name).is_ok() {
+                deleted.push(volume.name);
+                reclaimed += size;
+            }
+        }
+        (deleted, reclaimed)
+    })
+    .await?;
+    Ok(Json(json!({ "VolumesDeleted": deleted, "SpaceReclaimed": reclaimed })).into_response())
+}
+
+pub(crate) fn view(door: &Door, volume: &Volume) -> Value {
+    json!({
+        "Name": volume.name,
+        "Driver": "local",
+        "Mountpoint": door.engine.volume_path(&volume.name).display().to_string(),
+        "CreatedAt": volume.created,
+        "Labels": volume.labels,
+        "Options": if volume.options.is_empty() { Value::Null } else { json!(volume.options) },
+        "Scope": "local",
+    })
+}
+
+/// Bytes on disk of everything below a folder; what vanishes meanwhile does
+/// not count.
+pub(crate) fn size_below(folder: &std::path::Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let mut pending = vec![folder.to_owned()];
+    let mut size = 0;
+    while let Some(folder) = pending.pop() {
+        for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let Ok(metadata) = entry.metadata() else {
+                continue;
+            };
+            size += metadata.blocks() * 512;
+            if metadata.is_dir() {
+                pending.push(entry.path());
+            }
+        }
+    }
+    size
+}

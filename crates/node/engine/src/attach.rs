@@ -1,0 +1,133 @@
+//! Attaching to the streams of a container.
+
+use dhow_shim::client::Shim;
+use dhow_shim::wire::{Attach, Target};
+use tokio::net::UnixStream;
+use tokio::sync::oneshot;
+
+use std::sync::Arc;
+
+use crate::container::{Container, Waiting};
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::record::Status;
+use crate::start::told;
+
+/// Which streams a client wants.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct AttachOptions {
+    /// What the client sends becomes standard input.
+    pub stdin: bool,
+    /// The client gets the standard output.
+    pub stdout: bool,
+    /// The client gets the standard error.
+    pub stderr: bool,
+}
+
+/// The streams of a container or exec.
+#[derive(Debug)]
+pub struct Attached {
+    /// Output as Docker frames it (raw with a terminal), and raw input; ending
+    /// the writing side ends the input.
+    pub stream: UnixStream,
+    /// Whether the output is a terminal's.
+    pub terminal: bool,
+}
+
+impl Engine {
+    /// Attaches to a container; to one that does not run yet, as soon as it is
+    /// started and before its program runs. The place is taken when this
+    /// returns, the streams come with the future.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Conflict`] when it is paused, restarting or cannot be started.
+    pub fn attach(
+        &self,
+        name: &str,
+        options: AttachOptions,
+    ) -> Result<impl Future<Output = Result<Attached>> + Send + use<>> {
+        let container = self.find(name)?;
+        let answered = {
+            // Under the lock that a start drains, so that none is forgotten.
+            let mut waiting = container.waiting.lock();
+            match container.record().state.status {
+                Status::Running => None,
+                Status::Paused => {
+                    return Err(Error::Conflict(
+                        "cannot attach to a paused container, unpause the container and try again"
+                            .into(),
+                    ));
+                }
+                Status::Restarting => {
+                    return Err(Error::Conflict(
+                        "cannot attach to a restarting container, wait until it is running".into(),
+                    ));
+                }
+                _ => {
+                    let (answer, answered) = oneshot::channel();
+                    waiting.push(Waiting { options, answer });
+                    Some(answered)
+                }
+            }
+        };
+        let record = container.record();
+        self.announce(&record, "attach");
+        let shim = container.shim();
+        Ok(async move {
+            match (answered, shim) {
+                (Some(answered), _) => answered
+                    .await
+                    .map_err(|_| Error::Conflict("the container was removed".into()))?,
+                (None, Some(shim)) => streams(&shim, Target::Container, options).await,
+                (None, None) => Err(Error::Conflict(format!(
+                    "container {} is not running",
+                    record.id
+                ))),
+            }
+        })
+    }
+
+    /// Sets the size of a container's terminal.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Conflict`] when it does not run.
+    pub async fn resize(&self, name: &str, rows: u16, columns: u16) -> Result<()> {
+        let container = self.find(name)?;
+        let shim = crate::stop::live(&container, &container.record(), "resize")?;
+        shim.resize(Target::Container, rows, columns)
+            .await
+            .map_err(told)
+    }
+
+    /// Serves those who attached before the start.
+    pub(crate) async fn attach_waiting(&self, container: &Arc<Container>, shim: &Shim) {
+        let waiting: Vec<Waiting> = container.waiting.lock().drain(..).collect();
+        for one in waiting {
+            let attached = streams(shim, Target::Container, one.options).await;
+            // A client that is gone meanwhile needs no streams.
+            let _ = one.answer.send(attached);
+        }
+    }
+}
+
+pub(crate) async fn streams(
+    shim: &Shim,
+    target: Target,
+    options: AttachOptions,
+) -> Result<Attached> {
+    let streams = shim
+        .attach(Attach {
+            target,
+            stdin: options.stdin,
+            stdout: options.stdout,
+            stderr: options.stderr,
+        })
+        .await
+        .map_err(told)?;
+    Ok(Attached {
+        stream: streams.stream,
+        terminal: streams.terminal,
+    })
+}

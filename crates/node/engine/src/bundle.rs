@@ -1,0 +1,813 @@
+//! From a container's record to the OCI configuration of its bundle.
+//!
+//! Pure: what must be looked up (identities, the paths of volumes, the network
+//! namespace) is handed in. What a container may and sees by default is what
+//! Docker gives it.
+
+use std::path::{Path, PathBuf};
+
+use dhow_runtime::spec::{
+    BlockIo, Capabilities, ConsoleSize, Cpu, Device, DeviceKind, DeviceRule, Linux, Memory, Mount,
+    Namespace, NamespaceKind, Pids, Process, Resources, Rlimit, Root, Seccomp, Spec,
+};
+
+use crate::accounts::Identity;
+use crate::error::{Error, Result};
+use crate::mounts::{MountKind, MountPoint};
+use crate::record::Record;
+use crate::spec::HostConfig;
+
+/// What the kernel lets a default container do beyond an ordinary process.
+const DEFAULT_CAPABILITIES: [&str; 14] = [
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FSETID",
+    "CAP_FOWNER",
+    "CAP_MKNOD",
+    "CAP_NET_RAW",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SETFCAP",
+    "CAP_SETPCAP",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_SYS_CHROOT",
+    "CAP_KILL",
+    "CAP_AUDIT_WRITE",
+];
+
+/// All capabilities of Linux 5.9 and later, by number.
+const ALL_CAPABILITIES: [&str; 41] = [
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_DAC_READ_SEARCH",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SETPCAP",
+    "CAP_LINUX_IMMUTABLE",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_NET_BROADCAST",
+    "CAP_NET_ADMIN",
+    "CAP_NET_RAW",
+    "CAP_IPC_LOCK",
+    "CAP_IPC_OWNER",
+    "CAP_SYS_MODULE",
+    "CAP_SYS_RAWIO",
+    "CAP_SYS_CHROOT",
+    "CAP_SYS_PTRACE",
+    "CAP_SYS_PACCT",
+    "CAP_SYS_ADMIN",
+    "CAP_SYS_BOOT",
+    "CAP_SYS_NICE",
+    "CAP_SYS_RESOURCE",
+    "CAP_SYS_TIME",
+    "CAP_SYS_TTY_CONFIG",
+    "CAP_MKNOD",
+    "CAP_LEASE",
+    "CAP_AUDIT_WRITE",
+    "CAP_AUDIT_CONTROL",
+    "CAP_SETFCAP",
+    "CAP_MAC_OVERRIDE",
+    "CAP_MAC_ADMIN",
+    "CAP_SYSLOG",
+    "CAP_WAKE_ALARM",
+    "CAP_BLOCK_SUSPEND",
+    "CAP_AUDIT_READ",
+    "CAP_PERFMON",
+    "CAP_BPF",
+    "CAP_CHECKPOINT_RESTORE",
+];
+
+/// Paths that a default container cannot read.
+pub(crate) const MASKED_PATHS: [&str; 12] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+];
+
+/// Paths that a default container cannot write.
+pub(crate) const READONLY_PATHS: [&str; 5] = [
+    "/proc/bus",
+    "/proc/fs",
+    "/proc/irq",
+    "/proc/sys",
+    "/proc/sysrq-trigger",
+];
+
+/// Bytes of `/dev/shm` unless told otherwise.
+const SHM_SIZE: i64 = 64 << 20;
+
+/// What a record does not say.
+#[derive(Debug)]
+pub(crate) struct Surroundings<'a> {
+    /// Whom the process runs as.
+    pub(crate) identity: &'a Identity,
+    /// Where the network namespace is; none means the host's.
+    pub(crate) network: Option<PathBuf>,
+    /// `/proc/PID/ns/…` of a container whose namespaces are joined.
+    pub(crate) joined: Vec<Namespace>,
+    /// Host name; empty leaves the UTS namespace's.
+    pub(crate) hostname: &'a str,
+    /// Folder with `resolv.conf`, `hosts` and `hostname`; none mounts none.
+    pub(crate) files: Option<&'a Path>,
+    /// Parent control group of containers that name none.
+    pub(crate) cgroup_parent: &'a str,
+    /// Program that reaps orphans when `Init` is set.
+    pub(crate) init: Option<&'a Path>,
+}
+
+/// Composes the configuration.
+///
+/// # Errors
+///
+/// [`Error::Invalid`] names the field that makes no sense.
+pub(crate) fn compose(record: &Record, around: &Surroundings<'_>) -> Result<Spec> {
+    let host = &record.host;
+    let capabilities = capabilities(host)?;
+    let process = process(record, around, &capabilities)?;
+    let mut namespaces = vec![Namespace {
+        kind: NamespaceKind::Mount,
+        path: None,
+    }];
+    let mut add = |kind, is_host: bool| {
+        let joined = around
+            .joined
+            .iter()
+            .find(|namespace| namespace.kind == kind);
+        if let Some(joined) = joined {
+            namespaces.push(joined.clone());
+        } else if !is_host {
+            namespaces.push(Namespace { kind, path: None });
+        }
+    };
+    add(NamespaceKind::Pid, host.pid_mode == "host");
+    add(NamespaceKind::Ipc, host.ipc_mode == "host");
+    add(NamespaceKind::Uts, host.uts_mode == "host");
+    add(
+        NamespaceKind::Cgroup,
+        host.cgroupns_mode == "host" || (host.privileged && host.cgroupns_mode.is_empty()),
+    );
+    if let Some(path) = &around.network {
+        namespaces.push(Namespace {
+            kind: NamespaceKind::Network,
+            path: Some(path.clone()),
+        });
+    }
+
+    let options = SecurityOptions::parse(&host.security_opt)?;
+    let unmasked = host.privileged || options.unconfined_paths;
+    let list = |paths: &Option<Vec<String>>, default: &[&str]| -> Vec<String> {
+        if unmasked {
+            return Vec::new();
+        }
+        paths
+            .clone()
+            .unwrap_or_else(|| default.iter().map(|path| (*path).into()).collect())
+    };
+    let parent = if host.cgroup_parent.is_empty() {
+        around.cgroup_parent
+    } else {
+        &host.cgroup_parent
+    };
+    let linux = Linux {
+        namespaces,
+        devices: devices(host)?,
+        cgroups_path: Some(format!("{}/{}", parent.trim_end_matches('/'), record.id)),
+        resources: Some(resources(host)?),
+        rootfs_propagation: "rprivate".into(),
+        seccomp: if host.privileged {
+            None
+        } else {
+            options.seccomp(&capabilities)?
+        },
+        sysctl: sysctls(record, around),
+        masked_paths: list(&host.masked_paths, &MASKED_PATHS),
+        readonly_paths: list(&host.readonly_paths, &READONLY_PATHS),
+        ..Linux::default()
+    };
+    Ok(Spec {
+        oci_version: "1.2.0".into(),
+        process: Some(Process {
+            no_new_privileges: options.no_new_privileges,
+            ..process
+        }),
+        root: Some(Root {
+            path: "rootfs".into(),
+            readonly: host.readonly_rootfs,
+        }),
+        hostname: around.hostname.into(),
+        domainname: record.config.domainname.clone(),
+        mounts: mounts(record, around)?,
+        annotations: host.annotations.clone(),
+        linux: Some(linux),
+        ..Spec::default()
+    })
+}
+
+fn process(record: &Record, around: &Surroundings<'_>, capabilities: &[String]) -> Result<Process> {
+    let config = &record.config;
+    let mut args = record.args.clone();
+    if let Some(init) = around.init {
+        args.insert(0, init.display().to_string());
+    }
+    Ok(Process {
+        terminal: config.tty,
+        console_size: record
+            .host
+            .console_size
+            .filter(|size| config.tty && *size != [0, 0])
+            .map(|[height, width]| ConsoleSize { height, width }),
+        user: around.identity.user.clone(),
+        args,
+        env: environment(record, around),
+        cwd: if config.working_dir.is_empty() {
+            "/".into()
+        } else {
+            config.working_dir.clone()
+        },
+        capabilities: Some(sets(capabilities)),
+        rlimits: record
+            .host
+            .ulimits
+            .iter()
+            .map(|limit| Rlimit {
+                kind: format!("RLIMIT_{}", limit.name.to_ascii_uppercase()),
+                hard: limit.hard as u64,
+                soft: limit.soft as u64,
+            })
+            .collect(),
+        oom_score_adj: Some(record.host.oom_score_adj),
+        ..Process::default()
+    })
+}
+
+/// Docker's defaults below what the image and the client set.
+fn environment(record: &Record, around: &Surroundings<'_>) -> Vec<String> {
+    let mut env = vec![
+        "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned(),
+        format!(
+            "HOSTNAME={}",
+            if around.hostname.is_empty() {
+                record.hostname()
+            } else {
+                around.hostname
+            }
+        ),
+    ];
+    if record.config.tty {
+        env.push("TERM=xterm".into());
+    }
+    replace_variables(&mut env, &record.config.env);
+    if !env.iter().any(|variable| variable.starts_with("HOME=")) {
+        env.push(format!("HOME={}", around.identity.home));
+    }
+    env
+}
+
+/// Sets the variables of `over` in `env`; one without `=` is removed.
+pub(crate) fn replace_variables(env: &mut Vec<String>, over: &[String]) {
+    for variable in over {
+        let (name, value) = match variable.split_once('=') {
+            Some((name, _)) => (name, Some(variable)),
+            None => (variable.as_str(), None),
+        };
+        let is_same = |other: &String| other.split('=').next() == Some(name);
+        match (env.iter().position(is_same), value) {
+            (Some(at), Some(value)) => env[at].clone_from(value),
+            (Some(at), None) => {
+                env.remove(at);
+            }
+            (None, Some(value)) => env.push(value.clone()),
+            (None, None) => {}
+        }
+    }
+}
+
+/// The capabilities that a container has.
+pub(crate) fn capabilities(host: &HostConfig) -> Result<Vec<String>> {
+    let canonical = |name: &String| -> Result<String> {
+        let upper = name.to_ascii_uppercase();
+        let full = if upper.starts_with("CAP_") {
+            upper
+        } else {
+            format!("CAP_{upper}")
+        };
+        if full == "CAP_ALL" || ALL_CAPABILITIES.contains(&full.as_str()) {
+            Ok(full)
+        } else {
+            Err(Error::Invalid(format!(
+                "invalid capability: unknown capability: {full:?}"
+            )))
+        }
+    };
+    let add: Vec<String> = host.cap_add.iter().map(canonical).collect::<Result<_>>()?;
+    let drop: Vec<String> = host.cap_drop.iter().map(canonical).collect::<Result<_>>()?;
+    let all = |names: &[String]| names.iter().any(|name| name == "CAP_ALL");
+    let has = |name: &str| {
+        let named = |names: &[String]| names.iter().any(|other| other == name);
+        if host.privileged || (all(&add) && !named(&drop)) {
+            return true;
+        }
+        let is_default = DEFAULT_CAPABILITIES.contains(&name) && !all(&drop) && !named(&drop);
+        is_default || named(&add)
+    };
+    Ok(ALL_CAPABILITIES
+        .into_iter()
+        .filter(|name| has(name))
+        .map(str::to_owned)
+        .collect())
+}
+
+/// The sets that a process starts with: nothing is inheritable, so that a
+/// program with file capabilities gets no more than the others.
+pub(crate) fn sets(capabilities: &[String]) -> Capabilities {
+    Capabilities {
+        bounding: capabilities.to_vec(),
+        effective: capabilities.to_vec(),
+        permitted: capabilities.to_vec(),
+        ..Capabilities::default()
+    }
+}
+
+/// The parsed `--security-opt`.
+#[derive(Debug, Default)]
+pub(crate) struct SecurityOptions {
+    no_new_privileges: bool,
+    unconfined_paths: bool,
+    profile: Option<String>,
+}
+
+impl SecurityOptions {
+    pub(crate) fn parse(options: &[String]) -> Result<Self> {
+        let mut parsed = Self::default();
+        for option in options {
+            let (name, value) = option
+                .split_once('=')
+                .or_else(|| option.split_once(':'))
+                .unwrap_or((option.as_str(), "true"));
+            match (name, value) {
+                ("no-new-privileges", "true") => parsed.no_new_privileges = true,
+                ("no-new-privileges", "false") => parsed.no_new_privileges = false,
+                ("systempaths", "unconfined") => parsed.unconfined_paths = true,
+                ("seccomp", profile) => parsed.profile = Some(profile.into()),
+                // Where the kernel has neither, there is nothing to switch off.
+                ("apparmor" | "label", "unconfined" | "disable") => {}
+                _ => return Err(Error::Invalid(format!("invalid --security-opt {option:?}"))),
+            }
+        }
+        Ok(parsed)
+    }
+
+    /// The system-call filter.
+    pub(crate) fn seccomp(&self, capabilities: &[String]) -> Result<Option<Seccomp>> {
+        match self.profile.as_deref() {
+            Some("unconfined") => Ok(None),
+            None | Some("builtin" | "default") => {
+                let _ = capabilities;
+                Ok(None)
+            }
+            // The client reads the file and sends what is in it.
+            Some(profile) => serde_json::from_str(profile).map(Some).map_err(|error| {
+                Error::Invalid(format!("decoding seccomp profile failed: {error}"))
+            }),
+        }
+    }
+}
+
+fn sysctls(
+    record: &Record,
+    around: &Surroundings<'_>,
+) -> std::collections::BTreeMap<String, String> {
+    let mut sysctls = record.host.sysctls.clone();
+    if around.network.is_some() && !record.host.privileged {
+        // Who is alone in a network namespace may use its low ports and ping.
+        for (name, value) in [
+            ("net.ipv4.ip_unprivileged_port_start", "0"),
+            ("net.ipv4.ping_group_range", "0 2147483647"),
+        ] {
+            sysctls.entry(name.into()).or_insert_with(|| value.into());
+        }
+    }
+    sysctls
+}
+
+fn mounts(record: &Record, around: &Surroundings<'_>) -> Result<Vec<Mount>> {
+    let host = &record.host;
+    let shm_size = if host.shm_size > 0 {
+        host.shm_size
+    } else {
+        SHM_SIZE
+    };
+    let mount = |destination: &str, kind: &str, source: &str, options: &[&str]| Mount {
+        destination: destination.into(),
+        kind: Some(kind.into()),
+        source: Some(source.into()),
+        options: options.iter().map(|option| (*option).into()).collect(),
+        ..Mount::default()
+    };
+    let sys_access = if host.privileged { "rw" } else { "ro" };
+    let mut all = vec![
+        mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
+        mount(
+            "/dev",
+            "tmpfs",
+            "tmpfs",
+            &["nosuid", "strictatime", "mode=755", "size=65536k"],
+        ),
+        mount(
+            "/dev/pts",
+            "devpts",
+            "devpts",
+            &[
+                "nosuid",
+                "noexec",
+                "newinstance",
+                "ptmxmode=0666",
+                "mode=0620",
+                "gid=5",
+            ],
+        ),
+        mount(
+            "/sys",
+            "sysfs",
+            "sysfs",
+            &["nosuid", "noexec", "nodev", sys_access],
+        ),
+        mount(
+            "/sys/fs/cgroup",
+            "cgroup",
+            "cgroup",
+            &[sys_access, "nosuid", "noexec", "nodev"],
+        ),
+        mount(
+            "/dev/mqueue",
+            "mqueue",
+            "mqueue",
+            &["nosuid", "noexec", "nodev"],
+        ),
+    ];
+    if host.ipc_mode == "host" {
+        all.push(mount(
+            "/dev/shm",
+            "bind",
+            "/dev/shm",
+            &["rbind", "nosuid", "noexec", "nodev"],
+        ));
+    } else if host.ipc_mode != "none" {
+        let size = format!("size={shm_size}");
+        all.push(mount(
+            "/dev/shm",
+            "tmpfs",
+            "shm",
+            &["nosuid", "noexec", "nodev", "mode=1777", &size],
+        ));
+    }
+    if let Some(files) = around.files {
+        for name in ["resolv.conf", "hostname", "hosts"] {
+            let destination = format!("/etc/{name}");
+            if !record
+                .mounts
+                .iter()
+                .any(|mount| mount.destination == destination)
+            {
+                let source = files.join(name).display().to_string();
+                all.push(mount(&destination, "bind", &source, &["rbind", "rprivate"]));
+            }
+        }
+    }
+    if let Some(init) = around.init {
+        let source = init.display().to_string();
+        all.push(mount(&source, "bind", &source, &["bind", "ro"]));
+    }
+    // A mount that lies in another's folder comes after it.
+    let mut wanted: Vec<&MountPoint> = record.mounts.iter().collect();
+    wanted.sort_by_key(|mount| Path::new(&mount.destination).components().count());
+    for point in wanted {
+        all.retain(|other| other.destination != Path::new(&point.destination));
+        all.push(mount_point(point)?);
+    }
+    Ok(all)
+}
+
+fn mount_point(point: &MountPoint) -> Result<Mount> {
+    let (kind, source, mut options) = match point.kind {
+        MountKind::Tmpfs => {
+            let mut options = ["noexec", "nosuid", "nodev"].map(str::to_owned).to_vec();
+            options.extend(point.tmpfs_options.iter().cloned());
+            ("tmpfs", "tmpfs".to_owned(), options)
+        }
+        MountKind::Bind | MountKind::Volume => {
+            let reach = if point.non_recursive { "bind" } else { "rbind" };
+            let propagation = if point.propagation.is_empty() {
+                "rprivate"
+            } else {
+                &point.propagation
+            };
+            let mut source = PathBuf::from(&point.source);
+            if !point.subpath.is_empty() {
+                source.push(&point.subpath);
+            }
+            (
+                "bind",
+                source.display().to_string(),
+                vec![reach.to_owned(), propagation.to_owned()],
+            )
+        }
+    };
+    if !point.writable && point.kind != MountKind::Tmpfs {
+        options.push("ro".into());
+    }
+    Ok(Mount {
+        destination: PathBuf::from(&point.destination),
+        kind: Some(kind.into()),
+        source: Some(source),
+        options,
+        ..Mount::default()
+    })
+}
+
+fn devices(host: &HostConfig) -> Result<Vec<Device>> {
+    let mut devices = Vec::new();
+    for mapping in &host.devices {
+        let path = Path::new(&mapping.path_on_host);
+        let stat = rustix::fs::stat(path).map_err(|error| {
+            Error::Invalid(format!(
+                "error gathering device information while adding custom device {:?}: {error}",
+                mapping.path_on_host
+            ))
+        })?;
+        let kind = match rustix::fs::FileType::from_raw_mode(stat.st_mode) {
+            rustix::fs::FileType::CharacterDevice => DeviceKind::Character,
+            rustix::fs::FileType::BlockDevice => DeviceKind::Block,
+            _ => {
+                return Err(Error::Invalid(format!(
+                    "error gathering device information while adding custom device {:?}: not a device node",
+                    mapping.path_on_host
+                )));
+            }
+        };
+        let inside = if mapping.path_in_container.is_empty() {
+            &mapping.path_on_host
+        } else {
+            &mapping.path_in_container
+        };
+        devices.push(Device {
+            kind,
+            path: inside.into(),
+            major: rustix::fs::major(stat.st_rdev).into(),
+            minor: rustix::fs::minor(stat.st_rdev).into(),
+            file_mode: Some(stat.st_mode & 0o7777),
+            uid: Some(stat.st_uid),
+            gid: Some(stat.st_gid),
+        });
+    }
+    Ok(devices)
+}
+
+/// The limits; zero in the API means none.
+pub(crate) fn resources(host: &HostConfig) -> Result<Resources> {
+    let positive = |value: i64| (value > 0).then_some(value);
+    let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    if host.memory > 0 && host.memory < 6 << 20 {
+        return Err(Error::Invalid("Minimum memory limit allowed is 6MB".into()));
+    }
+    if host.memory_swap > 0 && host.memory_swap < host.memory {
+        return Err(Error::Invalid(
+            "Minimum memoryswap limit should be larger than memory limit, see usage".into(),
+        ));
+    }
+    if host.nano_cpus > 0 && (host.cpu_quota > 0 || host.cpu_period > 0) {
+        return Err(Error::Invalid(
+            "Conflicting options: Nano CPUs and CPU Period cannot both be set".into(),
+        ));
+    }
+    if !host.device_requests.is_empty() {
+        return Err(Error::Invalid(
+            "could not select device driver \"\" with capabilities: [[gpu]]".into(),
+        ));
+    }
+    let swap = match (host.memory, host.memory_swap) {
+        (memory, 0) if memory > 0 => Some(memory.saturating_mul(2)),
+        (_, 0) => None,
+        (_, swap) => Some(swap),
+    };
+    let memory = Memory {
+        limit: positive(host.memory),
+        reservation: positive(host.memory_reservation),
+        swap,
+        swappiness: host
+            .memory_swappiness
+            .and_then(|value| u64::try_from(value).ok()),
+        disable_oom_killer: host.oom_kill_disable,
+        ..Memory::default()
+    };
+    let cpu = Cpu {
+        shares: (host.cpu_shares > 0).then_some(host.cpu_shares),
+        quota: positive(host.cpu_quota).or(positive(host.nano_cpus / 10_000)),
+        period: if host.nano_cpus > 0 {
+            Some(100_000)
+        } else {
+            (host.cpu_period > 0).then_some(host.cpu_period)
+        },
+        realtime_period: (host.cpu_realtime_period > 0).then_some(host.cpu_realtime_period),
+        realtime_runtime: positive(host.cpu_realtime_runtime),
+        cpus: some(&host.cpuset_cpus),
+        mems: some(&host.cpuset_mems),
+        ..Cpu::default()
+    };
+    Ok(Resources {
+        devices: device_rules(host)?,
+        memory: (memory != Memory::default()).then_some(memory),
+        cpu: (cpu != Cpu::default()).then_some(cpu),
+        pids: host
+            .pids_limit
+            .filter(|limit| *limit > 0)
+            .map(|limit| Pids { limit }),
+        block_io: (host.blkio_weight > 0).then(|| BlockIo {
+            weight: Some(host.blkio_weight),
+            ..BlockIo::default()
+        }),
+        ..Resources::default()
+    })
+}
+
+fn device_rules(host: &HostConfig) -> Result<Vec<DeviceRule>> {
+    let rule = |kind, major: Option<i64>, minor: Option<i64>, access: &str| DeviceRule {
+        allow: true,
+        kind: Some(kind),
+        major,
+        minor,
+        access: Some(access.into()),
+    };
+    if host.privileged {
+        return Ok(vec![rule(DeviceKind::All, None, None, "rwm")]);
+    }
+    let character = DeviceKind::Character;
+    let mut rules = vec![
+        DeviceRule {
+            allow: false,
+            kind: None,
+            major: None,
+            minor: None,
+            access: Some("rwm".into()),
+        },
+        rule(character, None, None, "m"),
+        rule(DeviceKind::Block, None, None, "m"),
+    ];
+    // null, zero, full, random, urandom, tty, console, ptmx, pts.
+    for (major, minor) in [
+        (1, 3),
+        (1, 5),
+        (1, 7),
+        (1, 8),
+        (1, 9),
+        (5, 0),
+        (5, 1),
+        (5, 2),
+    ] {
+        rules.push(rule(character, Some(major), Some(minor), "rwm"));
+    }
+    rules.push(rule(character, Some(136), None, "rwm"));
+    for (device, mapping) in devices(host)?.iter().zip(&host.devices) {
+        let access = if mapping.cgroup_permissions.is_empty() {
+            "rwm"
+        } else {
+            &mapping.cgroup_permissions
+        };
+        rules.push(rule(
+            device.kind,
+            Some(device.major),
+            Some(device.minor),
+            access,
+        ));
+    }
+    for text in &host.device_cgroup_rules {
+        rules.push(parse_device_rule(text).ok_or_else(|| {
+            Error::Invalid(format!("invalid device cgroup rule format: '{text}'"))
+        })?);
+    }
+    Ok(rules)
+}
+
+/// `c 1:3 mr`, with `*` for any number.
+fn parse_device_rule(text: &str) -> Option<DeviceRule> {
+    let mut words = text.split_whitespace();
+    let kind = match words.next()? {
+        "a" => DeviceKind::All,
+        "b" => DeviceKind::Block,
+        "c" => DeviceKind::Character,
+        _ => return None,
+    };
+    let (major, minor) = words.next()?.split_once(':')?;
+    let number = |text: &str| -> Option<Option<i64>> {
+        if text == "*" {
+            Some(None)
+        } else {
+            text.parse::<u32>().ok().map(|n| Some(n.into()))
+        }
+    };
+    let access = words.next()?;
+    let known = !access.is_empty() && access.bytes().all(|letter| b"rwm".contains(&letter));
+    (known && words.next().is_none()).then_some(DeviceRule {
+        allow: true,
+        kind: Some(kind),
+        major: number(major)?,
+        minor: number(minor)?,
+        access: Some(access.into()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(add: &[&str], drop: &[&str]) -> Result<Vec<String>> {
+        let own = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        capabilities(&HostConfig {
+            cap_add: own(add),
+            cap_drop: own(drop),
+            ..HostConfig::default()
+        })
+    }
+
+    #[test]
+    fn capabilities_add_and_drop_as_docker_does() {
+        assert_eq!(
+            names(&[], &[]).expect("default").len(),
+            DEFAULT_CAPABILITIES.len()
+        );
+        assert_eq!(
+            names(&["net_admin"], &["ALL"]).expect("one"),
+            ["CAP_NET_ADMIN"]
+        );
+        assert_eq!(
+            names(&["ALL"], &["CAP_MKNOD"]).expect("all but one").len(),
+            40
+        );
+        assert_eq!(names(&["MKNOD"], &["MKNOD"]).expect("added wins").len(), 14);
+        let error = names(&["CAP_WHAT"], &[]).expect_err("unknown").to_string();
+        assert_eq!(
+            error,
+            "invalid capability: unknown capability: \"CAP_WHAT\""
+        );
+    }
+
+    #[test]
+    fn variables_replace_and_unset() {
+        let mut env = vec!["A=1".to_owned(), "B=2".into()];
+        replace_variables(
+            &mut env,
+            &["B=3".into(), "A".into(), "C=4".into(), "D".into()],
+        );
+        assert_eq!(env, ["B=3", "C=4"]);
+    }
+
+    #[test]
+    fn device_rules_are_parsed_strictly() {
+        assert!(parse_device_rule("c 1:* rwm").is_some());
+        for bad in [
+            "",
+            "c",
+            "c 1:3",
+            "x 1:3 r",
+            "c 1-3 r",
+            "c 1:3 q",
+            "c 1:3 r r",
+            "c -1:3 r",
+        ] {
+            assert!(parse_device_rule(bad).is_none(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn limits_that_make_no_sense_are_refused() {
+        let host = HostConfig {
+            memory: 1 << 20,
+            ..HostConfig::default()
+        };
+        assert!(resources(&host).is_err());
+        let host = HostConfig {
+            memory: 64 << 20,
+            memory_swap: 1 << 20,
+            ..HostConfig::default()
+        };
+        assert!(resources(&host).is_err());
+        let host = HostConfig {
+            nano_cpus: 1_500_000_000,
+            ..HostConfig::default()
+        };
+        let cpu = resources(&host).expect("good").cpu.expect("limited");
+        assert_eq!((cpu.quota, cpu.period), (Some(150_000), Some(100_000)));
+    }
+}

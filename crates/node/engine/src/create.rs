@@ -1,0 +1,331 @@
+//! Creating a container: everything is checked, then things are made, and
+//! unmade in reverse when a later step fails.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use dhow_image::Image;
+use dhow_shim::Moment;
+
+use crate::bundle;
+use crate::container::Container;
+use crate::engine::{Engine, Table};
+use crate::error::{Error, Result, at};
+use crate::mounts::{self, MountKind, MountPoint};
+use crate::names;
+use crate::record::{Record, SharedSandbox, State, check_restart_policy};
+use crate::spec::{Config, EndpointSettings, HostConfig};
+use crate::volumes;
+
+/// A container as asked for.
+#[derive(Debug, Clone, Default)]
+pub struct Creation {
+    /// Name; none chooses one.
+    pub name: Option<String>,
+    /// How its process runs.
+    pub config: Config,
+    /// What it gets of its host.
+    pub host: HostConfig,
+    /// The networks it is to be joined to, besides the one of its mode.
+    pub networks: BTreeMap<String, EndpointSettings>,
+    /// A sandbox that others share, instead of networks of its own.
+    pub sandbox: Option<SharedSandbox>,
+}
+
+impl Engine {
+    /// Creates a container and returns its record. Blocks for a few system
+    /// calls, longer when a volume is filled from the image.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Image`] when there is no such image, [`Error::Conflict`] when
+    /// the name is taken, [`Error::Invalid`] when the request makes no sense.
+    pub async fn create(&self, creation: Creation) -> Result<Arc<Record>> {
+        let engine = self.clone();
+        tokio::task::spawn_blocking(move || engine.create_blocking(creation))
+            .await
+            .expect("creation does not panic")
+    }
+
+    fn create_blocking(&self, creation: Creation) -> Result<Arc<Record>> {
+        let image = self.images().resolve(&creation.config.image)?;
+        let mut record = self.plan(creation, &image)?;
+        let name = record.name.clone();
+        self.reserve(&mut record)?;
+        let made = self.make(record, &image);
+        if made.is_err() {
+            self.inner.table.lock().by_name.remove(&name);
+        }
+        let record = made?;
+        self.announce(&record, "create");
+        Ok(record)
+    }
+
+    /// Checks the request and fills in what it leaves open.
+    fn plan(&self, creation: Creation, image: &Image) -> Result<Record> {
+        let Creation {
+            name,
+            mut config,
+            mut host,
+            mut networks,
+            sandbox,
+        } = creation;
+        if let Some(name) = &name {
+            let bare = name.strip_prefix('/').unwrap_or(name);
+            if !names::is_name(bare) {
+                return Err(Error::Invalid(format!(
+                    "Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
+                )));
+            }
+        }
+        check_restart_policy(&host)?;
+        merge(&mut config, image);
+        let args: Vec<String> = config
+            .entrypoint
+            .iter()
+            .chain(config.cmd.iter())
+            .flatten()
+            .cloned()
+            .collect();
+        if args.is_empty() || args[0].is_empty() {
+            return Err(Error::Invalid("no command specified".into()));
+        }
+        if host.log_config.kind.is_empty() {
+            host.log_config.kind = "json-file".into();
+        }
+        if !matches!(
+            host.log_config.kind.as_str(),
+            "json-file" | "local" | "none"
+        ) {
+            return Err(Error::Invalid(format!(
+                "logger: no log driver named '{}' is registered; use json-file, local or none",
+                host.log_config.kind
+            )));
+        }
+        if host.network_mode.is_empty() || host.network_mode == "default" {
+            host.network_mode = "bridge".into();
+        }
+        if host.shm_size == 0 {
+            host.shm_size = 64 << 20;
+        }
+        if host.ipc_mode.is_empty() {
+            host.ipc_mode = "private".into();
+        }
+        if host.cgroupns_mode.is_empty() {
+            host.cgroupns_mode = if host.privileged { "host" } else { "private" }.into();
+        }
+        if config.network_disabled {
+            host.network_mode = "none".into();
+        }
+        let is_own =
+            |mode: &str| !matches!(mode, "none" | "host") && !mode.starts_with("container:");
+        if sandbox.is_some() || !is_own(&host.network_mode) {
+            networks.clear();
+        } else {
+            networks.entry(host.network_mode.clone()).or_default();
+            for network in networks.keys() {
+                self.networks().get(network)?;
+            }
+        }
+        if let Some(other) = host.network_mode.strip_prefix("container:") {
+            self.find(other)?;
+        }
+        // Whatever makes no sense is told now rather than at the start.
+        bundle::capabilities(&host)?;
+        bundle::resources(&host)?;
+        bundle::SecurityOptions::parse(&host.security_opt)?;
+        crate::start::port_mappings(&config, &host)?;
+
+        let mut points = mounts::parse(&host)?;
+        for source in &host.volumes_from {
+            points.extend(self.volumes_of(source, &points)?);
+        }
+        for destination in config.volumes.keys() {
+            let same = |point: &MountPoint| {
+                point.destination.trim_end_matches('/') == destination.trim_end_matches('/')
+            };
+            if !points.iter().any(same) {
+                points.push(MountPoint {
+                    kind: MountKind::Volume,
+                    destination: destination.clone(),
+                    writable: true,
+                    ..MountPoint::default()
+                });
+            }
+        }
+        Ok(Record {
+            id: names::identifier(),
+            name: name.unwrap_or_default().trim_start_matches('/').to_owned(),
+            created: Moment::now(),
+            image: image.id.to_string(),
+            args,
+            config,
+            host,
+            networks,
+            mounts: points,
+            sandbox,
+            state: State::default(),
+            restart_count: 0,
+            stopped_by_hand: false,
+        })
+    }
+
+    /// Takes the name, choosing one if there is none.
+    fn reserve(&self, record: &mut Record) -> Result<()> {
+        let mut table = self.inner.table.lock();
+        let Table { by_id, by_name } = &mut *table;
+        if record.name.is_empty() {
+            while record.name.is_empty() || by_name.contains_key(&record.name) {
+                record.name = names::suggestion();
+                if by_id.len() > 400 {
+                    record.name = format!("{}_{}", record.name, &names::identifier()[..6]);
+                }
+            }
+        } else if let Some(other) = by_name.get(&record.name) {
+            return Err(Error::Conflict(format!(
+                "Conflict. The container name \"/{}\" is already in use by container \"{other}\". You have to remove (or rename) that container to be able to reuse that name.",
+                record.name
+            )));
+        }
+        by_name.insert(record.name.clone(), record.id.clone());
+        Ok(())
+    }
+
+    fn make(&self, mut record: Record, image: &Image) -> Result<Arc<Record>> {
+        let folder = self.inner.config.data.join("containers").join(&record.id);
+        let run = self.inner.config.run.join("containers").join(&record.id);
+        let id = record.id.clone();
+        let mut new_volumes = Vec::new();
+        let made = (|| {
+            self.images().prepare(image, &id)?;
+            self.make_mounts(&mut record, &mut new_volumes)?;
+            std::fs::create_dir_all(&folder).map_err(at("make", &folder))?;
+            record.write(&folder)
+        })();
+        if let Err(error) = made {
+            let _ = self.images().release(&id);
+            for volume in new_volumes {
+                let _ = self.inner.volumes.remove(&volume);
+            }
+            let _ = std::fs::remove_dir_all(&folder);
+            return Err(error);
+        }
+        let container = Arc::new(Container::new(record, folder, run));
+        let record = container.record();
+        self.inner.table.lock().by_id.insert(id, container);
+        Ok(record)
+    }
+
+    /// Makes the volumes and folders that the record's mounts need.
+    fn make_mounts(&self, record: &mut Record, new_volumes: &mut Vec<String>) -> Result<()> {
+        let id = record.id.clone();
+        for point in &mut record.mounts {
+            match point.kind {
+                MountKind::Tmpfs => {}
+                MountKind::Bind => {
+                    let path = Path::new(&point.source);
+                    if !path.exists() {
+                        if !point.make_source {
+                            return Err(Error::Invalid(format!(
+                                "invalid mount config for type \"bind\": bind source path does not exist: {}",
+                                point.source
+                            )));
+                        }
+                        std::fs::create_dir_all(path).map_err(at("make", path))?;
+                    }
+                }
+                MountKind::Volume => {
+                    let is_anonymous = point.name.is_empty();
+                    if is_anonymous {
+                        point.name = names::identifier();
+                    }
+                    let (volume, is_new) = self.create_volume(&point.name, is_anonymous)?;
+                    if is_new {
+                        new_volumes.push(volume.name.clone());
+                    }
+                    let data = self.inner.volumes.data(&volume.name);
+                    if !point.no_copy && point.subpath.is_empty() {
+                        volumes::fill(self.images(), &id, &point.destination, &data)?;
+                    }
+                    point.source = data.display().to_string();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The mounts of another container, for `--volumes-from ID[:ro]`.
+    fn volumes_of(&self, source: &str, already: &[MountPoint]) -> Result<Vec<MountPoint>> {
+        let (name, mode) = source.split_once(':').unwrap_or((source, "rw"));
+        let record = self.get(name)?;
+        let free = |point: &&MountPoint| {
+            !already
+                .iter()
+                .any(|other| other.destination == point.destination)
+        };
+        Ok(record
+            .mounts
+            .iter()
+            .filter(|point| point.kind != MountKind::Tmpfs)
+            .filter(free)
+            .map(|point| MountPoint {
+                writable: point.writable && mode != "ro",
+                ..point.clone()
+            })
+            .collect())
+    }
+}
+
+/// Fills in from the image what the request leaves open.
+fn merge(config: &mut Config, image: &Image) {
+    let defaults = &image.config.config;
+    if config.user.is_empty() {
+        config.user.clone_from(&defaults.user);
+    }
+    for port in defaults.exposed_ports.keys() {
+        config.exposed_ports.entry(port.clone()).or_default();
+    }
+    for volume in defaults.volumes.keys() {
+        config.volumes.entry(volume.clone()).or_default();
+    }
+    for (label, value) in &defaults.labels {
+        config
+            .labels
+            .entry(label.clone())
+            .or_insert_with(|| value.clone());
+    }
+    let mut env = defaults.env.clone();
+    bundle::replace_variables(&mut env, &config.env);
+    config.env = env;
+    // A new entry point comes without the image's arguments; an empty one
+    // takes the image's away.
+    if config.entrypoint.is_none() {
+        if config.cmd.as_ref().is_none_or(Vec::is_empty) {
+            config.cmd.clone_from(&defaults.cmd);
+        }
+        config.entrypoint.clone_from(&defaults.entrypoint);
+    }
+    if config
+        .entrypoint
+        .as_ref()
+        .is_some_and(|words| words.iter().all(String::is_empty))
+    {
+        config.entrypoint = None;
+    }
+    if config.working_dir.is_empty() {
+        config.working_dir.clone_from(&defaults.working_dir);
+    }
+    if config.stop_signal.is_empty() {
+        config.stop_signal.clone_from(&defaults.stop_signal);
+    }
+    if config.stop_timeout.is_none() {
+        config.stop_timeout = defaults.stop_timeout;
+    }
+    if config.healthcheck.is_none() {
+        config.healthcheck.clone_from(&defaults.healthcheck);
+    }
+    if config.shell.is_none() {
+        config.shell.clone_from(&defaults.shell);
+    }
+}

@@ -1,0 +1,330 @@
+//! The engine: its containers, and what they are made of.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use dhow_image::Images;
+use dhow_network::Networks;
+use dhow_shim::Moment;
+use dhow_shim::client::{Shim, ShimError};
+use dhow_shim::wire::{self, ExitRecord};
+use dhow_volume::Volumes;
+use parking_lot::Mutex;
+use tokio::task::JoinSet;
+
+use crate::container::{Container, Ended, WaitFor};
+use crate::error::{Error, Result, at};
+use crate::events::Events;
+use crate::exec::Exec;
+use crate::record::{Record, Status};
+
+/// Where an engine keeps its containers and what it starts them with.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Folder for what survives a reboot.
+    pub data: PathBuf,
+    /// Folder for what does not.
+    pub run: PathBuf,
+    /// The `dhow-runtime` executable.
+    pub runtime: PathBuf,
+    /// Parent control group of the containers.
+    pub cgroup_parent: String,
+    /// The host's name servers, for containers that share its resolver.
+    pub resolv_conf: PathBuf,
+}
+
+/// All containers of one instance. Clones share them.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    pub(crate) inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) config: Config,
+    pub(crate) images: Images,
+    pub(crate) networks: Arc<Networks>,
+    pub(crate) volumes: Volumes,
+    pub(crate) events: Events,
+    pub(crate) table: Mutex<Table>,
+    pub(crate) execs: Mutex<BTreeMap<String, Arc<Exec>>>,
+}
+
+/// The containers, by id and by name.
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    pub(crate) by_id: BTreeMap<String, Arc<Container>>,
+    pub(crate) by_name: BTreeMap<String, String>,
+}
+
+impl Engine {
+    /// Opens the engine: reads the containers, finds the shims of those that
+    /// run, settles what happened meanwhile, and removes what nobody owns.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::File`] when the folders cannot be used.
+    pub async fn open(
+        config: Config,
+        images: Images,
+        networks: Arc<Networks>,
+        volumes: Volumes,
+    ) -> Result<Self> {
+        let (data, run) = (
+            config.data.join("containers"),
+            config.run.join("containers"),
+        );
+        for folder in [&data, &run] {
+            std::fs::create_dir_all(folder).map_err(at("make", folder))?;
+        }
+        let engine = Self {
+            inner: Arc::new(Inner {
+                config,
+                images,
+                networks,
+                volumes,
+                events: Events::default(),
+                table: Mutex::default(),
+                execs: Mutex::default(),
+            }),
+        };
+        engine.read_containers(&data, &run)?;
+        engine.take_up_again().await;
+        engine.remove_orphans();
+        Ok(engine)
+    }
+
+    fn read_containers(&self, data: &Path, run: &Path) -> Result<()> {
+        let mut table = self.inner.table.lock();
+        for entry in std::fs::read_dir(data).map_err(at("read", data))? {
+            let folder = entry.map_err(at("read", data))?.path();
+            let record = match Record::read(&folder) {
+                Ok(record) => record,
+                Err(error) => {
+                    // A crash in the middle of a creation or removal.
+                    tracing::warn!(folder = %folder.display(), %error, "not a container; removed");
+                    std::fs::remove_dir_all(&folder).map_err(at("remove", &folder))?;
+                    continue;
+                }
+            };
+            let run = run.join(&record.id);
+            table.by_name.insert(record.name.clone(), record.id.clone());
+            let container = Container::new(record, folder, run);
+            table
+                .by_id
+                .insert(container.id.clone(), Arc::new(container));
+        }
+        Ok(())
+    }
+
+    /// Joins the shims that are still there; settles the ends of the others.
+    async fn take_up_again(&self) {
+        let mut tasks = JoinSet::new();
+        for container in self.containers() {
+            let engine = self.clone();
+            tasks.spawn(async move { engine.reconnect(container).await });
+        }
+        while tasks.join_next().await.is_some() {}
+    }
+
+    async fn reconnect(&self, container: Arc<Container>) {
+        let record = container.record();
+        match record.state.status {
+            Status::Running | Status::Paused => {}
+            Status::Restarting => return self.restart_later(container),
+            Status::Removing => {
+                let _ = self.remove(&container.id, true, false).await;
+                return;
+            }
+            _ => {
+                if record.state.status == Status::Exited
+                    && record.wants_restart(record.state.exit_code)
+                {
+                    self.restart_later(container);
+                }
+                return;
+            }
+        }
+        let dir = container.run.join("shim");
+        match Shim::connect(&dir).await {
+            Ok((shim, events)) => {
+                *container.shim.lock() = Some(shim.clone());
+                match shim.state().await {
+                    Ok(state) if state.exit.is_none() => {
+                        if let Some(pid) = state.pid {
+                            let _ = container.change(|record| record.state.pid = pid);
+                        }
+                        self.watch(Arc::clone(&container), events);
+                    }
+                    Ok(wire::State {
+                        exit: Some(exit), ..
+                    }) => {
+                        self.settle_exit(&container, &exit).await;
+                    }
+                    _ => self.settle_exit(&container, &lost()).await,
+                }
+            }
+            Err(error) => {
+                if !matches!(error, ShimError::Gone { .. }) {
+                    tracing::warn!(container = container.id, %error, "shim does not answer");
+                }
+                let exit = wire::read_exit(&dir).ok().flatten().unwrap_or_else(lost);
+                self.settle_exit(&container, &exit).await;
+            }
+        }
+    }
+
+    /// Removes sandboxes and root filesystems that no container owns.
+    fn remove_orphans(&self) {
+        let table = self.inner.table.lock();
+        for sandbox in self.inner.networks.sandboxes().unwrap_or_default() {
+            let is_container = sandbox.len() == 64;
+            let is_owned = table
+                .by_id
+                .get(&sandbox)
+                .is_some_and(|container| container.record().state.status.is_alive());
+            if is_container && !is_owned {
+                let _ = self.inner.networks.remove_sandbox(&sandbox);
+            }
+        }
+        for rootfs in self.inner.images.rootfs_names().unwrap_or_default() {
+            if rootfs.len() == 64 && !table.by_id.contains_key(&rootfs) {
+                let _ = self.inner.images.release(&rootfs);
+            }
+        }
+    }
+
+    /// The images that containers are made of.
+    pub fn images(&self) -> &Images {
+        &self.inner.images
+    }
+
+    /// The networks that containers are joined to.
+    pub fn networks(&self) -> &Arc<Networks> {
+        &self.inner.networks
+    }
+
+    /// What happens, to listen to and to add to.
+    pub fn events(&self) -> &Events {
+        &self.inner.events
+    }
+
+    /// Where things are.
+    pub fn config(&self) -> &Config {
+        &self.inner.config
+    }
+
+    /// The records of all containers, newest first.
+    pub fn list(&self) -> Vec<Arc<Record>> {
+        let mut records: Vec<Arc<Record>> = self
+            .containers()
+            .iter()
+            .map(|container| container.record())
+            .collect();
+        records.sort_by(|a, b| b.created.cmp(&a.created));
+        records
+    }
+
+    /// The record of the container with this name, id, or start of an id.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchContainer`], or [`Error::Invalid`] for an ambiguous id.
+    pub fn get(&self, name: &str) -> Result<Arc<Record>> {
+        self.find(name).map(|container| container.record())
+    }
+
+    /// Waits until `condition` holds. Cancel-safe.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchContainer`].
+    pub async fn wait(&self, name: &str, condition: WaitFor) -> Result<Ended> {
+        self.waiter(name, condition).map(|wait| wait)?.await
+    }
+
+    /// Like [`Engine::wait`], but everything that happens from the call on
+    /// counts, even before the returned future is polled.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchContainer`].
+    pub fn waiter(
+        &self,
+        name: &str,
+        condition: WaitFor,
+    ) -> Result<impl Future<Output = Result<Ended>> + Send + use<>> {
+        let container = self.find(name)?;
+        let mut ends = container.ends.subscribe();
+        let mut changes = container.changes();
+        let first = ends.borrow().count;
+        Ok(async move {
+            let gone = || Error::NoSuchContainer(container.id.clone());
+            if condition == WaitFor::NotRunning {
+                let not_running = |record: &Arc<Record>| {
+                    !record.state.status.is_alive() && record.state.status != Status::Restarting
+                };
+                let record = changes.wait_for(not_running).await.map_err(|_| gone())?;
+                return Ok(Ended {
+                    exit_code: record.state.exit_code,
+                    error: record.state.error.clone(),
+                });
+            }
+            let ended = ends
+                .wait_for(|ends| match condition {
+                    WaitFor::Removed => ends.removed,
+                    _ => ends.count > first || ends.removed,
+                })
+                .await
+                .map_err(|_| gone())?;
+            Ok(ended.last.clone())
+        })
+    }
+
+    pub(crate) fn containers(&self) -> Vec<Arc<Container>> {
+        self.inner.table.lock().by_id.values().cloned().collect()
+    }
+
+    pub(crate) fn find(&self, name: &str) -> Result<Arc<Container>> {
+        let table = self.inner.table.lock();
+        let name = name.strip_prefix('/').unwrap_or(name);
+        if let Some(container) = table.by_id.get(name) {
+            return Ok(Arc::clone(container));
+        }
+        if let Some(container) = table.by_name.get(name).and_then(|id| table.by_id.get(id)) {
+            return Ok(Arc::clone(container));
+        }
+        let mut matching = table
+            .by_id
+            .range(name.to_owned()..)
+            .take_while(|(id, _)| !name.is_empty() && id.starts_with(name));
+        match (matching.next(), matching.next()) {
+            (Some((_, container)), None) => Ok(Arc::clone(container)),
+            (Some(_), Some(_)) => Err(Error::Invalid(format!(
+                "Multiple IDs found with provided prefix: {name}"
+            ))),
+            (None, _) => Err(Error::NoSuchContainer(name.into())),
+        }
+    }
+
+    /// Announces an event of a container.
+    pub(crate) fn announce(&self, record: &Record, action: impl Into<String>) {
+        self.inner
+            .events
+            .announce("container", action, &record.id, record.attributes());
+    }
+}
+
+/// The end of a container of which nobody saw the end.
+fn lost() -> ExitRecord {
+    ExitRecord {
+        version: wire::VERSION,
+        pid: 0,
+        code: 255,
+        signal: None,
+        oom: false,
+        started_at: None,
+        finished_at: Moment::now(),
+    }
+}

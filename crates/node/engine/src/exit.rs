@@ -1,0 +1,123 @@
+//! What happens to a container by itself: its shim's events, above all the end
+//! of its program. Everything else (restart, removal, those who wait) follows
+//! from that one event.
+
+use std::sync::Arc;
+
+use dhow_shim::Moment;
+use dhow_shim::client::Events;
+use dhow_shim::wire::{self, Event, ExitRecord, Running};
+use tokio::task::spawn_blocking;
+
+use crate::container::{Container, Ended};
+use crate::engine::Engine;
+use crate::record::Status;
+use crate::start::has_own_sandbox;
+
+impl Engine {
+    /// Follows a shim's events until its program ends.
+    pub(crate) fn watch(&self, container: Arc<Container>, mut events: Events) {
+        let engine = self.clone();
+        tokio::spawn(async move {
+            let exit = loop {
+                match events.next().await {
+                    Some(Event::Exited { exit }) => break exit,
+                    Some(event) => engine.note(&container, event),
+                    None => {
+                        // The shim is gone; what it wrote before is all there is.
+                        let dir = container.run.join("shim");
+                        let record = spawn_blocking(move || wire::read_exit(&dir)).await;
+                        break match record {
+                            Ok(Ok(Some(exit))) => exit,
+                            _ => ExitRecord {
+                                version: wire::VERSION,
+                                pid: container.record().state.pid,
+                                code: 137,
+                                signal: Some(9),
+                                oom: false,
+                                started_at: None,
+                                finished_at: Moment::now(),
+                            },
+                        };
+                    }
+                }
+            };
+            engine.settle_exit(&container, &exit).await;
+        });
+    }
+
+    fn note(&self, container: &Arc<Container>, event: Event) {
+        match event {
+            Event::Oom => self.announce(&container.record(), "oom"),
+            Event::ExecExited { exec, exit } => self.exec_ended(container, &exec, &exit),
+            Event::Started { .. }
+            | Event::Exited { .. }
+            | Event::ExecStarted { .. }
+            | Event::Paused
+            | Event::Resumed => {}
+        }
+    }
+
+    /// Records the end of a container's program and cleans up after it.
+    pub(crate) async fn settle_exit(&self, container: &Arc<Container>, exit: &ExitRecord) {
+        let shim = container.shim.lock().take();
+        if let Some(shim) = shim {
+            let _ = shim.delete(Running::Kill).await;
+        }
+        let record = container.record();
+        let (engine, cleaned) = (self.clone(), Arc::clone(container));
+        let _ = spawn_blocking(move || {
+            if has_own_sandbox(&record) {
+                if let Err(error) = engine.networks().remove_sandbox(&cleaned.id) {
+                    tracing::warn!(container = cleaned.id, %error, "network is not cleaned up");
+                }
+            }
+            let _ = std::fs::remove_dir_all(&cleaned.run);
+        })
+        .await;
+        for exec in std::mem::take(&mut *container.execs.lock()).into_values() {
+            exec.lost(exit.code);
+            self.inner.execs.lock().remove(&exec.id);
+        }
+
+        let changed = container.change(|record| {
+            record.state.exit_code = exit.code;
+            record.state.oom_killed = exit.oom;
+            record.state.finished = Some(exit.finished_at);
+            record.state.pid = 0;
+            record.state.status = if record.wants_restart(exit.code) {
+                Status::Restarting
+            } else {
+                Status::Exited
+            };
+        });
+        let record = match changed {
+            Ok(record) => record,
+            Err(error) => {
+                tracing::error!(container = container.id, %error, "its end is not recorded");
+                container.record()
+            }
+        };
+        let mut attributes = record.attributes();
+        attributes.insert("exitCode".into(), exit.code.to_string());
+        self.events()
+            .announce("container", "die", &record.id, attributes);
+        container.ends.send_modify(|ends| {
+            ends.count += 1;
+            ends.last = Ended {
+                exit_code: exit.code,
+                error: String::new(),
+            };
+        });
+        if record.state.status == Status::Restarting {
+            self.restart_later(Arc::clone(container));
+        } else if record.host.auto_remove {
+            let (engine, id) = (self.clone(), container.id.clone());
+            tokio::spawn(async move {
+                if let Err(error) = engine.remove(&id, true, true).await {
+                    tracing::warn!(container = id, %error, "is not removed");
+                }
+            });
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! Containers on one machine: their lifecycle, networks, volumes and streams.
+//!
+//! [`Engine`] is the domain itself, without a protocol: doors translate
+//! Docker's API and the Kubernetes CRI to its calls. A container is kept as a
+//! [`Record`]; its program belongs to a shim, which outlives this process, and
+//! [`Engine::open`] finds the shims again.
+//!
+//! ```text
+//!            create            start             end of the program
+//!   (none) ─────────▶ created ───────▶ running ──────────────────────▶ exited
+//!                                     ▲   ▲ │ pause                    │  │
+//!                                     │   │ ▼                          │  │
+//!                                     │  paused      start             │  │
+//!                                     └───────────── restarting ◀──────┘  │ remove
+//!                                        back-off      restart policy     ▼
+//!                                                                       (none)
+//! ```
+
+mod accounts;
+mod attach;
+mod bundle;
+mod container;
+mod create;
+mod engine;
+mod error;
+mod events;
+mod exec;
+mod exit;
+mod files;
+mod images;
+mod logs;
+mod mounts;
+mod names;
+mod network;
+mod record;
+pub mod spec;
+mod start;
+mod stop;
+mod volumes;
+
+pub use attach::{AttachOptions, Attached};
+pub use container::{Ended, WaitFor};
+pub use create::Creation;
+pub use engine::{Config, Engine};
+pub use error::{Error, Result};
+pub use events::{Event, Events};
+pub use exec::{ExecOptions, ExecRecord};
+pub use logs::{LogLine, LogOptions, LogStream, Logs};
+pub use mounts::{MountKind, MountPoint};
+pub use names::identifier;
+pub use record::{Health, Probe, Record, SharedSandbox, State, Status};
+
+pub use dhow_image::{Images, Progress, ProgressSender};
+pub use dhow_network::{
+    Endpoint, EndpointSpec, Error as NetworkError, Network, NetworkSpec, Networks, Pool,
+    PortMapping, Protocol,
+};
+pub use dhow_shim::Moment;
+pub use dhow_volume::{Error as VolumeError, Volume, Volumes};

@@ -1,0 +1,273 @@
+//! What is mounted into a container: parsed from what clients ask for.
+//!
+//! Parsing is pure; [`crate::create`] makes the volumes that are missing.
+
+use std::path::{Component, Path};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::spec::{HostConfig, MountSpec};
+
+/// A volume or bind mount of a container.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MountPoint {
+    /// What it is.
+    pub kind: MountKind,
+    /// Name of the volume; empty asks for an anonymous one.
+    pub name: String,
+    /// Path on the host, once it is known.
+    pub source: String,
+    /// Absolute path in the container.
+    pub destination: String,
+    /// Options as they were given.
+    pub mode: String,
+    /// Whether it can be written.
+    pub writable: bool,
+    /// Propagation; empty means `rprivate`.
+    pub propagation: String,
+    /// A new volume does not get what the image has at its path.
+    pub no_copy: bool,
+    /// A missing source of a bind mount is made.
+    pub make_source: bool,
+    /// Mounts below the source stay out.
+    pub non_recursive: bool,
+    /// Folder in the volume.
+    pub subpath: String,
+    /// Options of an in-memory filesystem.
+    pub tmpfs_options: Vec<String>,
+}
+
+/// Kinds of mounts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MountKind {
+    /// A path of the host.
+    #[default]
+    Bind,
+    /// A volume.
+    Volume,
+    /// An in-memory filesystem.
+    Tmpfs,
+}
+
+/// Everything `host` asks for, without the image's own volumes.
+pub(crate) fn parse(host: &HostConfig) -> Result<Vec<MountPoint>> {
+    let mut mounts = Vec::new();
+    for bind in &host.binds {
+        mounts.push(parse_bind(bind)?);
+    }
+    for mount in &host.mounts {
+        mounts.push(parse_mount(mount)?);
+    }
+    for (destination, options) in &host.tmpfs {
+        check_destination(destination)?;
+        mounts.push(MountPoint {
+            kind: MountKind::Tmpfs,
+            destination: destination.clone(),
+            mode: options.clone(),
+            writable: !options.split(',').any(|option| option == "ro"),
+            tmpfs_options: options
+                .split(',')
+                .filter(|option| !option.is_empty())
+                .map(str::to_owned)
+                .collect(),
+            ..MountPoint::default()
+        });
+    }
+    let mut destinations: Vec<&str> = mounts
+        .iter()
+        .map(|mount| mount.destination.trim_end_matches('/'))
+        .collect();
+    destinations.sort_unstable();
+    if let Some(pair) = destinations.windows(2).find(|pair| pair[0] == pair[1]) {
+        return Err(Error::Invalid(format!(
+            "Duplicate mount point: {}",
+            pair[0]
+        )));
+    }
+    Ok(mounts)
+}
+
+/// `source:target[:options]`, `target` alone for an anonymous volume.
+fn parse_bind(text: &str) -> Result<MountPoint> {
+    let invalid = || Error::Invalid(format!("invalid volume specification: '{text}'"));
+    let parts: Vec<&str> = text.split(':').collect();
+    let (source, destination, options) = match parts[..] {
+        [destination] => ("", destination, ""),
+        [source, destination] if destination.starts_with('/') => (source, destination, ""),
+        [source, destination, options] => (source, destination, options),
+        _ => return Err(invalid()),
+    };
+    check_destination(destination)?;
+    let is_path = source.starts_with('/');
+    if !source.is_empty() && !is_path && !dhow_volume::is_name(source) {
+        return Err(dhow_volume::Error::InvalidName(source.into()).into());
+    }
+    let mut mount = MountPoint {
+        kind: if is_path {
+            MountKind::Bind
+        } else {
+            MountKind::Volume
+        },
+        name: if is_path {
+            String::new()
+        } else {
+            source.into()
+        },
+        source: if is_path {
+            source.into()
+        } else {
+            String::new()
+        },
+        destination: destination.into(),
+        mode: options.into(),
+        writable: true,
+        make_source: is_path,
+        ..MountPoint::default()
+    };
+    for option in options.split(',').filter(|option| !option.is_empty()) {
+        match option {
+            "ro" => mount.writable = false,
+            // Labels of SELinux: nothing to do where there is none.
+            "rw" | "z" | "Z" | "cached" | "delegated" | "consistent" => {}
+            "nocopy" => mount.no_copy = true,
+            "private" | "rprivate" | "shared" | "rshared" | "slave" | "rslave" if is_path => {
+                mount.propagation = option.into();
+            }
+            "bind-nonrecursive" => mount.non_recursive = true,
+            _ => return Err(Error::Invalid(format!("invalid mode: {options}"))),
+        }
+    }
+    Ok(mount)
+}
+
+fn parse_mount(spec: &MountSpec) -> Result<MountPoint> {
+    let invalid = |why: &str| {
+        Error::Invalid(format!(
+            "invalid mount config for type {:?}: {why}",
+            spec.kind
+        ))
+    };
+    if spec.target.is_empty() {
+        return Err(invalid("field Target must not be empty"));
+    }
+    check_destination(&spec.target).map_err(|error| invalid(&error.to_string()))?;
+    let mut mount = MountPoint {
+        destination: spec.target.clone(),
+        writable: !spec.read_only,
+        ..MountPoint::default()
+    };
+    match spec.kind.as_str() {
+        "bind" => {
+            if !spec.source.starts_with('/') {
+                return Err(invalid(&format!(
+                    "invalid mount path: '{}' mount path must be absolute",
+                    spec.source
+                )));
+            }
+            let options = spec.bind_options.clone().unwrap_or_default();
+            mount.source.clone_from(&spec.source);
+            mount.propagation = options.propagation;
+            mount.make_source = options.create_mountpoint;
+            mount.non_recursive = options.non_recursive;
+        }
+        "volume" => {
+            if !spec.source.is_empty() && !dhow_volume::is_name(&spec.source) {
+                return Err(dhow_volume::Error::InvalidName(spec.source.clone()).into());
+            }
+            let options = spec.volume_options.clone().unwrap_or_default();
+            if Path::new(&options.subpath)
+                .components()
+                .any(|part| !matches!(part, Component::Normal(_)))
+            {
+                return Err(invalid("subpath must be a relative path within the volume"));
+            }
+            mount.kind = MountKind::Volume;
+            mount.name.clone_from(&spec.source);
+            mount.no_copy = options.no_copy;
+            mount.subpath = options.subpath;
+        }
+        "tmpfs" => {
+            if !spec.source.is_empty() {
+                return Err(invalid("field Source must not be specified"));
+            }
+            let options = spec.tmpfs_options.clone().unwrap_or_default();
+            mount.kind = MountKind::Tmpfs;
+            mount.tmpfs_options = ["nosuid", "nodev", "noexec"].map(str::to_owned).into();
+            if options.size_bytes > 0 {
+                mount
+                    .tmpfs_options
+                    .push(format!("size={}", options.size_bytes));
+            }
+            if options.mode > 0 {
+                mount.tmpfs_options.push(format!("mode={:o}", options.mode));
+            }
+            if spec.read_only {
+                mount.tmpfs_options.push("ro".into());
+            }
+        }
+        _ => return Err(invalid("mount type unknown")),
+    }
+    Ok(mount)
+}
+
+fn check_destination(path: &str) -> Result<()> {
+    if !path.starts_with('/') {
+        return Err(Error::Invalid(format!(
+            "invalid mount path: '{path}' mount path must be absolute"
+        )));
+    }
+    if path.trim_matches('/').is_empty() {
+        return Err(Error::Invalid(
+            "invalid volume specification: destination can't be '/'".into(),
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host(binds: &[&str]) -> HostConfig {
+        HostConfig {
+            binds: binds.iter().map(|bind| (*bind).into()).collect(),
+            ..HostConfig::default()
+        }
+    }
+
+    #[test]
+    fn short_forms() {
+        let mounts = parse(&host(&["/a:/b:ro,rslave", "data:/c:nocopy", "/d"])).expect("good");
+        assert_eq!(mounts[0].kind, MountKind::Bind);
+        assert_eq!(
+            (mounts[0].writable, mounts[0].propagation.as_str()),
+            (false, "rslave")
+        );
+        assert_eq!((mounts[1].name.as_str(), mounts[1].no_copy), ("data", true));
+        assert_eq!(
+            (mounts[2].kind, mounts[2].name.as_str()),
+            (MountKind::Volume, "")
+        );
+    }
+
+    #[test]
+    fn strangers_words_are_refused_with_a_reason() {
+        for (binds, part) in [
+            (&["a:b"][..], "invalid volume specification: 'a:b'"),
+            (&["/a:/"][..], "destination can't be '/'"),
+            (&["/a:/b:what"][..], "invalid mode: what"),
+            (&["/a:/b:ro:x"][..], "invalid volume specification"),
+            (
+                &["../x:/b"][..],
+                "includes invalid characters for a local volume name",
+            ),
+            (&["/a:/b", "/c:/b/"][..], "Duplicate mount point: /b"),
+        ] {
+            let error = parse(&host(binds)).expect_err("bad").to_string();
+            assert!(error.contains(part), "{error}");
+        }
+    }
+}

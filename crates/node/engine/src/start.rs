@@ -1,0 +1,574 @@
+//! Starting a container: sandbox, bundle, shim, program; undone in reverse
+//! when a step fails.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use dhow_network::{EndpointSpec, PortMapping, Protocol};
+use dhow_runtime::RootSource;
+use dhow_runtime::spec::{Namespace, NamespaceKind};
+use dhow_shim::Moment;
+use dhow_shim::client::{Shim, ShimError};
+use dhow_shim::wire::{FailureKind, LogSpec, Running, ShimSpec, Stdin, VERSION};
+use tokio::task::spawn_blocking;
+
+use crate::accounts;
+use crate::bundle::{self, Surroundings};
+use crate::container::Container;
+use crate::engine::Engine;
+use crate::error::{Error, Result, at};
+use crate::files;
+use crate::record::{Record, Status};
+use crate::spec::{Config, EndpointSettings, HostConfig, PortBinding};
+
+/// The default network.
+const DEFAULT_NETWORK: &str = "bridge";
+/// First wait before a restart; doubles each time.
+const FIRST_DELAY: Duration = Duration::from_millis(100);
+/// Longest wait before a restart.
+const LONGEST_DELAY: Duration = Duration::from_secs(60);
+/// A run of at least this length starts the back-off anew.
+const GOOD_RUN: Duration = Duration::from_secs(10);
+
+impl Engine {
+    /// Starts a container.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Already`] when it runs, [`Error::Command`] when its program
+    /// cannot be executed, and whatever its networks and mounts say.
+    pub async fn start(&self, name: &str) -> Result<()> {
+        let container = self.find(name)?;
+        let _operation = container.operation.lock().await;
+        match container.record().state.status {
+            Status::Running => return Err(Error::Already("started")),
+            Status::Paused => {
+                return Err(Error::Conflict(
+                    "cannot start a paused container, try unpause instead".into(),
+                ));
+            }
+            Status::Removing | Status::Dead => {
+                return Err(Error::Conflict(
+                    "container is marked for removal and cannot be started".into(),
+                ));
+            }
+            _ => {}
+        }
+        container.change(|record| {
+            record.stopped_by_hand = false;
+            record.restart_count = 0;
+        })?;
+        self.start_locked(&container).await
+    }
+
+    /// Starts a container whose operation lock the caller holds.
+    pub(crate) async fn start_locked(&self, container: &Arc<Container>) -> Result<()> {
+        let started = self.run_program(container).await;
+        let Err(error) = started else { return Ok(()) };
+        for waiting in container.waiting.lock().drain(..) {
+            let _ = waiting.answer.send(Err(Error::Conflict(error.to_string())));
+        }
+        let exit_code = match &error {
+            Error::Command { code, .. } => *code,
+            _ => 128,
+        };
+        let _ = container.change(|record| {
+            record.state.status = if record.state.started.is_some() {
+                Status::Exited
+            } else {
+                Status::Created
+            };
+            record.state.exit_code = exit_code;
+            record.state.error = error.to_string();
+            record.state.pid = 0;
+        });
+        container.ends.send_modify(|ends| {
+            ends.count += 1;
+            ends.last = crate::Ended {
+                exit_code,
+                error: error.to_string(),
+            };
+        });
+        if container.record().host.auto_remove {
+            let (engine, id) = (self.clone(), container.id.clone());
+            tokio::spawn(async move { engine.remove(&id, true, true).await });
+        }
+        Err(error)
+    }
+
+    async fn run_program(&self, container: &Arc<Container>) -> Result<()> {
+        let record = container.record();
+        let bundle = container.run.join("bundle");
+        let has_sandbox = has_own_sandbox(&record);
+        let prepared = {
+            let (engine, container) = (self.clone(), Arc::clone(container));
+            spawn_blocking(move || engine.prepare(&container))
+                .await
+                .expect("it does not panic")
+        };
+        let launched = match prepared {
+            Err(error) => Err(error),
+            Ok(root) => {
+                let spec = ShimSpec {
+                    version: VERSION,
+                    id: container.id.clone(),
+                    bundle,
+                    runtime_root: self.inner.config.run.join("runtime"),
+                    dir: container.run.join("shim"),
+                    root,
+                    stdin: match (record.config.open_stdin, record.config.stdin_once) {
+                        (false, _) => Stdin::Closed,
+                        (true, false) => Stdin::Open,
+                        (true, true) => Stdin::Once,
+                    },
+                    log: log_spec(container, &record)?,
+                };
+                self.launch(container, &spec).await
+            }
+        };
+        if launched.is_err() {
+            if has_sandbox {
+                let (networks, id) = (Arc::clone(self.networks()), container.id.clone());
+                let _ = spawn_blocking(move || networks.remove_sandbox(&id)).await;
+            }
+            let _ = std::fs::remove_dir_all(&container.run);
+        }
+        launched
+    }
+
+    /// Everything that is needed before there is a process.
+    fn prepare(&self, container: &Arc<Container>) -> Result<RootSource> {
+        let record = container.record();
+        let rootfs = self.images().rootfs(&container.id)?;
+        let bundle = container.run.join("bundle");
+        std::fs::create_dir_all(&bundle).map_err(at("make", &bundle))?;
+
+        let passwd = files::read_in_layers(&rootfs, Path::new("etc/passwd"));
+        let group = files::read_in_layers(&rootfs, Path::new("etc/group"));
+        let identity =
+            accounts::identify(&record.config.user, &record.host.group_add, &passwd, &group)?;
+
+        let network = self.network_namespace(&record)?;
+        let has_files = record.host.network_mode != "host" || record.sandbox.is_some();
+        if has_files || !record.networks.is_empty() {
+            files::write(self, container, &record)?;
+        }
+        let hostname = match &record.sandbox {
+            Some(sandbox) => sandbox.hostname.clone(),
+            None if record.host.uts_mode == "host" => String::new(),
+            None if record.host.network_mode == "host" && record.config.hostname.is_empty() => {
+                files::host_name()
+            }
+            None => record.hostname().to_owned(),
+        };
+        let spec = bundle::compose(
+            &record,
+            &Surroundings {
+                identity: &identity,
+                network,
+                joined: self.joined_namespaces(&record)?,
+                hostname: &hostname,
+                files: has_files.then_some(container.folder.as_path()),
+                cgroup_parent: &self.inner.config.cgroup_parent,
+                init: None,
+            },
+        )?;
+        let path = bundle.join("config.json");
+        let bytes = serde_json::to_vec(&spec).expect("a configuration is plain values");
+        std::fs::write(&path, bytes).map_err(at("write", path))?;
+        Ok(RootSource::Overlay {
+            lower: rootfs.lower,
+            upper: rootfs.upper,
+            work: rootfs.work,
+        })
+    }
+
+    /// Makes the container's sandbox and joins it to its networks; returns
+    /// where its network namespace is, none for the host's.
+    fn network_namespace(&self, record: &Record) -> Result<Option<PathBuf>> {
+        if let Some(sandbox) = &record.sandbox {
+            return Ok((!sandbox.host_network).then(|| self.networks().sandbox_path(&sandbox.id)));
+        }
+        let mode = record.host.network_mode.as_str();
+        if mode == "host" {
+            return Ok(None);
+        }
+        if let Some(other) = mode.strip_prefix("container:") {
+            let pid = self.running_pid(other)?;
+            return Ok(Some(format!("/proc/{pid}/ns/net").into()));
+        }
+        // A sandbox of that name can only be what a crash left.
+        self.networks().remove_sandbox(&record.id)?;
+        let path = self.networks().create_sandbox(&record.id)?;
+        let mut ports = port_mappings(&record.config, &record.host)?;
+        // The network of the mode comes first: it has the default route and
+        // the published ports.
+        let mut order: Vec<(&String, &EndpointSettings)> = record.networks.iter().collect();
+        order.sort_by_key(|(name, _)| *name != mode);
+        for (network, settings) in order {
+            let spec = endpoint_spec(record, network, settings, std::mem::take(&mut ports))?;
+            let name = spec.name.clone();
+            self.networks().join(network, &record.id, spec).map_err(|error| match error {
+                dhow_network::Error::PortAllocated(_) | dhow_network::Error::PortTaken { .. } => {
+                    let cause = std::error::Error::source(&error)
+                        .map(|cause| format!(": {cause}"))
+                        .unwrap_or_default();
+                    Error::Conflict(format!(
+                        "failed to set up container networking: driver failed programming external connectivity on endpoint {name} ({}): {error}{cause}",
+                        record.id
+                    ))
+                }
+                error => error.into(),
+            })?;
+        }
+        Ok(Some(path))
+    }
+
+    fn joined_namespaces(&self, record: &Record) -> Result<Vec<Namespace>> {
+        let mut joined = Vec::new();
+        for (kind, mode, file) in [
+            (NamespaceKind::Pid, &record.host.pid_mode, "pid"),
+            (NamespaceKind::Ipc, &record.host.ipc_mode, "ipc"),
+        ] {
+            if let Some(other) = mode.strip_prefix("container:") {
+                let pid = self.running_pid(other)?;
+                let path = format!("/proc/{pid}/ns/{file}").into();
+                joined.push(Namespace {
+                    kind,
+                    path: Some(path),
+                });
+            }
+        }
+        Ok(joined)
+    }
+
+    fn running_pid(&self, name: &str) -> Result<i32> {
+        let record = self.get(name)?;
+        if record.state.status.is_alive() {
+            Ok(record.state.pid)
+        } else {
+            Err(Error::Conflict(format!(
+                "cannot join network namespace of a non running container: {}",
+                record.id
+            )))
+        }
+    }
+
+    /// Starts the shim and the program, and watches both from then on.
+    async fn launch(&self, container: &Arc<Container>, spec: &ShimSpec) -> Result<()> {
+        // Whatever an earlier run left of its shim is history.
+        let _ = std::fs::remove_dir_all(&spec.dir);
+        let (shim, events) = Shim::launch(&self.inner.config.runtime, spec)
+            .await
+            .map_err(told)?;
+        let begun = async {
+            let pid = shim.create().await.map_err(told)?;
+            self.attach_waiting(container, &shim).await;
+            shim.start().await.map_err(told)?;
+            Ok(pid)
+        };
+        let pid = match begun.await {
+            Ok(pid) => pid,
+            Err(error) => {
+                let _ = shim.delete(Running::Kill).await;
+                return Err(error);
+            }
+        };
+        *container.shim.lock() = Some(shim.clone());
+        let record = container.change(|record| {
+            record.state.status = Status::Running;
+            record.state.pid = pid;
+            record.state.exit_code = 0;
+            record.state.oom_killed = false;
+            record.state.error = String::new();
+            record.state.started = Some(Moment::now());
+        })?;
+        // Whoever attached after the program was let go, but before the state
+        // said so.
+        self.attach_waiting(container, &shim).await;
+        self.announce(&record, "start");
+        self.watch(Arc::clone(container), events);
+        Ok(())
+    }
+
+    /// Starts a container again after its back-off, unless somebody changes
+    /// their mind.
+    pub(crate) fn restart_later(&self, container: Arc<Container>) {
+        let engine = self.clone();
+        tokio::spawn(async move {
+            let delay = delay_after(&container.record());
+            tokio::select! {
+                () = tokio::time::sleep(delay) => {}
+                () = container.restart_now.notified() => {}
+            }
+            let _operation = container.operation.lock().await;
+            let record = container.record();
+            let waits = matches!(record.state.status, Status::Restarting | Status::Exited);
+            if !waits || record.stopped_by_hand {
+                return;
+            }
+            let counted = container.change(|record| record.restart_count += 1);
+            if let Err(error) = counted {
+                tracing::warn!(container = container.id, %error, "restart is not recorded");
+            }
+            if let Err(error) = engine.start_locked(&container).await {
+                tracing::warn!(container = container.id, %error, "restart failed");
+                if container.record().wants_restart(1) {
+                    let _ = container.change(|record| record.state.status = Status::Restarting);
+                    engine.restart_later(Arc::clone(&container));
+                }
+            }
+        });
+    }
+}
+
+/// How long a container waits before it is started again.
+fn delay_after(record: &Record) -> Duration {
+    let (Some(started), Some(finished)) = (record.state.started, record.state.finished) else {
+        return FIRST_DELAY;
+    };
+    let (started, finished): (std::time::SystemTime, std::time::SystemTime) =
+        (started.into(), finished.into());
+    if finished.duration_since(started).unwrap_or_default() >= GOOD_RUN {
+        return FIRST_DELAY;
+    }
+    FIRST_DELAY
+        .saturating_mul(1 << record.restart_count.min(16))
+        .min(LONGEST_DELAY)
+}
+
+/// Whether the container has a network sandbox of its own.
+pub(crate) fn has_own_sandbox(record: &Record) -> bool {
+    record.sandbox.is_none()
+        && record.host.network_mode != "host"
+        && !record.host.network_mode.starts_with("container:")
+}
+
+fn log_spec(container: &Container, record: &Record) -> Result<LogSpec> {
+    let log = &record.host.log_config;
+    if log.kind == "none" {
+        return Ok(LogSpec::None);
+    }
+    let invalid = |name: &str, value: &str| {
+        Error::Invalid(format!("invalid value for log option {name}: {value:?}"))
+    };
+    let max_size = match log.config.get("max-size") {
+        None => None,
+        Some(text) => Some(bytes(text).ok_or_else(|| invalid("max-size", text))?),
+    };
+    let max_files = match log.config.get("max-file") {
+        None => 1,
+        Some(text) => text
+            .parse()
+            .ok()
+            .filter(|count| *count > 0)
+            .ok_or_else(|| invalid("max-file", text))?,
+    };
+    Ok(LogSpec::JsonFile {
+        path: container.folder.join("log.json"),
+        max_size,
+        max_files,
+        attributes: BTreeMap::new(),
+    })
+}
+
+/// `10`, `10k`, `10m`, `10g`, with or without `b` behind.
+fn bytes(text: &str) -> Option<u64> {
+    let lower = text.to_ascii_lowercase();
+    let lower = lower.strip_suffix('b').unwrap_or(&lower);
+    let (digits, unit) = match lower.as_bytes().last()? {
+        b'k' => (&lower[..lower.len() - 1], 1 << 10),
+        b'm' => (&lower[..lower.len() - 1], 1 << 20),
+        b'g' => (&lower[..lower.len() - 1], 1 << 30),
+        _ => (lower, 1),
+    };
+    digits
+        .parse::<u64>()
+        .ok()?
+        .checked_mul(unit)
+        .filter(|bytes| *bytes > 0)
+}
+
+pub(crate) fn endpoint_spec(
+    record: &Record,
+    network: &str,
+    settings: &EndpointSettings,
+    ports: Vec<PortMapping>,
+) -> Result<EndpointSpec> {
+    let mut addresses = Vec::new();
+    if let Some(ipam) = &settings.ipam_config {
+        for text in [&ipam.ipv4_address, &ipam.ipv6_address] {
+            if !text.is_empty() {
+                addresses.push(text.parse().map_err(|_| {
+                    Error::Invalid(format!(
+                        "invalid endpoint settings: invalid IP address: {text}"
+                    ))
+                })?);
+            }
+        }
+    }
+    let mut aliases = settings.aliases.clone().unwrap_or_default();
+    if network != DEFAULT_NETWORK {
+        aliases.push(record.id[..12].to_owned());
+        if !record.config.hostname.is_empty() {
+            aliases.push(record.config.hostname.clone());
+        }
+    }
+    let mut links = BTreeMap::new();
+    for link in settings.links.iter().flatten().chain(&record.host.links) {
+        let (target, alias) = link.split_once(':').unwrap_or((link, link));
+        let alias = alias.rsplit('/').next().unwrap_or(alias);
+        links.insert(alias.to_owned(), target.trim_start_matches('/').to_owned());
+    }
+    Ok(EndpointSpec {
+        name: record.name.clone(),
+        aliases,
+        addresses,
+        mac: mac(&settings.mac_address)?,
+        ports,
+        links,
+    })
+}
+
+fn mac(text: &str) -> Result<Option<[u8; 6]>> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let bytes: Option<Vec<u8>> = text
+        .split(':')
+        .map(|byte| u8::from_str_radix(byte, 16).ok())
+        .collect();
+    bytes
+        .and_then(|bytes| bytes.try_into().ok())
+        .map(Some)
+        .ok_or_else(|| Error::Invalid(format!("invalid MAC address {text:?}")))
+}
+
+/// The ports that a container publishes.
+///
+/// # Errors
+///
+/// [`Error::Invalid`] for what is no port, protocol or address.
+pub(crate) fn port_mappings(config: &Config, host: &HostConfig) -> Result<Vec<PortMapping>> {
+    let mut mappings = Vec::new();
+    for (port, bindings) in &host.port_bindings {
+        let (protocol, container_port) = parse_port(port)?;
+        let any = [PortBinding::default()];
+        let bindings = bindings
+            .as_deref()
+            .filter(|list| !list.is_empty())
+            .unwrap_or(&any);
+        for binding in bindings {
+            let invalid = |what: &str, text: &str| {
+                Error::Invalid(format!("invalid port specification: {what} {text:?}"))
+            };
+            let host_address = if binding.host_ip.is_empty() {
+                IpAddr::V4(Ipv4Addr::UNSPECIFIED)
+            } else {
+                binding
+                    .host_ip
+                    .parse()
+                    .map_err(|_| invalid("invalid host address", &binding.host_ip))?
+            };
+            let host_port = if binding.host_port.is_empty() {
+                0
+            } else {
+                let first = binding.host_port.split('-').next().unwrap_or_default();
+                first
+                    .parse()
+                    .map_err(|_| invalid("invalid host port", &binding.host_port))?
+            };
+            mappings.push(PortMapping {
+                protocol,
+                container_port,
+                host_address,
+                host_port,
+            });
+        }
+    }
+    if host.publish_all_ports {
+        for port in config.exposed_ports.keys() {
+            let (protocol, container_port) = parse_port(port)?;
+            let same = |mapping: &PortMapping| {
+                mapping.protocol == protocol && mapping.container_port == container_port
+            };
+            if !mappings.iter().any(same) {
+                let host_address = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+                mappings.push(PortMapping {
+                    protocol,
+                    container_port,
+                    host_address,
+                    host_port: 0,
+                });
+            }
+        }
+    }
+    Ok(mappings)
+}
+
+/// `port[/protocol]`.
+fn parse_port(text: &str) -> Result<(Protocol, u16)> {
+    let (port, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+    let protocol = match protocol.to_ascii_lowercase().as_str() {
+        "tcp" => Protocol::Tcp,
+        "udp" => Protocol::Udp,
+        "sctp" => Protocol::Sctp,
+        other => return Err(Error::Invalid(format!("Invalid proto: {other}"))),
+    };
+    match port.parse() {
+        Ok(port) if port > 0 => Ok((protocol, port)),
+        _ => Err(Error::Invalid(format!(
+            "invalid port specification: {text:?}"
+        ))),
+    }
+}
+
+/// What a shim's failure means to whoever asked for a start.
+pub(crate) fn told(error: ShimError) -> Error {
+    match error.failure() {
+        Some(failure) => {
+            let message = failure.message.clone();
+            match failure.kind {
+                FailureKind::CommandNotFound => Error::Command { code: 127, message },
+                FailureKind::CommandNotExecutable => Error::Command { code: 126, message },
+                FailureKind::Invalid => Error::Invalid(message),
+                FailureKind::NotFound => Error::NoSuchExec(message),
+                FailureKind::Exists | FailureKind::State => Error::Conflict(message),
+                FailureKind::Runtime => Error::Runtime(message),
+            }
+        }
+        None => {
+            let cause = std::error::Error::source(&error)
+                .map(|cause| format!(": {cause}"))
+                .unwrap_or_default();
+            Error::Shim(format!("{error}{cause}"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        for (text, expected) in [("10", 10), ("1k", 1024), ("2MB", 2 << 20), ("1g", 1 << 30)] {
+            assert_eq!(bytes(text), Some(expected), "{text}");
+        }
+        for bad in ["", "k", "0", "-1", "1x", "99999999999g"] {
+            assert_eq!(bytes(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn ports() {
+        assert_eq!(parse_port("80/udp").expect("good"), (Protocol::Udp, 80));
+        assert_eq!(parse_port("443").expect("good"), (Protocol::Tcp, 443));
+        for bad in ["", "0/tcp", "80/icmp", "65536/tcp", "-1", "80-90"] {
+            assert!(parse_port(bad).is_err(), "{bad}");
+        }
+    }
+}

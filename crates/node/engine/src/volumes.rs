@@ -1,0 +1,235 @@
+//! Volumes as containers use them: made, filled, removed.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use dhow_image::Images;
+use dhow_shim::Moment;
+use dhow_volume::Volume;
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Timestamps, Uid};
+
+use crate::engine::Engine;
+use crate::error::{Error, Result, at};
+use crate::mounts::MountKind;
+use crate::names;
+use crate::record::Record;
+
+/// Folders within folders that are copied into a volume at most.
+const MAX_DEPTH: usize = 256;
+
+impl Engine {
+    /// Makes a volume, or returns the one of that name. An empty name asks for
+    /// an anonymous one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Volume`].
+    pub fn volume_create(
+        &self,
+        name: &str,
+        labels: BTreeMap<String, String>,
+        options: BTreeMap<String, String>,
+    ) -> Result<Volume> {
+        let is_anonymous = name.is_empty();
+        let name = if is_anonymous {
+            names::identifier()
+        } else {
+            name.to_owned()
+        };
+        let created = Moment::now().to_string();
+        let volume = Volume {
+            name,
+            created,
+            labels,
+            options,
+            is_anonymous,
+        };
+        let (volume, is_new) = self.inner.volumes.create(volume)?;
+        if is_new {
+            self.announce_volume(&volume.name, "create");
+        }
+        Ok(volume)
+    }
+
+    pub(crate) fn create_volume(&self, name: &str, is_anonymous: bool) -> Result<(Volume, bool)> {
+        let (volume, is_new) = self.inner.volumes.create(Volume {
+            name: name.into(),
+            created: Moment::now().to_string(),
+            labels: BTreeMap::new(),
+            options: BTreeMap::new(),
+            is_anonymous,
+        })?;
+        if is_new {
+            self.announce_volume(&volume.name, "create");
+        }
+        Ok((volume, is_new))
+    }
+
+    /// All volumes, by name.
+    pub fn volumes(&self) -> Vec<Volume> {
+        self.inner.volumes.list()
+    }
+
+    /// A volume by name.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Volume`] when there is none.
+    pub fn volume(&self, name: &str) -> Result<Volume> {
+        Ok(self.inner.volumes.get(name)?)
+    }
+
+    /// The folder that holds a volume's data.
+    pub fn volume_path(&self, name: &str) -> PathBuf {
+        self.inner.volumes.data(name)
+    }
+
+    /// The ids of the containers that use a volume.
+    pub fn volume_users(&self, name: &str) -> Vec<String> {
+        self.list()
+            .iter()
+            .filter(|record| {
+                record
+                    .mounts
+                    .iter()
+                    .any(|point| point.kind == MountKind::Volume && point.name == name)
+            })
+            .map(|record| record.id.clone())
+            .collect()
+    }
+
+    /// Removes a volume that nobody uses. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Conflict`] when a container uses it, [`Error::Volume`].
+    pub fn volume_remove(&self, name: &str) -> Result<()> {
+        self.inner.volumes.get(name)?;
+        let users = self.volume_users(name);
+        if !users.is_empty() {
+            return Err(Error::Conflict(format!(
+                "remove {name}: volume is in use - [{}]",
+                users.join(", ")
+            )));
+        }
+        self.inner.volumes.remove(name)?;
+        self.announce_volume(name, "destroy");
+        Ok(())
+    }
+
+    /// Removes the anonymous volumes of a container that is gone.
+    pub(crate) fn remove_anonymous_volumes(&self, record: &Record) {
+        for point in record
+            .mounts
+            .iter()
+            .filter(|point| point.kind == MountKind::Volume)
+        {
+            let is_anonymous = self
+                .inner
+                .volumes
+                .get(&point.name)
+                .is_ok_and(|volume| volume.is_anonymous);
+            // One that another container uses as well stays.
+            if is_anonymous && let Err(error) = self.volume_remove(&point.name) {
+                tracing::debug!(volume = point.name, %error, "anonymous volume stays");
+            }
+        }
+    }
+
+    fn announce_volume(&self, name: &str, action: &str) {
+        let attributes = BTreeMap::from([("driver".to_owned(), "local".to_owned())]);
+        self.events().announce("volume", action, name, attributes);
+    }
+}
+
+/// Copies what the image has at `destination` into an empty volume, and gives
+/// the volume that folder's owner and mode.
+pub(crate) fn fill(images: &Images, container: &str, destination: &str, data: &Path) -> Result<()> {
+    let is_empty = std::fs::read_dir(data)
+        .map_err(at("read", data))?
+        .next()
+        .is_none();
+    if !is_empty {
+        return Ok(());
+    }
+    let root = images.open_rootfs(container)?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let relative = destination.trim_start_matches('/');
+    let source = match rustix::fs::openat2(&root, relative, flags, Mode::empty(), resolve) {
+        Ok(source) => source,
+        // Nothing there, or no folder: the volume stays empty.
+        Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(()),
+        Err(error) => return Err(at("open", destination)(error.into())),
+    };
+    let target = rustix::fs::openat(CWD, data, flags, Mode::empty())
+        .map_err(|error| at("open", data)(error.into()))?;
+    copy_folder(source.as_fd(), target.as_fd(), MAX_DEPTH).map_err(at("fill volume", data))
+}
+
+fn copy_folder(source: BorrowedFd<'_>, target: BorrowedFd<'_>, depth: usize) -> io::Result<()> {
+    if depth == 0 {
+        return Err(io::Error::other("folders lie too deep in each other"));
+    }
+    for entry in Dir::read_from(source)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if matches!(name.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        let stat = rustix::fs::statat(source, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        let mode = Mode::from_raw_mode(stat.st_mode);
+        let nofollow = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => {
+                rustix::fs::mkdirat(target, name, Mode::RWXU)?;
+                let open = |parent: BorrowedFd<'_>| {
+                    rustix::fs::openat(parent, name, nofollow | OFlags::DIRECTORY, Mode::empty())
+                };
+                copy_folder(open(source)?.as_fd(), open(target)?.as_fd(), depth - 1)?;
+                continue;
+            }
+            FileType::RegularFile => {
+                let from: OwnedFd = rustix::fs::openat(source, name, nofollow, Mode::empty())?;
+                let create = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+                let to: OwnedFd = rustix::fs::openat(target, name, create, Mode::RUSR)?;
+                io::copy(&mut std::fs::File::from(from), &mut std::fs::File::from(to))?;
+            }
+            FileType::Symlink => {
+                let link = rustix::fs::readlinkat(source, name, Vec::new())?;
+                rustix::fs::symlinkat(&link, target, name)?;
+            }
+            kind => rustix::fs::mknodat(target, name, kind, mode, stat.st_rdev)?,
+        }
+        let owner = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
+        let nofollow = AtFlags::SYMLINK_NOFOLLOW;
+        rustix::fs::chownat(target, name, Some(owner.0), Some(owner.1), nofollow)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink {
+            // After the owner, whose change clears set-id bits.
+            rustix::fs::chmodat(target, name, mode, AtFlags::empty())?;
+        }
+        rustix::fs::utimensat(target, name, &times(&stat), nofollow)?;
+    }
+    let stat = rustix::fs::fstat(source)?;
+    rustix::fs::fchown(
+        target,
+        Some(Uid::from_raw(stat.st_uid)),
+        Some(Gid::from_raw(stat.st_gid)),
+    )?;
+    rustix::fs::fchmod(target, Mode::from_raw_mode(stat.st_mode))?;
+    rustix::fs::futimens(target, &times(&stat))?;
+    Ok(())
+}
+
+fn times(stat: &rustix::fs::Stat) -> Timestamps {
+    let time = |seconds, nanoseconds| rustix::fs::Timespec {
+        tv_sec: seconds,
+        tv_nsec: i64::try_from(nanoseconds).unwrap_or_default(),
+    };
+    Timestamps {
+        last_access: time(stat.st_atime, stat.st_atime_nsec),
+        last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
+    }
+}

@@ -1,0 +1,251 @@
+//! Named volumes: folders with a name, labels and a life of their own.
+//!
+//! ```text
+//! ROOT/NAME/volume.json    what it is
+//! ROOT/NAME/_data          what it holds
+//! ```
+//!
+//! A volume exists from the moment its folder has its name: it is made under
+//! another name and renamed, and removed the other way round, so that a crash
+//! leaves no half volume. The crate does not mount and does not know who uses
+//! a volume; its callers do.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+/// Folders whose names start so are on their way in or out.
+const PASSING: &str = ".passing-";
+
+/// Why an operation on volumes failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No volume has this name.
+    #[error("get {0}: no such volume")]
+    NoSuchVolume(String),
+    /// The name is not acceptable.
+    #[error(
+        "create {0}: {0:?} includes invalid characters for a local volume name, only \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, use absolute path"
+    )]
+    InvalidName(String),
+    /// The disk refused.
+    #[error("{action} {}", path.display())]
+    File {
+        /// What was attempted.
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// A volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Volume {
+    /// Its name.
+    pub name: String,
+    /// When it was made, RFC 3339.
+    pub created: String,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Driver options as given, for display.
+    pub options: BTreeMap<String, String>,
+    /// Made for a container that did not name it.
+    pub is_anonymous: bool,
+}
+
+/// The volumes below one folder.
+#[derive(Debug)]
+pub struct Volumes {
+    root: PathBuf,
+    volumes: Mutex<BTreeMap<String, Volume>>,
+}
+
+impl Volumes {
+    /// Opens the volumes below `root`, making the folder if there is none, and
+    /// removes what a crash left half-way.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::File`] when the folder or a volume in it cannot be read.
+    pub fn open(root: &Path) -> Result<Self, Error> {
+        fs::create_dir_all(root).map_err(at("make", root))?;
+        let mut volumes = BTreeMap::new();
+        for entry in fs::read_dir(root).map_err(at("read", root))? {
+            let path = entry.map_err(at("read", root))?.path();
+            let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
+                continue;
+            };
+            if name.starts_with(PASSING) {
+                fs::remove_dir_all(&path).map_err(at("remove", &path))?;
+                continue;
+            }
+            let file = path.join("volume.json");
+            let bytes = fs::read(&file).map_err(at("read", &file))?;
+            let volume: Volume = serde_json::from_slice(&bytes).map_err(|error| {
+                at("read", &file)(io::Error::new(io::ErrorKind::InvalidData, error))
+            })?;
+            volumes.insert(name.to_owned(), volume);
+        }
+        Ok(Self {
+            root: root.into(),
+            volumes: Mutex::new(volumes),
+        })
+    }
+
+    /// Makes a volume, or returns the one of that name; `true` if it is new.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidName`], or [`Error::File`] when the disk refuses.
+    pub fn create(&self, volume: Volume) -> Result<(Volume, bool), Error> {
+        if !is_name(&volume.name) {
+            return Err(Error::InvalidName(volume.name));
+        }
+        let mut volumes = self.volumes.lock();
+        if let Some(found) = volumes.get(&volume.name) {
+            return Ok((found.clone(), false));
+        }
+        let passing = self.root.join(format!("{PASSING}{}", volume.name));
+        let data = passing.join("_data");
+        let bytes = serde_json::to_vec_pretty(&volume).expect("a volume is plain values");
+        let made = fs::create_dir_all(&data)
+            .and_then(|()| fs::write(passing.join("volume.json"), bytes))
+            .and_then(|()| fs::File::open(passing.join("volume.json"))?.sync_all())
+            .and_then(|()| fs::rename(&passing, self.root.join(&volume.name)));
+        if let Err(error) = made {
+            let _ = fs::remove_dir_all(&passing);
+            return Err(at("make", passing)(error));
+        }
+        volumes.insert(volume.name.clone(), volume.clone());
+        Ok((volume, true))
+    }
+
+    /// The volume of this name.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchVolume`].
+    pub fn get(&self, name: &str) -> Result<Volume, Error> {
+        self.volumes
+            .lock()
+            .get(name)
+            .cloned()
+            .ok_or_else(|| Error::NoSuchVolume(name.into()))
+    }
+
+    /// All volumes, by name.
+    pub fn list(&self) -> Vec<Volume> {
+        self.volumes.lock().values().cloned().collect()
+    }
+
+    /// Removes a volume with what it holds. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchVolume`], or [`Error::File`] when the disk refuses.
+    pub fn remove(&self, name: &str) -> Result<(), Error> {
+        let passing = self.root.join(format!("{PASSING}{name}"));
+        {
+            let mut volumes = self.volumes.lock();
+            if volumes.remove(name).is_none() {
+                return Err(Error::NoSuchVolume(name.into()));
+            }
+            fs::rename(self.root.join(name), &passing).map_err(at("remove", &passing))?;
+        }
+        fs::remove_dir_all(&passing).map_err(at("remove", &passing))
+    }
+
+    /// The folder that holds a volume's data.
+    pub fn data(&self, name: &str) -> PathBuf {
+        self.root.join(name).join("_data")
+    }
+}
+
+/// Whether `text` can name a volume: letters, digits, `_`, `.` and `-`, the
+/// first a letter or digit, at least two.
+pub fn is_name(text: &str) -> bool {
+    let mut bytes = text.bytes();
+    text.len() >= 2
+        && text.len() <= 255 - PASSING.len()
+        && bytes
+            .next()
+            .is_some_and(|first| first.is_ascii_alphanumeric())
+        && bytes.all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
+}
+
+fn at(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Error {
+    let path = path.into();
+    move |source| Error::File {
+        action,
+        path,
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn volume(name: &str) -> Volume {
+        Volume {
+            name: name.into(),
+            created: "2026-01-01T00:00:00Z".into(),
+            labels: BTreeMap::new(),
+            options: BTreeMap::new(),
+            is_anonymous: false,
+        }
+    }
+
+    #[test]
+    fn volumes_survive_and_half_ones_do_not() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let volumes = Volumes::open(folder.path()).expect("open");
+        assert!(volumes.create(volume("data")).expect("made").1);
+        assert!(!volumes.create(volume("data")).expect("there already").1);
+        fs::write(volumes.data("data").join("file"), "kept").expect("written");
+        fs::create_dir_all(folder.path().join(".passing-half/_data")).expect("half a volume");
+
+        let volumes = Volumes::open(folder.path()).expect("open again");
+        assert_eq!(volumes.list(), [volume("data")]);
+        assert_eq!(
+            fs::read(volumes.data("data").join("file")).expect("kept"),
+            b"kept"
+        );
+        assert!(!folder.path().join(".passing-half").exists());
+
+        volumes.remove("data").expect("removed");
+        assert!(matches!(
+            volumes.remove("data"),
+            Err(Error::NoSuchVolume(_))
+        ));
+        assert_eq!(fs::read_dir(folder.path()).expect("read").count(), 0);
+    }
+
+    #[test]
+    fn names_cannot_leave_the_folder() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let volumes = Volumes::open(folder.path()).expect("open");
+        for name in [
+            "",
+            "a",
+            "..",
+            "../x",
+            "a/b",
+            ".hidden",
+            "-dash",
+            "a\0b",
+            &"x".repeat(255),
+        ] {
+            assert!(
+                matches!(volumes.create(volume(name)), Err(Error::InvalidName(_))),
+                "{name}"
+            );
+        }
+    }
+}
