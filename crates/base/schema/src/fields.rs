@@ -1,0 +1,1 @@
+//! Sets of fields: who owns what (`fieldsV1` of managedFields).
