@@ -252,7 +252,9 @@ fn scaled(whole: &str, fraction: &str, (numerator, denominator): Scale) -> i128 
     let fraction_part = parts
         .checked_mul(numerator / unit)
         .zip(parts.checked_mul(numerator % unit))
-        .map_or(LARGEST, |(high, low)| high.saturating_add(div_up(low, unit)));
+        .map_or(LARGEST, |(high, low)| {
+            high.saturating_add(div_up(low, unit))
+        });
     let total = whole_part
         .saturating_add(fraction_part)
         .saturating_add(i128::from(lost));

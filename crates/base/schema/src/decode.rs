@@ -126,7 +126,9 @@ impl<'de> Visitor<'de> for Tree<'_> {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Mismatch {
     /// JSON of another kind.
-    #[error("json: cannot unmarshal {found} into Go struct field {owner}.{path} of type {expected}")]
+    #[error(
+        "json: cannot unmarshal {found} into Go struct field {owner}.{path} of type {expected}"
+    )]
     Kind {
         /// What stands there.
         found: String,
@@ -332,9 +334,7 @@ fn quantity(text: &str) -> Result<Value, Mismatch> {
 fn bytes(text: String) -> Result<Value, Mismatch> {
     match STANDARD.decode(&text) {
         Ok(_) => Ok(Value::String(text)),
-        Err(error) => Err(Mismatch::Format(format!(
-            "illegal base64 data: {error}"
-        ))),
+        Err(error) => Err(Mismatch::Format(format!("illegal base64 data: {error}"))),
     }
 }
 

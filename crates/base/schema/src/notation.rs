@@ -2,9 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::types::{
-    Field, ListType, Merge, PatchStrategy, Presence, Shape, Type, TypeId, Types,
-};
+use crate::types::{Field, ListType, Merge, PatchStrategy, Presence, Shape, Type, TypeId, Types};
 
 /// A table that is not in the notation.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -15,6 +15,8 @@ pub enum Problem {
     Required(String),
     /// It has an illegal value.
     Invalid(Value, String),
+    /// It has an illegal value, shown in this text instead of as JSON.
+    Shown(String, String),
     /// It is not one of the legal values.
     NotSupported(Value, Vec<String>),
     /// It may not be set, or not be changed.
@@ -51,7 +53,7 @@ impl FieldError {
     pub fn reason(&self) -> &'static str {
         match self.problem {
             Problem::Required(_) => "FieldValueRequired",
-            Problem::Invalid(..) => "FieldValueInvalid",
+            Problem::Invalid(..) | Problem::Shown(..) => "FieldValueInvalid",
             Problem::NotSupported(..) => "FieldValueNotSupported",
             Problem::Forbidden(_) => "FieldValueForbidden",
             Problem::Duplicate(_) => "FieldValueDuplicate",
@@ -78,6 +80,10 @@ impl fmt::Display for Problem {
             }
             Self::Invalid(value, why) => {
                 write!(f, "Invalid value: {value}")?;
+                detail(f, why)
+            }
+            Self::Shown(shown, why) => {
+                write!(f, "Invalid value: {shown}")?;
                 detail(f, why)
             }
             Self::NotSupported(value, legal) => {
@@ -180,7 +186,8 @@ impl Walk<'_> {
             Value::String(text) => {
                 let legal = field.one_of.iter().any(|legal| **legal == **text);
                 // An empty optional enum counts as not set.
-                if !legal && !(text.is_empty() && field.presence != Presence::Required) {
+                let unset = text.is_empty() && field.presence != Presence::Required;
+                if !legal && !unset {
                     let mut legal: Vec<String> =
                         field.one_of.iter().map(|legal| legal.to_string()).collect();
                     legal.sort_unstable();
@@ -193,10 +200,11 @@ impl Walk<'_> {
 
     /// Whether an empty value of the type has something missing.
     fn requires(&self, id: crate::TypeId) -> bool {
-        self.types.get(id).fields.iter().any(|field| {
-            field.presence == Presence::Required
-                && &*field.name != "metadata"
-        })
+        self.types
+            .get(id)
+            .fields
+            .iter()
+            .any(|field| field.presence == Presence::Required && &*field.name != "metadata")
     }
 
     fn value(&mut self, shape: &Shape, value: &Value, path: &Path<'_>) {
@@ -240,7 +248,10 @@ mod tests {
     #[test]
     fn missing_fields_are_told_with_their_path() {
         assert_eq!(
-            errors("core/v1.Pod", &json!({"spec": {"containers": [{"image": "a"}]}})),
+            errors(
+                "core/v1.Pod",
+                &json!({"spec": {"containers": [{"image": "a"}]}})
+            ),
             ["spec.containers[0].name: Required value"]
         );
         assert_eq!(
@@ -261,7 +272,9 @@ mod tests {
         let pod = json!({"spec": {"restartPolicy": "Never again", "containers": [{"name": "a"}]}});
         assert_eq!(
             errors("core/v1.Pod", &pod),
-            ["spec.restartPolicy: Unsupported value: \"Never again\": supported values: \"Always\", \"Never\", \"OnFailure\""]
+            [
+                "spec.restartPolicy: Unsupported value: \"Never again\": supported values: \"Always\", \"Never\", \"OnFailure\""
+            ]
         );
     }
 

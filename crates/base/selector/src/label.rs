@@ -138,8 +138,14 @@ impl Requirement {
             Operator::NotIn => !value.is_some_and(listed),
             Operator::Exists => value.is_some(),
             Operator::DoesNotExist => value.is_none(),
-            Operator::GreaterThan => value.and_then(number).zip(bound()).is_some_and(|(v, b)| v > b),
-            Operator::LessThan => value.and_then(number).zip(bound()).is_some_and(|(v, b)| v < b),
+            Operator::GreaterThan => value
+                .and_then(number)
+                .zip(bound())
+                .is_some_and(|(v, b)| v > b),
+            Operator::LessThan => value
+                .and_then(number)
+                .zip(bound())
+                .is_some_and(|(v, b)| v < b),
         }
     }
 
@@ -151,7 +157,10 @@ impl Requirement {
                 why,
             })
         };
-        let name = self.key.rsplit_once('/').map_or(&*self.key, |(_, name)| name);
+        let name = self
+            .key
+            .rsplit_once('/')
+            .map_or(&*self.key, |(_, name)| name);
         if name.is_empty() || !is_label_text(name) {
             return invalid("key".to_owned(), &self.key, KEY_RULE);
         }
@@ -402,7 +411,9 @@ mod tests {
 
     #[test]
     fn refuses_with_a_reason() {
-        for selector in ["=a", "a b", "a in b", "a in (b", "a,", "!", "a=b c", "-a=b", "a=b$"] {
+        for selector in [
+            "=a", "a b", "a in b", "a in (b", "a,", "!", "a=b c", "-a=b", "a=b$",
+        ] {
             assert!(LabelSelector::parse(selector).is_err(), "{selector}");
         }
     }

@@ -35,8 +35,8 @@ pub fn json(target: &mut Value, patch: Value) -> Result<(), PatchError> {
     {
         return Err(PatchError::TooMany(operations.len()));
     }
-    let patch: json_patch::Patch = serde_json::from_value(patch)
-        .map_err(|error| PatchError::Malformed(error.to_string()))?;
+    let patch: json_patch::Patch =
+        serde_json::from_value(patch).map_err(|error| PatchError::Malformed(error.to_string()))?;
     json_patch::patch_unsafe(target, &patch).map_err(|error| PatchError::Failed(error.to_string()))
 }
 
@@ -70,8 +70,14 @@ mod tests {
     #[test]
     fn merge_follows_the_rfc() {
         let mut target = json!({"a": {"b": 1, "c": 2}, "d": [1], "e": 1});
-        merge(&mut target, json!({"a": {"b": null, "x": {"y": null}}, "d": [2, 3], "e": {"f": 1}}));
-        assert_eq!(target, json!({"a": {"c": 2, "x": {}}, "d": [2, 3], "e": {"f": 1}}));
+        merge(
+            &mut target,
+            json!({"a": {"b": null, "x": {"y": null}}, "d": [2, 3], "e": {"f": 1}}),
+        );
+        assert_eq!(
+            target,
+            json!({"a": {"c": 2, "x": {}}, "d": [2, 3], "e": {"f": 1}})
+        );
     }
 
     #[test]

@@ -104,8 +104,11 @@ fn copy(shared: &Shared, sealed: &HashSet<u32>, target: u32) -> Result<Moved, St
     let file = log::create_segment(&shared.directory, target)?;
     let copying = log::io_error("copy the log");
     let mut writer = BufWriter::with_capacity(1 << 20, &file);
-    std::io::Seek::seek(&mut writer, std::io::SeekFrom::Start(log::MAGIC.len() as u64))
-        .map_err(&copying)?;
+    std::io::Seek::seek(
+        &mut writer,
+        std::io::SeekFrom::Start(log::MAGIC.len() as u64),
+    )
+    .map_err(&copying)?;
     let mut end = log::MAGIC.len() as u64;
     let mut moved = Vec::with_capacity(kept.len());
     let mut buffer = Vec::new();

@@ -63,9 +63,8 @@ pub(crate) fn encode(buffer: &mut Vec<u8>, revision: u64, entries: &[Entry]) -> 
 
 /// The number of bytes that a record of these entries takes.
 pub(crate) fn encoded_len(entries: &[Entry]) -> usize {
-    let entry = |entry: &Entry| {
-        ENTRY_HEAD + entry.key.len() + entry.value.as_ref().map_or(0, Bytes::len)
-    };
+    let entry =
+        |entry: &Entry| ENTRY_HEAD + entry.key.len() + entry.value.as_ref().map_or(0, Bytes::len);
     FRAME + RECORD_HEAD + entries.iter().map(entry).sum::<usize>()
 }
 
@@ -131,7 +130,10 @@ pub(crate) fn scan(
     file: &File,
     mut each: impl FnMut(Record) -> Result<(), StoreError>,
 ) -> Result<Scanned, StoreError> {
-    let length = file.metadata().map_err(io_error("measure a segment"))?.len();
+    let length = file
+        .metadata()
+        .map_err(io_error("measure a segment"))?
+        .len();
     let mut reader = io::BufReader::with_capacity(1 << 20, file);
     let mut magic = [0; 8];
     if reader.read_exact(&mut magic).is_err() || magic != *MAGIC {

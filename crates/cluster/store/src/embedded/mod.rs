@@ -62,6 +62,8 @@ pub struct Embedded {
     shared: Arc<Shared>,
     writer: Option<JoinHandle<()>>,
     compactor: Option<JoinHandle<()>>,
+    /// Held while the store is open; watchers may outlive it.
+    _lock: File,
 }
 
 struct Shared {
@@ -77,8 +79,6 @@ struct Shared {
     hub: Hub,
     compaction: Mutex<compaction::Request>,
     compact_asked: Condvar,
-    /// Held while the store is open.
-    _lock: File,
 }
 
 impl Embedded {
@@ -139,7 +139,6 @@ impl Embedded {
             queued: Condvar::new(),
             compaction: Mutex::default(),
             compact_asked: Condvar::new(),
-            _lock: lock,
         });
         let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| {
             std::thread::Builder::new()
@@ -161,6 +160,7 @@ impl Embedded {
             shared,
             writer: Some(writer),
             compactor: Some(compactor),
+            _lock: lock,
         })
     }
 
@@ -179,7 +179,10 @@ impl Drop for Embedded {
         self.shared.queued.notify_all();
         self.shared.compaction.lock().closing = true;
         self.shared.compact_asked.notify_all();
-        for thread in [self.writer.take(), self.compactor.take()].into_iter().flatten() {
+        for thread in [self.writer.take(), self.compactor.take()]
+            .into_iter()
+            .flatten()
+        {
             let _ = thread.join();
         }
         self.shared.hub.close();
@@ -274,28 +277,19 @@ fn load_segment(
 
 impl Shared {
     fn read(&self, key: Arc<str>, version: Version) -> Result<KeyValue, StoreError> {
-        let value = loop {
-            // A compaction may have moved the value since the index was read.
-            let file = self.files.read().get(&version.place.segment).cloned();
-            match file {
-                Some(file) => break log::read(&file, version.place)?,
-                None => {
-                    let index = self.index.read();
-                    let moved = index.at(&key, version.mod_revision);
-                    match moved.filter(|moved| moved.place != version.place) {
-                        Some(moved) => {
-                            drop(index);
-                            return self.read(key, moved);
-                        }
-                        None => {
-                            return Err(StoreError::Compacted {
-                                compacted: index.compacted,
-                            });
-                        }
-                    }
-                }
-            }
+        let file = self.files.read().get(&version.place.segment).cloned();
+        let Some(file) = file else {
+            // A compaction moved the value since the index was read.
+            let (moved, compacted) = {
+                let index = self.index.read();
+                (index.at(&key, version.mod_revision), index.compacted)
+            };
+            return match moved.filter(|moved| moved.place != version.place) {
+                Some(moved) => self.read(key, moved),
+                None => Err(StoreError::Compacted { compacted }),
+            };
         };
+        let value = log::read(&file, version.place)?;
         Ok(KeyValue {
             key,
             value,

@@ -94,7 +94,13 @@ pub(crate) fn run(shared: &Shared, segment: u32, end: u64) {
 
 impl Writer<'_> {
     /// Waits for work, or for the time to sync relaxed writes.
-    fn wait(&mut self) -> (Vec<(Txn, Done)>, Option<std::sync::mpsc::SyncSender<u32>>, bool) {
+    fn wait(
+        &mut self,
+    ) -> (
+        Vec<(Txn, Done)>,
+        Option<std::sync::mpsc::SyncSender<u32>>,
+        bool,
+    ) {
         let mut queue = self.shared.queue.lock();
         while queue.jobs.is_empty() && queue.seal.is_none() && !queue.closing {
             match self.unsynced_since {
