@@ -333,7 +333,9 @@ impl Watch {
             inotify::add_watch(&descriptor, folder, events)?;
             pipe::Receiver::from_owned_fd_unchecked(descriptor)
         };
-        open().map_err(at("watch", folder)).map(|descriptor| Self { descriptor })
+        open()
+            .map_err(at("watch", folder))
+            .map(|descriptor| Self { descriptor })
     }
 
     /// Returns when something changed since the last call. Cancel-safe.
