@@ -14,6 +14,9 @@ pub enum Error {
     /// No image has this name or id (HTTP 404).
     #[error("No such image: {0}")]
     NoSuchImage(String),
+    /// There is nothing of this name to push (404).
+    #[error("An image does not exist locally with the tag: {0}")]
+    NotLocal(String),
     /// An id prefix fits several images (400).
     #[error("ambiguous image id {prefix:?}: it fits {}; give more digits", .candidates.join(", "))]
     Ambiguous {

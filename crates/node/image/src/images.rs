@@ -34,8 +34,7 @@ pub(crate) struct Inner {
     pub(crate) content: dhow_content::Store,
     pub(crate) book: Book,
     pub(crate) snapshots: Snapshots,
-    #[allow(dead_code, reason = "pull and push come next")]
-    pub(crate) client: Client,
+    pub(crate) client: Arc<Client>,
     /// Layers committed by this process that nothing durable refers to yet.
     pub(crate) fresh: Mutex<HashMap<Digest, Fresh>>,
 }
@@ -70,7 +69,7 @@ impl Images {
         Ok(Images {
             inner: Arc::new(Inner {
                 content: options.content.clone(),
-                client: Client::new(&options.registries)?,
+                client: Arc::new(Client::new(&options.registries, options.limits.transfers)),
                 book,
                 snapshots,
                 fresh: Mutex::default(),

@@ -20,7 +20,6 @@ pub struct Progress {
 #[derive(Clone, Debug, Default)]
 pub struct ProgressSender(Option<mpsc::Sender<Progress>>);
 
-#[allow(dead_code, reason = "pull and push come next")]
 impl ProgressSender {
     /// Sends to `sender`; give it room for some hundred lines.
     pub fn new(sender: mpsc::Sender<Progress>) -> ProgressSender {
@@ -37,13 +36,6 @@ impl ProgressSender {
         if let Some(sender) = &self.0 {
             // A receiver that is gone has stopped caring.
             let _ = sender.send(line(id, status.into(), 0, 0)).await;
-        }
-    }
-
-    /// A change of status, from a thread that may block.
-    pub(crate) fn status_blocking(&self, id: &str, status: impl Into<String>) {
-        if let Some(sender) = &self.0 {
-            let _ = sender.blocking_send(line(id, status.into(), 0, 0));
         }
     }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use dhow_oci::{ContainerConfig, Descriptor, Digest, ImageConfig, Platform, Reference};
 use serde::{Deserialize, Serialize};
@@ -50,7 +50,7 @@ impl Default for Limits {
 }
 
 /// How registries are reached.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct RegistryOptions {
     /// Hosts (`host`, `host:port`) that may be spoken to over plain HTTP or
     /// with a certificate nobody vouches for. Loopback always may.
@@ -61,6 +61,23 @@ pub struct RegistryOptions {
     pub mirrors: Vec<String>,
     /// How we introduce ourselves: the `User-Agent`.
     pub user_agent: String,
+    /// How long a registry may be silent before it is asked again.
+    pub patience: Duration,
+    /// How often in a row an exchange may fail without getting any further.
+    pub attempts: u32,
+}
+
+impl Default for RegistryOptions {
+    fn default() -> RegistryOptions {
+        RegistryOptions {
+            insecure: Vec::new(),
+            certificates: None,
+            mirrors: Vec::new(),
+            user_agent: "dhow".to_owned(),
+            patience: Duration::from_secs(30),
+            attempts: 5,
+        }
+    }
 }
 
 /// Who we are to a registry; empty fields are absent (Docker's `AuthConfig`).

@@ -183,9 +183,12 @@ impl<R: Read> Archive<R> {
             return Err(malformed("path"));
         }
         // Links carry a size in some archives, but only files carry data.
-        let has_data = !matches!(kind, Kind::HardLink | Kind::Symlink)
-            && !(kind == Kind::Directory && header[156] == b'5')
-            && !matches!(kind, Kind::Character | Kind::Block | Kind::Fifo);
+        let has_data = match kind {
+            Kind::File => true,
+            // GNU lists a directory's names in its data.
+            Kind::Directory => header[156] == b'D',
+            _ => false,
+        };
         self.left = if has_data { stored } else { 0 };
         self.padding = padded(self.left) - self.left;
         if kind != Kind::File {
@@ -201,7 +204,7 @@ impl<R: Read> Archive<R> {
                 .sparse_size
                 .ok_or_else(|| malformed("sparse size"))?;
         } else if let Some(size) = extended.sparse_size {
-            if extended.sparse_map.len() % 2 != 0 {
+            if !extended.sparse_map.len().is_multiple_of(2) {
                 return Err(malformed("sparse map"));
             }
             let pairs = extended.sparse_map.chunks_exact(2);

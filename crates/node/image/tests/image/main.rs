@@ -4,4 +4,6 @@
 
 mod hostile;
 mod local;
+mod registries;
+mod remote;
 mod support;

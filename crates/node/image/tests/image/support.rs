@@ -42,23 +42,9 @@ impl Machine {
         self.images.import(&mut &tar[..], import).unwrap()
     }
 
-    /// Every blob is whole, nothing is half done, and what the sweep leaves is
-    /// what images refer to.
+    /// See [`audit`].
     pub fn audit(&self) {
-        let content = self.directory.path().join("content");
-        for entry in std::fs::read_dir(content.join("blobs/sha256")).unwrap() {
-            let entry = entry.unwrap();
-            let digest = Digest::of(&std::fs::read(entry.path()).unwrap());
-            assert_eq!(digest.hex(), entry.file_name().to_str().unwrap());
-        }
-        for empty in ["drafts", "doomed", "empty"] {
-            let left = names_in(&self.root().join(empty));
-            assert!(left.is_empty(), "{empty}: {left:?}");
-        }
-        for snapshot in names_in(&self.root().join("snapshots")) {
-            let path = self.root().join("snapshots").join(snapshot);
-            assert_eq!(names_in(&path), ["fs", "layer.json"]);
-        }
+        audit(self.directory.path());
     }
 
     pub fn n_blobs(&self) -> usize {
@@ -67,6 +53,25 @@ impl Machine {
 
     pub fn n_snapshots(&self) -> usize {
         names_in(&self.root().join("snapshots")).len()
+    }
+}
+
+/// Every blob is whole, nothing is half done, every snapshot is complete.
+pub fn audit(directory: &Path) {
+    let content = directory.join("content");
+    for entry in std::fs::read_dir(content.join("blobs/sha256")).unwrap() {
+        let entry = entry.unwrap();
+        let digest = Digest::of(&std::fs::read(entry.path()).unwrap());
+        assert_eq!(digest.hex(), entry.file_name().to_str().unwrap());
+    }
+    let root = directory.join("image");
+    for empty in ["drafts", "doomed", "empty"] {
+        let left = names_in(&root.join(empty));
+        assert!(left.is_empty(), "{empty}: {left:?}");
+    }
+    for snapshot in names_in(&root.join("snapshots")) {
+        let path = root.join("snapshots").join(snapshot);
+        assert_eq!(names_in(&path), ["fs", "layer.json"]);
     }
 }
 

@@ -1,0 +1,764 @@
+//! Pull: a manifest, its configuration, its layers. Each layer is received,
+//! verified and unpacked at the same time.
+
+use std::io::Read;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use dhow_content::{Follower, Lease};
+use dhow_oci::{
+    DEFAULT_REGISTRY, Descriptor, Digest, Document, ImageConfig, MAX_DOCUMENT, Manifest, Platform,
+    Reference, chain_ids, media_type,
+};
+use futures_util::stream::{StreamExt, TryStreamExt};
+use http::header::{ACCEPT, CONTENT_RANGE, CONTENT_TYPE, RANGE};
+use http::{Method, Response, StatusCode};
+use hyper::body::Incoming;
+use tokio::sync::{OwnedMutexGuard, mpsc, oneshot};
+use tokio::task::JoinHandle;
+use url::Url;
+
+use crate::images::{Images, top};
+use crate::remote::session::{Ask, Intent, Session, is_passing};
+use crate::remote::{backoff, blocking};
+use crate::snapshots::Draft;
+use crate::state::parse_config;
+use crate::types::{Layer, PullOptions, Pulled};
+use crate::{Error, ProgressSender, Result};
+
+/// Pieces of a layer that wait for the disk.
+const QUEUE: usize = 16;
+/// However far it gets each time, no transfer is taken up more often.
+const MAX_RESUMES: u32 = 100;
+/// Bytes between two counts.
+const COUNT_EVERY: u64 = 512 << 10;
+
+/// A manifest or index and where it came from.
+struct Fetched {
+    descriptor: Descriptor,
+    bytes: Bytes,
+    document: Document,
+}
+
+impl Images {
+    /// Fetches what `reference` names (`latest` if it says nothing) and gives
+    /// it that name.
+    ///
+    /// Cancel-safe: dropping the future stops the transfers; what was fetched
+    /// so far is kept and resumed from.
+    ///
+    /// # Errors
+    /// [`Error::ManifestUnknown`], [`Error::Denied`],
+    /// [`Error::NoMatchingPlatform`], [`Error::Network`] and others.
+    pub async fn pull(
+        &self,
+        reference: &Reference,
+        options: PullOptions,
+        progress: ProgressSender,
+    ) -> Result<Pulled> {
+        let reference = reference.clone().or_latest();
+        let shown = match (reference.tag(), reference.digest()) {
+            (_, Some(digest)) => digest.to_string(),
+            (Some(tag), None) => tag.to_owned(),
+            (None, None) => String::new(),
+        };
+        let (session, top) = self.find(&reference, &options).await?;
+        progress
+            .status(&shown, format!("Pulling from {}", reference.repository()))
+            .await;
+        let lease = Arc::new(self.inner.content.lease());
+        self.keep(&lease, &top.bytes).await?;
+        let target = top.descriptor.clone();
+        let chosen = self.choose(&session, top, &reference, &options).await?;
+        let Document::Manifest(manifest) = chosen.document else {
+            return Err(session.nonsense("index in an index"));
+        };
+        self.keep(&lease, &chosen.bytes).await?;
+        let config_bytes = self.config(&session, &manifest, &reference).await?;
+        let config = parse_config(&manifest.config.digest, &config_bytes)?;
+        self.check(&manifest, &config, &reference, &options)?;
+        self.keep(&lease, &config_bytes).await?;
+
+        let session = Arc::new(session);
+        let layers = self
+            .layers(&session, &manifest, &config, &lease, &progress)
+            .await?;
+        let name = match reference.digest() {
+            Some(digest) => reference.with_digest(digest.clone()),
+            None => reference.clone(),
+        };
+        let before = self
+            .inner
+            .book
+            .read()
+            .names
+            .get(&name)
+            .map(|row| row.target.digest.clone());
+        let digest = target.digest.clone();
+        let names = [
+            (name, target.clone()),
+            (reference.with_digest(digest.clone()), target),
+        ];
+        let images = self.clone();
+        let manifest = chosen.descriptor;
+        let image = blocking(move || {
+            let layers = layers;
+            let image = images.register(&config_bytes, manifest, layers.layers, names);
+            drop(layers.pin);
+            image
+        })
+        .await?;
+        drop(lease);
+        let is_newer = before.as_ref() != Some(&digest);
+        progress.status("", format!("Digest: {digest}")).await;
+        let verdict = if is_newer {
+            "Downloaded newer image"
+        } else {
+            "Image is up to date"
+        };
+        progress
+            .status(
+                "",
+                format!("Status: {verdict} for {}", reference.familiar()),
+            )
+            .await;
+        Ok(Pulled {
+            image,
+            digest,
+            is_newer,
+        })
+    }
+
+    /// Asks the mirrors first, if it is Docker Hub's.
+    async fn find(
+        &self,
+        reference: &Reference,
+        options: &PullOptions,
+    ) -> Result<(Session, Fetched)> {
+        let mut mirrors = Vec::new();
+        if reference.registry() == DEFAULT_REGISTRY {
+            for mirror in &self.inner.options.registries.mirrors {
+                let mut mirror = Url::parse(mirror)
+                    .map_err(|error| Error::Invalid(format!("mirror {mirror:?}: {error}")))?;
+                if !mirror.path().ends_with('/') {
+                    let path = format!("{}/", mirror.path());
+                    mirror.set_path(&path);
+                }
+                mirrors.push(mirror);
+            }
+        }
+        for base in mirrors.into_iter().map(Some).chain([None]) {
+            let is_last = base.is_none();
+            let client = Arc::clone(&self.inner.client);
+            // A mirror has no business with credentials for the Hub.
+            let auth = if is_last { options.auth.clone() } else { None };
+            let attempt = async {
+                let session = Session::open(client, reference, auth, Intent::Pull, base).await?;
+                let name = match (reference.digest(), reference.tag()) {
+                    (Some(digest), _) => digest.to_string(),
+                    (None, tag) => tag.unwrap_or_default().to_owned(),
+                };
+                let fetched = session.manifest(&name, reference).await?;
+                Ok::<_, Error>((session, fetched))
+            };
+            match attempt.await {
+                Err(error) if !is_last => tracing::info!(%error, "mirror does not help"),
+                other => return other,
+            }
+        }
+        unreachable!("the last one returns")
+    }
+
+    /// The manifest for the platform, if there is a choice.
+    async fn choose(
+        &self,
+        session: &Session,
+        top: Fetched,
+        reference: &Reference,
+        options: &PullOptions,
+    ) -> Result<Fetched> {
+        let Document::Index(index) = &top.document else {
+            return Ok(top);
+        };
+        let wanted = self.wanted(options);
+        // Attestations and the like run nowhere.
+        let images: Vec<Descriptor> = index
+            .manifests
+            .iter()
+            .filter(|entry| {
+                let unknown = |platform: &Platform| platform.os == "unknown";
+                !entry.platform.as_ref().is_some_and(unknown)
+            })
+            .cloned()
+            .collect();
+        let entry = wanted
+            .choose(&images)
+            .ok_or_else(|| Error::NoMatchingPlatform {
+                reference: reference.familiar(),
+                platform: wanted.to_string(),
+            })?;
+        let fetched = session.manifest(entry.digest.as_str(), reference).await?;
+        if fetched.bytes.len() as u64 != entry.size {
+            return Err(session.nonsense(format!("manifest {} has the wrong size", entry.digest)));
+        }
+        Ok(fetched)
+    }
+
+    async fn config(
+        &self,
+        session: &Session,
+        manifest: &Manifest,
+        reference: &Reference,
+    ) -> Result<Bytes> {
+        let descriptor = &manifest.config;
+        if !media_type::is_config(&descriptor.media_type) {
+            let kind = format!("its configuration is {:?}", descriptor.media_type);
+            return Err(Error::NotAnImage(reference.familiar(), kind));
+        }
+        let limit = self.inner.options.limits.config_bytes;
+        if descriptor.size > limit {
+            return Err(session.nonsense(format!("configuration has more than {limit} bytes")));
+        }
+        let url = session.url(&format!("blobs/{}", descriptor.digest))?;
+        let mut n_failed = 0;
+        loop {
+            let attempt = async {
+                let ask = Ask::new(Method::GET, url.clone());
+                let response = session.expect(&ask, &[StatusCode::OK]).await?;
+                session.collect(response, limit as usize).await
+            };
+            match attempt.await {
+                Ok(bytes) => {
+                    verify(session, &descriptor.digest, &bytes)?;
+                    return Ok(bytes);
+                }
+                Err(error) => session.endure(error, &mut n_failed).await?,
+            }
+        }
+    }
+
+    fn check(
+        &self,
+        manifest: &Manifest,
+        config: &ImageConfig,
+        reference: &Reference,
+        options: &PullOptions,
+    ) -> Result<()> {
+        let strange = manifest
+            .layers
+            .iter()
+            .find(|layer| media_type::layer_compression(&layer.media_type).is_none());
+        if let Some(strange) = strange {
+            let kind = format!("it has a layer of type {:?}", strange.media_type);
+            return Err(Error::NotAnImage(reference.familiar(), kind));
+        }
+        if manifest.layers.len() != config.rootfs.diff_ids.len() {
+            let counts = format!(
+                "{} layers in its manifest, {} in its configuration",
+                manifest.layers.len(),
+                config.rootfs.diff_ids.len()
+            );
+            return Err(Error::NotAnImage(reference.familiar(), counts));
+        }
+        let platform = config.platform();
+        if let Some(wanted) = &options.platform
+            && wanted.fitness(&platform).is_none()
+        {
+            return Err(Error::Invalid(format!(
+                "image with reference {} was found but does not provide the specified platform \
+                 ({wanted}): it is for {platform}",
+                reference.familiar()
+            )));
+        }
+        Ok(())
+    }
+
+    async fn layers(
+        &self,
+        session: &Arc<Session>,
+        manifest: &Manifest,
+        config: &ImageConfig,
+        lease: &Arc<Lease>,
+        progress: &ProgressSender,
+    ) -> Result<Stack> {
+        let chain_ids = chain_ids(&config.rootfs.diff_ids);
+        let pin = self.inner.snapshots.pins.pin(chain_ids.iter().cloned());
+        for layer in &manifest.layers {
+            lease.hold(&layer.digest);
+            progress
+                .status(layer.digest.short(), "Pulling fs layer")
+                .await;
+        }
+        let transfers: Vec<_> = manifest
+            .layers
+            .iter()
+            .zip(&config.rootfs.diff_ids)
+            .zip(&chain_ids)
+            .map(|((blob, diff_id), chain_id)| Transfer {
+                images: self.clone(),
+                session: Arc::clone(session),
+                lease: Arc::clone(lease),
+                progress: progress.clone(),
+                blob: blob.clone(),
+                diff_id: diff_id.clone(),
+                chain_id: chain_id.clone(),
+            })
+            .collect();
+        let n_layers = transfers.len().max(1);
+        // The client's slots bound the transfers; what only unpacks need not
+        // wait for one.
+        let drafts: Vec<(Layer, Option<Draft>)> = futures_util::stream::iter(transfers)
+            .map(Transfer::run)
+            .buffered(n_layers)
+            .try_collect()
+            .await?;
+        let images = self.clone();
+        blocking(move || {
+            let mut layers: Vec<Layer> = Vec::new();
+            let mut stack = Vec::new();
+            for (layer, draft) in drafts {
+                if let Some(draft) = draft {
+                    stack.push((layer.chain_id.clone(), top(&layers).cloned(), draft));
+                }
+                layers.push(layer);
+            }
+            images.inner.snapshots.publish(stack)?;
+            Ok(Stack { layers, pin })
+        })
+        .await
+    }
+
+    async fn keep(&self, lease: &Arc<Lease>, bytes: &Bytes) -> Result<()> {
+        let (content, lease, bytes) =
+            (self.inner.content.clone(), Arc::clone(lease), bytes.clone());
+        blocking(move || Ok(content.put(&lease, &bytes).map(drop)?)).await
+    }
+
+    fn wanted(&self, options: &PullOptions) -> Platform {
+        options
+            .platform
+            .clone()
+            .unwrap_or_else(|| self.inner.options.platform.clone())
+    }
+}
+
+/// All layers of an image, unpacked and kept.
+struct Stack {
+    layers: Vec<Layer>,
+    pin: crate::pins::Pin,
+}
+
+/// One layer on its way.
+struct Transfer {
+    images: Images,
+    session: Arc<Session>,
+    lease: Arc<Lease>,
+    progress: ProgressSender,
+    blob: Descriptor,
+    diff_id: Digest,
+    chain_id: Digest,
+}
+
+impl Transfer {
+    async fn run(self) -> Result<(Layer, Option<Draft>)> {
+        let inner = &self.images.inner;
+        let layer = |size| Layer {
+            blob: self.blob.clone(),
+            diff_id: self.diff_id.clone(),
+            chain_id: self.chain_id.clone(),
+            size,
+        };
+        let id = self.blob.digest.short();
+        // Held by the threads that work for us, so that whoever comes next
+        // finds them gone even if we are dropped meanwhile.
+        let turn = Arc::new(inner.client.transfer(&self.blob.digest).lock_owned().await);
+        let is_there = inner.content.size(&self.blob.digest)? == Some(self.blob.size);
+        if let Some(size) = inner.snapshots.size(&self.chain_id)
+            && is_there
+        {
+            self.progress.status(id, "Already exists").await;
+            return Ok((layer(size), None));
+        }
+        let draft = if is_there {
+            let blob = inner.content.open_blob(&self.blob.digest)?.file;
+            self.unpack(Box::new(blob), &turn).await?
+        } else {
+            match self.download(&turn).await {
+                // What an earlier attempt left may be spoilt; begin anew once.
+                Err((Error::Content(dhow_content::Error::Verify(_)) | Error::Archive(_), true)) => {
+                    self.download(&turn).await.map_err(|(error, _)| error)?
+                }
+                other => other.map_err(|(error, _)| error)?,
+            }
+        };
+        if draft.diff_id != self.diff_id {
+            return Err(Error::DiffId {
+                layer: self.blob.digest.clone(),
+                expected: self.diff_id.clone(),
+                actual: draft.diff_id.clone(),
+            });
+        }
+        self.progress.status(id, "Pull complete").await;
+        Ok((layer(draft.size), Some(draft)))
+    }
+
+    /// Receives the blob and unpacks it as it comes. An error says whether
+    /// bytes of an earlier attempt had a part in it.
+    async fn download(
+        &self,
+        turn: &Arc<OwnedMutexGuard<()>>,
+    ) -> std::result::Result<Draft, (Error, bool)> {
+        let _slot = self.images.inner.client.slots.acquire().await;
+        let Writer {
+            pieces,
+            started,
+            outcome,
+        } = self.writer(turn);
+        let outcome = finished(outcome);
+        let (follower, mut offset) = match started.await {
+            Ok(started) => started,
+            // It ended before it began; the reason is its outcome.
+            Err(_) => return Err((outcome.await.err().unwrap_or_else(interrupted), false)),
+        };
+        let was_resumed = offset > 0;
+        let id = self.blob.digest.short();
+        let mut unpacking = Box::pin(self.unpack(Box::new(follower), turn));
+        let early = {
+            let receiving = self.receive(&mut offset, &pieces);
+            tokio::pin!(receiving);
+            tokio::select! {
+                biased;
+                received = &mut receiving => received.map_err(Early::Receiving),
+                unpacked = &mut unpacking => Err(Early::Unpacking(unpacked.map(drop))),
+            }
+        };
+        let drafted = match early {
+            Ok(()) => {
+                self.progress.status(id, "Verifying Checksum").await;
+                // A writer that is gone says why below.
+                let _ = pieces.send(Piece::End).await;
+                drop(pieces);
+                match outcome.await {
+                    Ok(()) => {
+                        self.progress.status(id, "Download complete").await;
+                        unpacking.await
+                    }
+                    Err(error) => Err(error),
+                }
+            }
+            Err(Early::Receiving(error)) => {
+                drop(pieces);
+                // Its complaint is only that it was interrupted.
+                let _ = outcome.await;
+                Err(error)
+            }
+            // It reads to the end of the blob, so this early it has failed:
+            // because the writer did, or because of what it read, which is
+            // then not worth resuming from.
+            Err(Early::Unpacking(unpacked)) => {
+                let _ = pieces.send(Piece::Spoilt).await;
+                drop(pieces);
+                outcome
+                    .await
+                    .and(unpacked)
+                    .and_then(|()| Err(interrupted()))
+            }
+        };
+        drafted.map_err(|error| (error, was_resumed))
+    }
+
+    /// A thread that writes pieces into the content store.
+    fn writer(&self, turn: &Arc<OwnedMutexGuard<()>>) -> Writer {
+        let (pieces, mut incoming) = mpsc::channel(QUEUE);
+        let (tell, started) = oneshot::channel();
+        let content = self.images.inner.content.clone();
+        let (blob, lease, turn) = (self.blob.clone(), Arc::clone(&self.lease), Arc::clone(turn));
+        let outcome = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            let key = blob.digest.as_str();
+            let mut ingest = content.ingest(key, blob.digest.algorithm())?;
+            if ingest.offset() > blob.size {
+                ingest.restart()?;
+            }
+            // If nobody listens, the pieces end at once, too.
+            let _ = tell.send((ingest.follow()?, ingest.offset()));
+            while let Some(piece) = incoming.blocking_recv() {
+                match piece {
+                    Piece::Data(data) => std::io::Write::write_all(&mut ingest, &data)
+                        .map_err(crate::error::at("write", ingest.path()))?,
+                    Piece::End => {
+                        ingest.commit(&lease, &blob.digest, Some(blob.size))?;
+                        return Ok(());
+                    }
+                    Piece::Spoilt => {
+                        ingest.discard()?;
+                        return Ok(());
+                    }
+                }
+            }
+            // Dropped, it is kept for the next attempt.
+            Err(interrupted())
+        });
+        Writer {
+            pieces,
+            started,
+            outcome,
+        }
+    }
+
+    /// Receives everything from `offset` on, taking the transfer up again
+    /// where it broke off.
+    async fn receive(&self, offset: &mut u64, pieces: &mpsc::Sender<Piece>) -> Result<()> {
+        let (mut n_failed, mut n_resumed) = (0, 0);
+        while *offset < self.blob.size {
+            let before = *offset;
+            let Err(error) = self.receive_some(offset, pieces).await else {
+                continue;
+            };
+            if *offset > before {
+                n_failed = 0;
+            }
+            n_resumed += 1;
+            if n_resumed > MAX_RESUMES {
+                return Err(error);
+            }
+            self.session.endure(error, &mut n_failed).await?;
+            let id = self.blob.digest.short();
+            self.progress
+                .status(id, format!("Retrying at {}", *offset))
+                .await;
+        }
+        Ok(())
+    }
+
+    async fn receive_some(&self, offset: &mut u64, pieces: &mpsc::Sender<Piece>) -> Result<()> {
+        let session = &self.session;
+        let url = session.url(&format!("blobs/{}", self.blob.digest))?;
+        let mut ask = Ask::new(Method::GET, url);
+        if *offset > 0 {
+            ask = ask.header(RANGE, &format!("bytes={}-", *offset));
+        }
+        let response = session.send(&ask).await?;
+        let mut skip = match response.status() {
+            StatusCode::OK => *offset,
+            StatusCode::PARTIAL_CONTENT => {
+                check_range(session, &response, *offset)?;
+                0
+            }
+            _ => return Err(session.refusal(response).await),
+        };
+        let id = self.blob.digest.short();
+        let mut counted = *offset;
+        let mut body = response.into_body();
+        while let Some(mut data) = session.chunk(&mut body).await? {
+            // A registry that ignores ranges begins at the beginning.
+            let n_skipped = usize::try_from(skip).unwrap_or(usize::MAX).min(data.len());
+            let data = data.split_off(n_skipped);
+            skip -= n_skipped as u64;
+            if *offset + data.len() as u64 > self.blob.size {
+                return Err(session.nonsense(format!(
+                    "layer {id} is larger than the {} bytes announced",
+                    self.blob.size
+                )));
+            }
+            *offset += data.len() as u64;
+            if !data.is_empty() && pieces.send(Piece::Data(data)).await.is_err() {
+                // The writer ended; its outcome says why.
+                return Ok(());
+            }
+            if *offset - counted >= COUNT_EVERY || *offset == self.blob.size {
+                counted = *offset;
+                self.progress
+                    .count(id, "Downloading", *offset, self.blob.size);
+            }
+            if *offset == self.blob.size {
+                return Ok(());
+            }
+        }
+        Err(Error::Network {
+            url: session
+                .url(&format!("blobs/{}", self.blob.digest))?
+                .to_string(),
+            message: format!(
+                "unexpected EOF after {} of {} bytes",
+                *offset, self.blob.size
+            ),
+        })
+    }
+
+    /// A thread that unpacks what it reads.
+    fn unpack(
+        &self,
+        blob: Box<dyn Read + Send>,
+        turn: &Arc<OwnedMutexGuard<()>>,
+    ) -> impl Future<Output = Result<Draft>> + use<> {
+        let (images, turn) = (self.images.clone(), Arc::clone(turn));
+        let counting = Counting {
+            input: blob,
+            progress: self.progress.clone(),
+            id: self.blob.digest.short().to_owned(),
+            size: self.blob.size,
+            done: 0,
+            counted: 0,
+        };
+        blocking(move || {
+            let _turn = turn;
+            images
+                .inner
+                .snapshots
+                .unpack(counting, images.read_limits())
+        })
+    }
+}
+
+/// A part of a blob on its way to the disk.
+enum Piece {
+    Data(Bytes),
+    /// There is no more; without it, the transfer was given up.
+    End,
+    /// What came is of no use.
+    Spoilt,
+}
+
+/// A thread that writes, and the ways to it.
+struct Writer {
+    pieces: mpsc::Sender<Piece>,
+    /// Tells how to read along, and where the blob begins to be missing.
+    started: oneshot::Receiver<(Follower, u64)>,
+    outcome: JoinHandle<Result<()>>,
+}
+
+/// What ended before everything had been received.
+enum Early {
+    Receiving(Error),
+    Unpacking(Result<()>),
+}
+
+/// The outcome of a thread.
+async fn finished<T>(thread: JoinHandle<Result<T>>) -> Result<T> {
+    match thread.await {
+        Ok(outcome) => outcome,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => Err(interrupted()),
+    }
+}
+
+/// Counts what is unpacked.
+struct Counting {
+    input: Box<dyn Read + Send>,
+    progress: ProgressSender,
+    id: String,
+    size: u64,
+    done: u64,
+    counted: u64,
+}
+
+impl Read for Counting {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let n_read = self.input.read(buffer)?;
+        self.done += n_read as u64;
+        if self.done - self.counted >= COUNT_EVERY || (n_read > 0 && self.done == self.size) {
+            self.counted = self.done;
+            self.progress
+                .count(&self.id, "Extracting", self.done, self.size);
+        }
+        Ok(n_read)
+    }
+}
+
+impl Session {
+    async fn manifest(&self, name: &str, reference: &Reference) -> Result<Fetched> {
+        let mut ask = Ask::new(Method::GET, self.url(&format!("manifests/{name}"))?);
+        for kind in media_type::ACCEPT_MANIFEST {
+            ask = ask.header(ACCEPT, kind);
+        }
+        let mut n_failed = 0;
+        let (bytes, announced) = loop {
+            let attempt = async {
+                let response = self.expect(&ask, &[StatusCode::OK]).await?;
+                let announced = response
+                    .headers()
+                    .get(CONTENT_TYPE)
+                    .and_then(|value| value.to_str().ok())
+                    .unwrap_or_default()
+                    .to_owned();
+                Ok::<_, Error>((self.collect(response, MAX_DOCUMENT).await?, announced))
+            };
+            match attempt.await {
+                Ok(fetched) => break fetched,
+                Err(Error::Registry { status: 404, .. }) => {
+                    return Err(Error::ManifestUnknown(reference.familiar()));
+                }
+                Err(Error::Denied(why)) => {
+                    return Err(Error::Denied(format!(
+                        "pull access denied for {}, repository does not exist or may require \
+                         'docker login': {why}",
+                        reference.familiar_name()
+                    )));
+                }
+                Err(error) => self.endure(error, &mut n_failed).await?,
+            }
+        };
+        // What was asked for by digest must have it; what was asked for by
+        // tag gets the digest it has.
+        let digest = match name.parse::<Digest>() {
+            Ok(expected) => {
+                verify(self, &expected, &bytes)?;
+                expected
+            }
+            Err(_) => Digest::of(&bytes),
+        };
+        let document = Document::parse(&bytes, &announced).map_err(|source| Error::Manifest {
+            digest: digest.clone(),
+            source,
+        })?;
+        let descriptor = Descriptor::new(document.media_type(), digest, bytes.len() as u64);
+        Ok(Fetched {
+            descriptor,
+            bytes,
+            document,
+        })
+    }
+
+    /// Waits before another attempt, or gives the error back if there should
+    /// be none.
+    async fn endure(&self, error: Error, n_failed: &mut u32) -> Result<()> {
+        *n_failed += 1;
+        if !is_passing(&error) || *n_failed >= self.attempts() {
+            return Err(error);
+        }
+        tracing::debug!(%error, n_failed, "asking again");
+        tokio::time::sleep(backoff(*n_failed).max(Duration::from_millis(1))).await;
+        Ok(())
+    }
+}
+
+fn verify(session: &Session, expected: &Digest, bytes: &[u8]) -> Result<()> {
+    let mut digester = expected.algorithm().digester();
+    digester.update(bytes);
+    let actual = digester.finish();
+    if actual != *expected {
+        return Err(session.nonsense(format!("asked for {expected}, it sent {actual}")));
+    }
+    Ok(())
+}
+
+fn check_range(session: &Session, response: &Response<Incoming>, offset: u64) -> Result<()> {
+    let range = response
+        .headers()
+        .get(CONTENT_RANGE)
+        .and_then(|value| value.to_str().ok());
+    let start = range
+        .and_then(|range| range.strip_prefix("bytes "))
+        .and_then(|range| range.split('-').next())
+        .and_then(|start| start.parse::<u64>().ok());
+    if start != Some(offset) {
+        return Err(session.nonsense(format!("asked for bytes from {offset}, got {range:?}")));
+    }
+    Ok(())
+}
+
+fn interrupted() -> Error {
+    Error::Invalid("the transfer was interrupted".to_owned())
+}
