@@ -109,13 +109,16 @@ impl Images {
                 distinct.push(layer);
             }
         }
-        let uploads = distinct.into_iter().map(|layer| Upload {
-            images: self.clone(),
-            session: Arc::clone(session),
-            progress: progress.clone(),
-            blob: layer.blob.clone(),
-            id: layer.diff_id.short().to_owned(),
-        });
+        let mut uploads = Vec::new();
+        for layer in distinct {
+            uploads.push(Upload {
+                images: self.clone(),
+                session: Arc::clone(session),
+                progress: progress.clone(),
+                blob: layer.blob.clone(),
+                id: layer.diff_id.short().to_owned(),
+            });
+        }
         let n_slots = self.inner.options.limits.transfers.max(1);
         futures_util::stream::iter(uploads)
             .map(Upload::run)

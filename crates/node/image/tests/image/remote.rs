@@ -570,3 +570,16 @@ async fn a_killed_pull_leaves_no_harm() {
     );
     machine.audit();
 }
+
+/// Keeps the futures usable from spawned tasks.
+#[test]
+fn futures_can_be_sent() {
+    fn sendable<T: Send>(_: T) {}
+    let machine = Machine::new();
+    let (images, reference) = (machine.images.clone(), name("app"));
+    let images = &images;
+    sendable(images.pull(&reference, PullOptions::default(), ProgressSender::silent()));
+    sendable(images.push(&reference, PushOptions::default(), ProgressSender::silent()));
+    let auth = RegistryAuth::default();
+    sendable(images.login("localhost", &auth));
+}
