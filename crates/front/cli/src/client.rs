@@ -1,0 +1,226 @@
+//! HTTP to the daemon's socket: one connection a request.
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Empty, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::Value;
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+
+use crate::error::Error;
+
+/// What is not escaped in paths and queries.
+const PLAIN: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'.')
+    .remove(b'~')
+    .remove(b'/')
+    .remove(b':');
+
+type Body = BoxBody<Bytes, std::io::Error>;
+
+/// A client of one daemon.
+#[derive(Debug, Clone)]
+pub(crate) struct Client {
+    socket: String,
+}
+
+impl Client {
+    pub(crate) fn new(host: &str) -> Result<Self, Error> {
+        let socket = host.strip_prefix("unix://").unwrap_or(host);
+        if socket.contains("://") {
+            return Err(Error::Usage(format!(
+                "{host} is no socket: only unix:///PATH is supported"
+            )));
+        }
+        Ok(Self {
+            socket: socket.to_owned(),
+        })
+    }
+
+    async fn send(&self, request: Request<Body>) -> Result<Response<Incoming>, Error> {
+        let stream =
+            UnixStream::connect(&self.socket)
+                .await
+                .map_err(|source| Error::Unreachable {
+                    socket: self.socket.clone(),
+                    source,
+                })?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(connection.with_upgrades());
+        let response = sender.send_request(request).await?;
+        let status = response.status();
+        if status.is_client_error() || status.is_server_error() {
+            let body = response.into_body().collect().await?.to_bytes();
+            let message = serde_json::from_slice::<Value>(&body)
+                .ok()
+                .and_then(|value| value["message"].as_str().map(str::to_owned))
+                .unwrap_or_else(|| String::from_utf8_lossy(&body).trim().to_owned());
+            return Err(Error::Refused {
+                status: status.as_u16(),
+                message,
+            });
+        }
+        Ok(response)
+    }
+
+    fn request(method: Method, path: &str, body: Body, kind: Option<&str>) -> Request<Body> {
+        let mut builder = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "dhow");
+        if let Some(kind) = kind {
+            builder = builder.header("content-type", kind);
+        }
+        builder.body(body).expect("paths are escaped")
+    }
+
+    /// A request with a JSON body, or none; the answer is collected.
+    pub(crate) async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<(StatusCode, Value), Error> {
+        let response = self.send(Self::json(method, path, body)).await?;
+        let status = response.status();
+        let bytes = response.into_body().collect().await?.to_bytes();
+        Ok((
+            status,
+            serde_json::from_slice(&bytes).unwrap_or(Value::Null),
+        ))
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Result<Value, Error> {
+        Ok(self.call(Method::GET, path, None).await?.1)
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: Option<&Value>) -> Result<Value, Error> {
+        Ok(self.call(Method::POST, path, body).await?.1)
+    }
+
+    pub(crate) async fn delete(&self, path: &str) -> Result<Value, Error> {
+        Ok(self.call(Method::DELETE, path, None).await?.1)
+    }
+
+    /// A request whose answer is read as it comes.
+    pub(crate) async fn stream(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Incoming, Error> {
+        Ok(self.send(Self::json(method, path, body)).await?.into_body())
+    }
+
+    /// Sends chunks as the body; the answer is read as it comes.
+    pub(crate) async fn upload(
+        &self,
+        path: &str,
+        chunks: mpsc::Receiver<std::io::Result<Bytes>>,
+        kind: &str,
+        headers: &[(&'static str, String)],
+    ) -> Result<Incoming, Error> {
+        let frames = ReceiverStream(chunks);
+        let body = BodyExt::boxed(StreamBody::new(frames));
+        let mut request = Self::request(Method::POST, path, body, Some(kind));
+        for (name, value) in headers {
+            let value = value
+                .parse()
+                .map_err(|_| Error::Usage(format!("bad header {name}")))?;
+            request.headers_mut().insert(*name, value);
+        }
+        Ok(self.send(request).await?.into_body())
+    }
+
+    /// Sends headers and no body; the answer is read as it comes.
+    pub(crate) async fn with_headers(
+        &self,
+        path: &str,
+        headers: &[(&'static str, String)],
+    ) -> Result<Incoming, Error> {
+        let mut request = Self::json(Method::POST, path, None);
+        for (name, value) in headers {
+            let value = value
+                .parse()
+                .map_err(|_| Error::Usage(format!("bad header {name}")))?;
+            request.headers_mut().insert(*name, value);
+        }
+        Ok(self.send(request).await?.into_body())
+    }
+
+    /// A request that takes the connection over.
+    pub(crate) async fn hijack(
+        &self,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<TokioIo<Upgraded>, Error> {
+        let mut request = Self::json(Method::POST, path, body);
+        let headers = request.headers_mut();
+        headers.insert("connection", http::HeaderValue::from_static("Upgrade"));
+        headers.insert("upgrade", http::HeaderValue::from_static("tcp"));
+        let response = self.send(request).await?;
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Err(Error::Broken(
+                "the daemon does not hand the connection over".into(),
+            ));
+        }
+        Ok(TokioIo::new(hyper::upgrade::on(response).await?))
+    }
+
+    fn json(method: Method, path: &str, body: Option<&Value>) -> Request<Body> {
+        match body {
+            Some(value) => {
+                let full =
+                    Full::new(Bytes::from(value.to_string())).map_err(|never| match never {});
+                Self::request(method, path, BodyExt::boxed(full), Some("application/json"))
+            }
+            None => {
+                let empty = Empty::new().map_err(|never| match never {});
+                Self::request(method, path, BodyExt::boxed(empty), None)
+            }
+        }
+    }
+}
+
+/// A body's chunks out of a channel.
+struct ReceiverStream(mpsc::Receiver<std::io::Result<Bytes>>);
+
+impl futures_util::Stream for ReceiverStream {
+    type Item = std::io::Result<Frame<Bytes>>;
+
+    fn poll_next(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Self::Item>> {
+        self.0
+            .poll_recv(context)
+            .map(|chunk| chunk.map(|chunk| chunk.map(Frame::data)))
+    }
+}
+
+/// Escapes a part of a path or query.
+pub(crate) fn escape(text: &str) -> String {
+    utf8_percent_encode(text, PLAIN).to_string()
+}
+
+/// A query of name and value pairs; empty values are left out.
+pub(crate) fn query(pairs: &[(&str, String)]) -> String {
+    let pairs: Vec<String> = pairs
+        .iter()
+        .filter(|(_, value)| !value.is_empty())
+        .map(|(name, value)| format!("{name}={}", utf8_percent_encode(value, NON_ALPHANUMERIC)))
+        .collect();
+    if pairs.is_empty() {
+        String::new()
+    } else {
+        format!("?{}", pairs.join("&"))
+    }
+}

@@ -1,0 +1,610 @@
+//! What is done with containers that are there.
+
+use clap::Args;
+use http::Method;
+use http_body_util::BodyExt;
+use serde_json::{Value, json};
+
+use crate::client::{Client, escape, query};
+use crate::error::Error;
+use crate::run::exit_code;
+use crate::{Outcome, show, terminal};
+
+/// Containers by name or id.
+#[derive(Debug, Args)]
+pub struct Names {
+    /// Names or ids.
+    #[arg(required = true, value_name = "CONTAINER")]
+    pub names: Vec<String>,
+}
+
+/// One container.
+#[derive(Debug, Args)]
+pub struct Name {
+    /// Name or id.
+    #[arg(value_name = "CONTAINER")]
+    name: String,
+}
+
+/// `dhow start`.
+#[derive(Debug, Args)]
+pub struct Start {
+    /// Attach to the streams of the container.
+    #[arg(short, long)]
+    attach: bool,
+    /// Attach to its standard input as well.
+    #[arg(short, long)]
+    interactive: bool,
+    #[command(flatten)]
+    names: Names,
+}
+
+/// `dhow stop` and `dhow restart`.
+#[derive(Debug, Args)]
+pub struct Stop {
+    /// Seconds before it is killed (-1: never).
+    #[arg(short, long, allow_hyphen_values = true, visible_alias = "timeout")]
+    time: Option<i64>,
+    /// Signal to send.
+    #[arg(short, long)]
+    signal: Option<String>,
+    #[command(flatten)]
+    names: Names,
+}
+
+/// `dhow kill`.
+#[derive(Debug, Args)]
+pub struct Kill {
+    /// Signal to send.
+    #[arg(short, long, default_value = "KILL")]
+    signal: String,
+    #[command(flatten)]
+    names: Names,
+}
+
+/// `dhow rm`.
+#[derive(Debug, Args)]
+pub struct Remove {
+    /// Kill it first if it runs.
+    #[arg(short, long)]
+    force: bool,
+    /// Remove its anonymous volumes as well.
+    #[arg(short, long)]
+    volumes: bool,
+    #[command(flatten)]
+    names: Names,
+}
+
+/// `dhow rename`.
+#[derive(Debug, Args)]
+pub struct Rename {
+    /// Name or id.
+    #[arg(value_name = "CONTAINER")]
+    name: String,
+    /// New name.
+    new: String,
+}
+
+/// `dhow ps`.
+#[derive(Debug, Args)]
+pub struct List {
+    /// Show those that do not run as well.
+    #[arg(short, long)]
+    all: bool,
+    /// Print ids only.
+    #[arg(short, long)]
+    quiet: bool,
+    /// Show only those that fit (NAME=VALUE).
+    #[arg(short, long)]
+    filter: Vec<String>,
+    /// Print ids in full.
+    #[arg(long)]
+    no_trunc: bool,
+    /// Print as JSON, or by a template such as '{{.Names}}'.
+    #[arg(long)]
+    format: Option<String>,
+}
+
+/// `dhow logs`.
+#[derive(Debug, Args)]
+pub struct Logs {
+    /// Go on until the container ends.
+    #[arg(short, long)]
+    follow: bool,
+    /// Only the last lines.
+    #[arg(short = 'n', long, default_value = "all", value_name = "NUMBER")]
+    tail: String,
+    /// Print the time of each line.
+    #[arg(short, long)]
+    timestamps: bool,
+    /// Only lines since a time (RFC 3339, or seconds since the epoch).
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    /// Name or id.
+    #[arg(value_name = "CONTAINER")]
+    name: String,
+}
+
+/// `dhow exec`.
+#[derive(Debug, Args)]
+pub struct Exec {
+    /// Leave it running.
+    #[arg(short, long)]
+    detach: bool,
+    /// Keep standard input open.
+    #[arg(short, long)]
+    interactive: bool,
+    /// Give it a terminal.
+    #[arg(short, long)]
+    tty: bool,
+    /// Set a variable.
+    #[arg(short, long, value_name = "NAME=VALUE")]
+    env: Vec<String>,
+    /// User, or USER:GROUP.
+    #[arg(short, long)]
+    user: Option<String>,
+    /// Working directory.
+    #[arg(short, long, value_name = "PATH")]
+    workdir: Option<String>,
+    /// Allow everything.
+    #[arg(long)]
+    privileged: bool,
+    /// Name or id.
+    #[arg(value_name = "CONTAINER")]
+    name: String,
+    /// Program and arguments.
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    command: Vec<String>,
+}
+
+/// `dhow attach`.
+#[derive(Debug, Args)]
+pub struct Attach {
+    /// Leave standard input alone.
+    #[arg(long)]
+    no_stdin: bool,
+    /// Name or id.
+    #[arg(value_name = "CONTAINER")]
+    name: String,
+}
+
+/// `dhow inspect`.
+#[derive(Debug, Args)]
+pub struct Inspect {
+    /// Print by a template such as '{{.State.Pid}}'.
+    #[arg(short, long)]
+    format: Option<String>,
+    /// What to look for (container, image, network or volume).
+    #[arg(long = "type", value_name = "KIND")]
+    kind: Option<String>,
+    /// Names or ids.
+    #[arg(required = true)]
+    names: Vec<String>,
+}
+
+/// Asks the same of each; those that fail are told, and the rest is done.
+async fn for_each<F>(names: &[String], mut ask: impl FnMut(String) -> F) -> Outcome
+where
+    F: Future<Output = Result<(), Error>>,
+{
+    let mut failed = false;
+    for name in names {
+        match ask(name.clone()).await {
+            Ok(()) => show::line(name),
+            Err(error) => {
+                error.report();
+                failed = true;
+            }
+        }
+    }
+    if failed { Err(Error::Told) } else { Ok(0) }
+}
+
+pub(crate) async fn each(client: &Client, names: &Names, verb: &str) -> Outcome {
+    for_each(&names.names, |name| async move {
+        client
+            .post(&format!("/containers/{}/{verb}", escape(&name)), None)
+            .await
+            .map(|_| ())
+    })
+    .await
+}
+
+pub(crate) async fn start(client: &Client, start: Start) -> Outcome {
+    if !start.attach && !start.interactive {
+        return each(client, &start.names, "start").await;
+    }
+    let [name] = start.names.names.as_slice() else {
+        return Err(Error::Usage("attach to one container at a time".into()));
+    };
+    let path = format!("/containers/{}", escape(name));
+    let facts = client.get(&format!("{path}/json")).await?;
+    let tty = facts["Config"]["Tty"].as_bool().unwrap_or_default();
+    let stdin = start.interactive;
+    let attach = format!(
+        "{path}/attach?stream=1&stdin={}&stdout=1&stderr=1",
+        u8::from(stdin)
+    );
+    let connection = client.hijack(&attach, None).await?;
+    let wait = client
+        .stream(
+            Method::POST,
+            &format!("{path}/wait?condition=next-exit"),
+            None,
+        )
+        .await?;
+    let raw = (tty && stdin).then(terminal::Raw::enter).flatten();
+    let conversation = tokio::spawn(terminal::converse(connection, stdin, tty));
+    client.post(&format!("{path}/start"), None).await?;
+    let printed = conversation
+        .await
+        .map_err(|error| Error::Broken(error.to_string()))?;
+    drop(raw);
+    printed?;
+    let answer: Value =
+        serde_json::from_slice(&wait.collect().await?.to_bytes()).unwrap_or_default();
+    Ok(exit_code(&answer["StatusCode"]))
+}
+
+pub(crate) async fn stop(client: &Client, stop: Stop, verb: &str) -> Outcome {
+    let query = query(&[
+        (
+            "t",
+            stop.time
+                .map_or_else(String::new, |seconds| seconds.to_string()),
+        ),
+        ("signal", stop.signal.clone().unwrap_or_default()),
+    ]);
+    for_each(&stop.names.names, |name| {
+        let path = format!("/containers/{}/{verb}{query}", escape(&name));
+        async move { client.post(&path, None).await.map(|_| ()) }
+    })
+    .await
+}
+
+pub(crate) async fn kill(client: &Client, kill: Kill) -> Outcome {
+    let query = query(&[("signal", kill.signal.clone())]);
+    for_each(&kill.names.names, |name| {
+        let path = format!("/containers/{}/kill{query}", escape(&name));
+        async move { client.post(&path, None).await.map(|_| ()) }
+    })
+    .await
+}
+
+pub(crate) async fn wait(client: &Client, names: &Names) -> Outcome {
+    for name in &names.names {
+        let answer = client
+            .post(&format!("/containers/{}/wait", escape(name)), None)
+            .await?;
+        show::line(&answer["StatusCode"]);
+    }
+    Ok(0)
+}
+
+pub(crate) async fn remove(client: &Client, remove: Remove) -> Outcome {
+    let query = format!(
+        "?force={}&v={}",
+        u8::from(remove.force),
+        u8::from(remove.volumes)
+    );
+    for_each(&remove.names.names, |name| {
+        let path = format!("/containers/{}{query}", escape(&name));
+        async move { client.delete(&path).await.map(|_| ()) }
+    })
+    .await
+}
+
+pub(crate) async fn rename(client: &Client, rename: Rename) -> Outcome {
+    let query = query(&[("name", rename.new)]);
+    client
+        .post(
+            &format!("/containers/{}/rename{query}", escape(&rename.name)),
+            None,
+        )
+        .await?;
+    Ok(0)
+}
+
+/// `NAME=VALUE` filters as the API wants them.
+pub(crate) fn filters(texts: &[String]) -> Result<String, Error> {
+    if texts.is_empty() {
+        return Ok(String::new());
+    }
+    let mut map = serde_json::Map::new();
+    for text in texts {
+        let (name, value) = text
+            .split_once('=')
+            .ok_or_else(|| Error::Usage(format!("--filter {text:?}: the form is NAME=VALUE")))?;
+        let values = map.entry(name).or_insert_with(|| json!([]));
+        if let Some(values) = values.as_array_mut() {
+            values.push(json!(value));
+        }
+    }
+    Ok(Value::Object(map).to_string())
+}
+
+pub(crate) async fn list(client: &Client, list: List) -> Outcome {
+    let query = query(&[
+        ("all", u8::from(list.all).to_string()),
+        ("filters", filters(&list.filter)?),
+    ]);
+    let containers = client.get(&format!("/containers/json{query}")).await?;
+    let containers = containers.as_array().cloned().unwrap_or_default();
+    let id = |value: &Value| {
+        let id = show::text(value, "Id");
+        if list.no_trunc {
+            id.to_owned()
+        } else {
+            show::short(id).to_owned()
+        }
+    };
+    if list.quiet {
+        containers
+            .iter()
+            .for_each(|container| show::line(id(container)));
+        return Ok(0);
+    }
+    let names = |container: &Value| -> String {
+        let names = container["Names"].as_array().cloned().unwrap_or_default();
+        let names: Vec<&str> = names
+            .iter()
+            .filter_map(Value::as_str)
+            .map(|name| name.trim_start_matches('/'))
+            .collect();
+        names.join(",")
+    };
+    if let Some(format) = &list.format {
+        let values: Vec<Value> = containers
+            .iter()
+            .map(|container| {
+                json!({
+                    "ID": id(container),
+                    "Names": names(container),
+                    "Image": container["Image"],
+                    "Command": container["Command"],
+                    "CreatedAt": container["Created"],
+                    "Ports": ports(container),
+                    "State": container["State"],
+                    "Status": container["Status"],
+                    "Labels": container["Labels"],
+                })
+            })
+            .collect();
+        show::formatted(format, &values)?;
+        return Ok(0);
+    }
+    let rows: Vec<Vec<String>> = containers
+        .iter()
+        .map(|container| {
+            let mut command = format!("{:?}", show::text(container, "Command"));
+            if !list.no_trunc && command.chars().count() > 22 {
+                command = command.chars().take(20).chain("…\"".chars()).collect();
+            }
+            vec![
+                id(container),
+                show::text(container, "Image").to_owned(),
+                command,
+                show::ago(container["Created"].as_i64().unwrap_or_default()),
+                show::text(container, "Status").to_owned(),
+                ports(container),
+                names(container),
+            ]
+        })
+        .collect();
+    show::table(
+        &[
+            "CONTAINER ID",
+            "IMAGE",
+            "COMMAND",
+            "CREATED",
+            "STATUS",
+            "PORTS",
+            "NAMES",
+        ],
+        &rows,
+    );
+    Ok(0)
+}
+
+fn ports(container: &Value) -> String {
+    let ports = container["Ports"].as_array().cloned().unwrap_or_default();
+    let shown: Vec<String> = ports
+        .iter()
+        .map(|port| {
+            let inner = format!("{}/{}", port["PrivatePort"], show::text(port, "Type"));
+            match port["PublicPort"].as_u64() {
+                Some(outer) => format!("{}:{outer}->{inner}", show::text(port, "IP")),
+                None => inner,
+            }
+        })
+        .collect();
+    shown.join(", ")
+}
+
+pub(crate) async fn logs(client: &Client, logs: Logs) -> Outcome {
+    let path = format!("/containers/{}", escape(&logs.name));
+    let facts = client.get(&format!("{path}/json")).await?;
+    let tty = facts["Config"]["Tty"].as_bool().unwrap_or_default();
+    let query = query(&[
+        ("stdout", "1".into()),
+        ("stderr", "1".into()),
+        ("follow", u8::from(logs.follow).to_string()),
+        ("tail", logs.tail),
+        ("timestamps", u8::from(logs.timestamps).to_string()),
+        ("since", logs.since.unwrap_or_default()),
+    ]);
+    let body = client
+        .stream(Method::GET, &format!("{path}/logs{query}"), None)
+        .await?;
+    let chunks =
+        futures_util::TryStreamExt::map_err(body.into_data_stream(), std::io::Error::other);
+    let mut reader = tokio_util::io::StreamReader::new(Box::pin(chunks));
+    let printed = if tty {
+        tokio::io::copy(&mut reader, &mut tokio::io::stdout())
+            .await
+            .map(|_| ())
+    } else {
+        terminal::copy_frames(&mut reader).await
+    };
+    match printed {
+        // Whoever reads our output has seen enough.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(0),
+        Err(error) => Err(Error::Broken(error.to_string())),
+        Ok(()) => Ok(0),
+    }
+}
+
+pub(crate) async fn exec(client: &Client, exec: Exec) -> Outcome {
+    if exec.tty && exec.interactive && !terminal::is_interactive() {
+        return Err(Error::Usage(
+            "the input device is not a TTY: leave -t out".into(),
+        ));
+    }
+    let body = json!({
+        "AttachStdin": exec.interactive && !exec.detach,
+        "AttachStdout": !exec.detach,
+        "AttachStderr": !exec.detach,
+        "Tty": exec.tty,
+        "Env": exec.env,
+        "Cmd": exec.command,
+        "User": exec.user.unwrap_or_default(),
+        "WorkingDir": exec.workdir.unwrap_or_default(),
+        "Privileged": exec.privileged,
+    });
+    let made = client
+        .post(
+            &format!("/containers/{}/exec", escape(&exec.name)),
+            Some(&body),
+        )
+        .await?;
+    let path = format!("/exec/{}", show::text(&made, "Id"));
+    let failed = |error: Error| match error.status() {
+        Some(400) => {
+            let message = error.to_string();
+            let is_missing = message.contains("not found") || message.contains("no such file");
+            Error::Run {
+                code: if is_missing { 127 } else { 126 },
+                message,
+            }
+        }
+        _ => error,
+    };
+    if exec.detach {
+        client
+            .post(&format!("{path}/start"), Some(&json!({ "Detach": true })))
+            .await
+            .map_err(failed)?;
+        return Ok(0);
+    }
+    let start = json!({ "Detach": false, "Tty": exec.tty });
+    let raw = (exec.tty && exec.interactive)
+        .then(terminal::Raw::enter)
+        .flatten();
+    let connection = client
+        .hijack(&format!("{path}/start"), Some(&start))
+        .await
+        .map_err(failed)?;
+    let sizes = exec.tty.then(|| {
+        tokio::spawn(terminal::follow_size(
+            client.clone(),
+            format!("{path}/resize"),
+        ))
+    });
+    let printed = terminal::converse(connection, exec.interactive, exec.tty).await;
+    drop(raw);
+    if let Some(sizes) = sizes {
+        sizes.abort();
+    }
+    printed?;
+    let facts = client.get(&format!("{path}/json")).await?;
+    Ok(exit_code(&facts["ExitCode"]))
+}
+
+pub(crate) async fn attach(client: &Client, attach: Attach) -> Outcome {
+    let path = format!("/containers/{}", escape(&attach.name));
+    let facts = client.get(&format!("{path}/json")).await?;
+    if facts["State"]["Running"].as_bool() != Some(true) {
+        return Err(Error::Usage(format!(
+            "container {} does not run: start it with dhow start -a",
+            attach.name
+        )));
+    }
+    let tty = facts["Config"]["Tty"].as_bool().unwrap_or_default();
+    let stdin = !attach.no_stdin && facts["Config"]["OpenStdin"].as_bool().unwrap_or_default();
+    let wait = client
+        .stream(
+            Method::POST,
+            &format!("{path}/wait?condition=not-running"),
+            None,
+        )
+        .await?;
+    let query = format!("?stream=1&stdin={}&stdout=1&stderr=1", u8::from(stdin));
+    let connection = client
+        .hijack(&format!("{path}/attach{query}"), None)
+        .await?;
+    let raw = (tty && stdin).then(terminal::Raw::enter).flatten();
+    let sizes = tty.then(|| {
+        tokio::spawn(terminal::follow_size(
+            client.clone(),
+            format!("{path}/resize"),
+        ))
+    });
+    let printed = terminal::converse(connection, stdin, tty).await;
+    drop(raw);
+    if let Some(sizes) = sizes {
+        sizes.abort();
+    }
+    printed?;
+    let answer: Value =
+        serde_json::from_slice(&wait.collect().await?.to_bytes()).unwrap_or_default();
+    Ok(exit_code(&answer["StatusCode"]))
+}
+
+pub(crate) async fn inspect(client: &Client, inspect: Inspect) -> Outcome {
+    let mut found = Vec::new();
+    let mut failed = false;
+    for name in &inspect.names {
+        match look_up(client, name, inspect.kind.as_deref()).await {
+            Ok(value) => found.push(value),
+            Err(error) => {
+                error.report();
+                failed = true;
+            }
+        }
+    }
+    match &inspect.format {
+        Some(format) => show::formatted(format, &found)?,
+        None => show::line(format_args!("{:#}", Value::Array(found))),
+    }
+    if failed { Err(Error::Told) } else { Ok(0) }
+}
+
+async fn look_up(client: &Client, name: &str, kind: Option<&str>) -> Result<Value, Error> {
+    let name_escaped = escape(name);
+    for (candidate, path) in [
+        ("container", format!("/containers/{name_escaped}/json")),
+        ("image", format!("/images/{name_escaped}/json")),
+        ("network", format!("/networks/{name_escaped}")),
+        ("volume", format!("/volumes/{name_escaped}")),
+    ] {
+        if kind.is_some_and(|kind| kind != candidate) {
+            continue;
+        }
+        match client.get(&path).await {
+            Err(error) if matches!(error.status(), Some(404 | 400)) => {}
+            other => return other,
+        }
+    }
+    Err(Error::Usage(format!("no such object: {name}")))
+}
+
+pub(crate) async fn diff(client: &Client, name: Name) -> Outcome {
+    let changes = client
+        .get(&format!("/containers/{}/changes", escape(&name.name)))
+        .await?;
+    for change in changes.as_array().into_iter().flatten() {
+        let kind = ["C", "A", "D"][change["Kind"].as_u64().unwrap_or_default().min(2) as usize];
+        show::line(format_args!("{kind} {}", show::text(change, "Path")));
+    }
+    Ok(0)
+}

@@ -1,0 +1,170 @@
+//! The command line: verbs, tables, progress.
+//!
+//! A client of the daemon's public API (the Docker Engine API on its socket)
+//! like any other; it knows nothing that `docker` does not. [`Command`] is the
+//! one definition that parses, helps and completes.
+
+mod client;
+mod containers;
+mod error;
+mod images;
+mod networks;
+mod progress;
+mod request;
+mod run;
+mod show;
+mod system;
+mod terminal;
+mod volumes;
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+
+pub use error::Error;
+
+use client::Client;
+
+/// How the daemon is reached.
+#[derive(Debug, Clone, Args)]
+pub struct Connection {
+    /// Socket of the daemon.
+    #[arg(
+        short = 'H',
+        long = "host",
+        global = true,
+        env = "DHOW_HOST",
+        default_value = "unix:///run/dhow/dhow.sock",
+        value_name = "SOCKET"
+    )]
+    pub host: String,
+}
+
+/// What the daemon is asked for.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Create a container and run it.
+    #[command(visible_alias = "r")]
+    Run(Box<run::Run>),
+    /// Create a container without starting it.
+    Create(Box<run::Create>),
+    /// Start containers that were created or stopped.
+    Start(containers::Start),
+    /// Stop running containers.
+    Stop(containers::Stop),
+    /// Stop and start containers.
+    Restart(containers::Stop),
+    /// Send a signal to running containers.
+    Kill(containers::Kill),
+    /// Freeze all processes of containers.
+    Pause(containers::Names),
+    /// Let frozen containers go on.
+    Unpause(containers::Names),
+    /// Wait until containers stop, then print their exit codes.
+    Wait(containers::Names),
+    /// Remove containers.
+    Rm(containers::Remove),
+    /// Give a container another name.
+    Rename(containers::Rename),
+    /// List containers.
+    #[command(visible_alias = "ls")]
+    Ps(containers::List),
+    /// Show what a container printed.
+    Logs(containers::Logs),
+    /// Run a program in a running container.
+    Exec(containers::Exec),
+    /// Attach to a running container's streams.
+    Attach(containers::Attach),
+    /// Show everything about containers, images, networks or volumes, as JSON.
+    Inspect(containers::Inspect),
+    /// Show what a container changed in its filesystem.
+    Diff(containers::Name),
+    /// Make an image of a container's filesystem.
+    Commit(images::Commit),
+    /// List images.
+    Images(images::List),
+    /// Build an image from a Dockerfile.
+    Build(images::Build),
+    /// Fetch an image from a registry.
+    Pull(images::Pull),
+    /// Send an image to a registry.
+    Push(images::Push),
+    /// Give an image another name.
+    Tag(images::Tag),
+    /// Remove images.
+    Rmi(images::Remove),
+    /// Show how an image came to be.
+    History(images::History),
+    /// Write images to an archive.
+    Save(images::Save),
+    /// Read images from an archive.
+    Load(images::Load),
+    /// Make an image of a plain archive of files.
+    Import(images::Import),
+    /// Manage networks.
+    #[command(subcommand)]
+    Network(networks::Command),
+    /// Manage volumes.
+    #[command(subcommand)]
+    Volume(volumes::Command),
+    /// Show and clean up what the daemon holds.
+    #[command(subcommand)]
+    System(system::Command),
+    /// Show what happens, as it happens.
+    Events(system::Events),
+    /// Show facts about the daemon and the machine.
+    Info,
+    /// Show the versions of client and daemon.
+    Version,
+}
+
+/// Carries out a command; what goes wrong is told on standard error.
+pub async fn run(connection: &Connection, command: Command) -> ExitCode {
+    let client = match Client::new(&connection.host) {
+        Ok(client) => client,
+        Err(error) => return error.report(),
+    };
+    let result = match command {
+        Command::Run(run) => run::run(&client, *run).await,
+        Command::Create(create) => run::create(&client, *create).await,
+        Command::Start(start) => containers::start(&client, start).await,
+        Command::Stop(stop) => containers::stop(&client, stop, "stop").await,
+        Command::Restart(stop) => containers::stop(&client, stop, "restart").await,
+        Command::Kill(kill) => containers::kill(&client, kill).await,
+        Command::Pause(names) => containers::each(&client, &names, "pause").await,
+        Command::Unpause(names) => containers::each(&client, &names, "unpause").await,
+        Command::Wait(names) => containers::wait(&client, &names).await,
+        Command::Rm(remove) => containers::remove(&client, remove).await,
+        Command::Rename(rename) => containers::rename(&client, rename).await,
+        Command::Ps(list) => containers::list(&client, list).await,
+        Command::Logs(logs) => containers::logs(&client, logs).await,
+        Command::Exec(exec) => containers::exec(&client, exec).await,
+        Command::Attach(attach) => containers::attach(&client, attach).await,
+        Command::Inspect(inspect) => containers::inspect(&client, inspect).await,
+        Command::Diff(name) => containers::diff(&client, name).await,
+        Command::Commit(commit) => images::commit(&client, commit).await,
+        Command::Images(list) => images::list(&client, list).await,
+        Command::Build(build) => images::build(&client, build).await,
+        Command::Pull(pull) => images::pull(&client, pull).await,
+        Command::Push(push) => images::push(&client, push).await,
+        Command::Tag(tag) => images::tag(&client, tag).await,
+        Command::Rmi(remove) => images::remove(&client, remove).await,
+        Command::History(history) => images::history(&client, history).await,
+        Command::Save(save) => images::save(&client, save).await,
+        Command::Load(load) => images::load(&client, load).await,
+        Command::Import(import) => images::import(&client, import).await,
+        Command::Network(command) => networks::run(&client, command).await,
+        Command::Volume(command) => volumes::run(&client, command).await,
+        Command::System(command) => system::run(&client, command).await,
+        Command::Events(events) => system::events(&client, events).await,
+        Command::Info => system::info(&client).await,
+        Command::Version => system::version(&client).await,
+    };
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => error.report(),
+    }
+}
+
+/// What a command ends with: the exit code, or what went wrong.
+type Outcome = Result<u8, Error>;

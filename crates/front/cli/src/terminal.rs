@@ -1,0 +1,142 @@
+//! The user's terminal: raw mode, its size, and streams to and from containers.
+
+use std::io::{IsTerminal, Write};
+
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::client::Client;
+use crate::error::Error;
+
+const BLOCK: usize = 32 * 1024;
+
+/// Whether standard input is a terminal.
+pub(crate) fn is_interactive() -> bool {
+    std::io::stdin().is_terminal()
+}
+
+/// The terminal in raw mode, until it is dropped.
+pub(crate) struct Raw(Termios);
+
+impl Raw {
+    /// Puts the terminal into raw mode; `None` when standard input is none.
+    pub(crate) fn enter() -> Option<Self> {
+        let before = tcgetattr(std::io::stdin()).ok()?;
+        let mut raw = before.clone();
+        raw.make_raw();
+        tcsetattr(std::io::stdin(), OptionalActions::Drain, &raw).ok()?;
+        Some(Self(before))
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        let _ = tcsetattr(std::io::stdin(), OptionalActions::Drain, &self.0);
+    }
+}
+
+/// Rows and columns of the user's terminal.
+pub(crate) fn size() -> Option<(u16, u16)> {
+    let size = tcgetwinsize(std::io::stdout()).ok()?;
+    (size.ws_row > 0).then_some((size.ws_row, size.ws_col))
+}
+
+/// Tells the daemon the terminal's size now and whenever it changes. Runs
+/// until it is dropped.
+pub(crate) async fn follow_size(client: Client, resize: String) {
+    let Ok(mut changes) = signal(SignalKind::window_change()) else {
+        return;
+    };
+    loop {
+        if let Some((rows, columns)) = size() {
+            // A container that is not there yet, or any more, has no size.
+            let _ = client
+                .post(&format!("{resize}?h={rows}&w={columns}"), None)
+                .await;
+        }
+        if changes.recv().await.is_none() {
+            return;
+        }
+    }
+}
+
+/// Passes on what the container prints, and to it what the user types, until
+/// the container's output ends.
+pub(crate) async fn converse(
+    connection: TokioIo<Upgraded>,
+    with_input: bool,
+    terminal: bool,
+) -> Result<(), Error> {
+    let (mut output, mut input) = tokio::io::split(connection);
+    let typing = async {
+        if with_input {
+            let mut stdin = tokio::io::stdin();
+            let mut buffer = vec![0; BLOCK];
+            while let Ok(length) = stdin.read(&mut buffer).await {
+                if length == 0 || input.write_all(&buffer[..length]).await.is_err() {
+                    break;
+                }
+                let _ = input.flush().await;
+            }
+            let _ = input.shutdown().await;
+        }
+        std::future::pending::<()>().await;
+    };
+    let printing = async {
+        if terminal {
+            copy_raw(&mut output).await
+        } else {
+            copy_frames(&mut output).await
+        }
+    };
+    tokio::select! {
+        () = typing => Ok(()),
+        printed = printing => printed.map_err(|error| Error::Broken(error.to_string())),
+    }
+}
+
+async fn copy_raw(from: &mut (impl AsyncRead + Unpin)) -> std::io::Result<()> {
+    let mut buffer = vec![0; BLOCK];
+    loop {
+        let length = from.read(&mut buffer).await?;
+        if length == 0 {
+            return Ok(());
+        }
+        let mut stdout = std::io::stdout().lock();
+        stdout.write_all(&buffer[..length])?;
+        stdout.flush()?;
+    }
+}
+
+/// Takes Docker's frames apart: stream, three zeros, length (big endian), text.
+pub(crate) async fn copy_frames(from: &mut (impl AsyncRead + Unpin)) -> std::io::Result<()> {
+    let mut buffer = vec![0; BLOCK];
+    loop {
+        let mut header = [0u8; 8];
+        match from.read_exact(&mut header).await {
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        let mut left = u32::from_be_bytes([header[4], header[5], header[6], header[7]]) as usize;
+        while left > 0 {
+            let want = left.min(buffer.len());
+            let length = from.read(&mut buffer[..want]).await?;
+            if length == 0 {
+                return Ok(());
+            }
+            left -= length;
+            if header[0] == 2 {
+                let mut stderr = std::io::stderr().lock();
+                stderr.write_all(&buffer[..length])?;
+            } else {
+                let mut stdout = std::io::stdout().lock();
+                stdout.write_all(&buffer[..length])?;
+                stdout.flush()?;
+            }
+        }
+    }
+}
