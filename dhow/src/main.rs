@@ -1,5 +1,57 @@
-//! The `dhow` executable: chooses a role, wires it and runs it.
+//! The `dhow` executable: one program, its role chosen by the subcommand.
 
-fn main() {
-    println!("dhow {}", env!("CARGO_PKG_VERSION"));
+mod daemon;
+mod instance;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Runs, builds and shares containers the Docker way, and orchestrates them
+/// the Kubernetes way.
+#[derive(Debug, Parser)]
+#[command(name = "dhow", version, max_term_width = 100)]
+struct Arguments {
+    #[command(flatten)]
+    connection: dhow_cli::Connection,
+    #[command(subcommand)]
+    role: Role,
+}
+
+#[derive(Debug, Subcommand)]
+enum Role {
+    /// Serve containers on a socket, until it is told to stop.
+    Daemon(daemon::Options),
+    #[command(flatten)]
+    Client(dhow_cli::Command),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let threads = match &arguments.role {
+        Role::Daemon(_) => tokio::runtime::Builder::new_multi_thread(),
+        // A client waits for one thing at a time.
+        Role::Client(_) => tokio::runtime::Builder::new_current_thread(),
+    };
+    let runtime = { threads }.enable_all().build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("dhow: threads cannot be started: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = match arguments.role {
+        Role::Daemon(options) => match runtime.block_on(daemon::run(&options)) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("dhow: {error:#}");
+                ExitCode::FAILURE
+            }
+        },
+        Role::Client(command) => runtime.block_on(dhow_cli::run(&arguments.connection, command)),
+    };
+    // A thread that reads the user's terminal cannot be waited for.
+    runtime.shutdown_background();
+    code
 }

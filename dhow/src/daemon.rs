@@ -1,0 +1,156 @@
+//! The daemon: wires the rooms together, serves, and stops.
+//!
+//! Containers outlive it: a stopped daemon leaves them running and finds them
+//! again when it starts. What it made in the kernel goes with the last of them.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use dhow_docker_api::{About, Listener};
+use dhow_engine::{Config, Engine};
+use dhow_image::{Images, Limits, RegistryOptions};
+use dhow_network::{NameServer, Networks};
+use dhow_oci::Platform;
+use dhow_volume::Volumes;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::instance::Instance;
+
+/// How the daemon runs.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    instance: Instance,
+    /// Socket to serve; RUN_ROOT/dhow.sock unless told otherwise.
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// Registry that may be spoken to without TLS; loopback always may.
+    #[arg(long, value_name = "HOST[:PORT]")]
+    insecure_registry: Vec<String>,
+}
+
+/// Serves until SIGTERM or SIGINT.
+pub(crate) async fn run(options: &Options) -> Result<()> {
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_env("DHOW_LOG")
+                .unwrap_or_else(|_| "info".into()),
+        )
+        .with_writer(std::io::stderr)
+        .init();
+    // One crypto provider for everything that speaks TLS.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let instance = &options.instance;
+    instance.prepare()?;
+    let _lock = instance.lock()?;
+    let networks = Arc::new(
+        Networks::open(dhow_network::Config {
+            data: instance.data_root.join("network"),
+            run: instance.run_root.join("network"),
+            table: instance.name(),
+            link_prefix: instance.link_prefix(),
+        })
+        .context("open networks")?,
+    );
+    let engine = open_engine(options, Arc::clone(&networks)).await?;
+    engine
+        .make_default_network(&format!("{}0", instance.link_prefix()))
+        .context("make the default network")?;
+
+    let resolv_conf = std::fs::read_to_string(&engine.config().resolv_conf).unwrap_or_default();
+    let names = NameServer::new(Arc::clone(&networks), NameServer::upstreams(&resolv_conf));
+    let answering = tokio::spawn(names.run());
+
+    let socket = options
+        .socket
+        .clone()
+        .unwrap_or_else(|| instance.run_root.join("dhow.sock"));
+    let listener =
+        Listener::bind(&socket).with_context(|| format!("listen at {}", socket.display()))?;
+    let about = About {
+        version: env!("CARGO_PKG_VERSION").into(),
+        id: instance.id()?,
+        root: instance.data_root.display().to_string(),
+    };
+    tracing::info!(socket = %socket.display(), "ready");
+    dhow_docker_api::serve(
+        listener,
+        dhow_docker_api::router(engine.clone(), about),
+        stopped(),
+    )
+    .await;
+    answering.abort();
+    leave(&engine, &networks, &instance.name());
+    Ok(())
+}
+
+async fn open_engine(options: &Options, networks: Arc<Networks>) -> Result<Engine> {
+    let instance = &options.instance;
+    let data = &instance.data_root;
+    let content = dhow_content::Store::open(&data.join("content")).context("open content")?;
+    let images = Images::open(dhow_image::Options {
+        root: data.join("image"),
+        content,
+        platform: Platform::host(),
+        limits: Limits::default(),
+        registries: RegistryOptions {
+            insecure: options.insecure_registry.clone(),
+            certificates: Some("/etc/docker/certs.d".into()),
+            user_agent: concat!("dhow/", env!("CARGO_PKG_VERSION")).into(),
+            ..RegistryOptions::default()
+        },
+        now: std::time::SystemTime::now,
+    })
+    .context("open images")?;
+    let volumes = Volumes::open(&data.join("volumes")).context("open volumes")?;
+    let config = Config {
+        data: data.clone(),
+        run: instance.run_root.clone(),
+        runtime: instance.runtime()?,
+        cgroup_parent: format!("/{}", instance.name()),
+        resolv_conf: "/etc/resolv.conf".into(),
+    };
+    Engine::open(config, images, networks, volumes)
+        .await
+        .context("open containers")
+}
+
+/// Ready when somebody asks the daemon to stop.
+async fn stopped() {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+    ) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping; containers run on");
+}
+
+/// Takes what is ours out of the kernel when no container needs it any more.
+fn leave(engine: &Engine, networks: &Networks, name: &str) {
+    let is_needed = engine
+        .list()
+        .iter()
+        .any(|record| record.state.status.is_alive());
+    if is_needed {
+        return;
+    }
+    if let Err(error) = networks.tear_down() {
+        tracing::warn!(%error, "networks are not taken down");
+    }
+    // Our control group has no children left; others' are not ours to remove.
+    for hierarchy in std::fs::read_dir("/sys/fs/cgroup")
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        let _ = std::fs::remove_dir(hierarchy.path().join(name));
+    }
+    let _ = std::fs::remove_dir(Path::new("/sys/fs/cgroup").join(name));
+}
