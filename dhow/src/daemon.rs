@@ -3,6 +3,7 @@
 //! Containers outlive it: a stopped daemon leaves them running and finds them
 //! again when it starts. What it made in the kernel goes with the last of them.
 
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -38,6 +39,7 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
             tracing_subscriber::EnvFilter::try_from_env("DHOW_LOG")
                 .unwrap_or_else(|_| "info".into()),
         )
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
     // One crypto provider for everything that speaks TLS.

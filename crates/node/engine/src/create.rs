@@ -123,10 +123,11 @@ impl Engine {
         if sandbox.is_some() || !is_own(&host.network_mode) {
             networks.clear();
         } else {
-            networks.entry(host.network_mode.clone()).or_default();
-            for network in networks.keys() {
-                self.networks().get(network)?;
+            // A network that is missing is told at the start, as Docker does.
+            if let Some(settings) = networks.remove("default") {
+                networks.insert("bridge".into(), settings);
             }
+            networks.entry(host.network_mode.clone()).or_default();
         }
         if let Some(other) = host.network_mode.strip_prefix("container:") {
             self.find(other)?;
