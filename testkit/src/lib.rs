@@ -1,1 +1,15 @@
 //! Helpers for the black-box suites; never a dependency of a shipped crate.
+//!
+//! A [`Host`] is a network namespace and a folder made for one test: a daemon
+//! that runs there meets no other test and nothing of the machine's network.
+//! [`Host::audit`] fails when anything is left of it.
+
+mod daemon;
+mod executables;
+mod host;
+mod output;
+
+pub use daemon::Daemon;
+pub use executables::{dhow, require, runtime};
+pub use host::Host;
+pub use output::Ran;

@@ -1,0 +1,253 @@
+//! A throw-away daemon and its clients.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use crate::executables::{dhow, require, runtime};
+use crate::host::Host;
+use crate::output::Ran;
+
+/// A daemon on a host of its own.
+#[derive(Debug)]
+pub struct Daemon {
+    host: Host,
+    process: Option<Child>,
+}
+
+impl Daemon {
+    /// Starts a daemon and waits until it serves.
+    ///
+    /// # Panics
+    ///
+    /// When it does not.
+    pub fn start() -> Self {
+        let mut daemon = Self {
+            host: Host::new(),
+            process: None,
+        };
+        daemon.start_again();
+        daemon
+    }
+
+    /// Starts the daemon that was stopped or killed.
+    ///
+    /// # Panics
+    ///
+    /// When it does not serve.
+    pub fn start_again(&mut self) {
+        runtime();
+        let folder = self.host.folder();
+        let mut process = self
+            .host
+            .command(dhow())
+            .arg("daemon")
+            .args(["--instance", self.host.instance()])
+            .arg("--data-root")
+            .arg(folder.join("data"))
+            .arg("--run-root")
+            .arg(folder.join("run"))
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the daemon starts");
+        let mut lines = BufReader::new(process.stderr.take().expect("it was piped")).lines();
+        let mut said = String::new();
+        loop {
+            let Some(Ok(line)) = lines.next() else {
+                panic!("the daemon ended before it was ready:\n{said}");
+            };
+            said.push_str(&line);
+            said.push('\n');
+            if line.contains(" ready ") {
+                break;
+            }
+        }
+        // What it says later goes where the test's output goes.
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                eprintln!("daemon: {line}");
+            }
+        });
+        self.process = Some(process);
+    }
+
+    /// The host it runs on.
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// Its process identifier.
+    ///
+    /// # Panics
+    ///
+    /// When it does not run.
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().expect("it runs").id()
+    }
+
+    fn signal(&self, signal: &str) {
+        let status = Command::new("kill")
+            .args([signal, &self.pid().to_string()])
+            .status()
+            .expect("kill runs");
+        assert!(status.success(), "the daemon is there to be signalled");
+    }
+
+    /// Kills it without warning.
+    ///
+    /// # Panics
+    ///
+    /// When it does not run.
+    pub fn kill(&mut self) {
+        self.signal("-KILL");
+        self.process
+            .take()
+            .expect("it runs")
+            .wait()
+            .expect("it ends");
+    }
+
+    /// Asks it to stop and waits for its end.
+    ///
+    /// # Panics
+    ///
+    /// When it does not end well.
+    pub fn stop(&mut self) {
+        self.signal("-TERM");
+        let status = self
+            .process
+            .take()
+            .expect("it runs")
+            .wait()
+            .expect("it ends");
+        assert!(status.success(), "{status}");
+    }
+
+    /// Stops it and fails if anything is left. Containers must be gone.
+    ///
+    /// # Panics
+    ///
+    /// With a list of what is left.
+    #[track_caller]
+    pub fn finish(mut self) {
+        self.stop();
+        self.host.audit();
+    }
+
+    /// Where it is reached.
+    pub fn socket(&self) -> PathBuf {
+        self.host.folder().join("run/dhow.sock")
+    }
+
+    fn address(&self) -> String {
+        format!("unix://{}", self.socket().display())
+    }
+
+    /// A `docker` command at this daemon.
+    pub fn docker_command(&self, arguments: &[&str]) -> Command {
+        let mut command = self
+            .host
+            .command(require("docker", "the Debian package docker.io"));
+        command.env("DOCKER_HOST", self.address());
+        command.env("DOCKER_CONFIG", self.host.folder().join("docker-config"));
+        command.env("DOCKER_BUILDKIT", "0");
+        command.args(arguments);
+        command
+    }
+
+    /// Runs `docker` at this daemon.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be started.
+    pub fn docker(&self, arguments: &[&str]) -> Ran {
+        let output = self
+            .docker_command(arguments)
+            .output()
+            .expect("docker starts");
+        Ran::new(format!("docker {}", arguments.join(" ")), &output)
+    }
+
+    /// Runs `dhow` at this daemon.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be started.
+    pub fn dhow(&self, arguments: &[&str]) -> Ran {
+        let mut command = self.host.command(dhow());
+        command.env("DHOW_HOST", self.address()).args(arguments);
+        let output = command.output().expect("dhow starts");
+        Ran::new(format!("dhow {}", arguments.join(" ")), &output)
+    }
+
+    /// Makes the image `busybox` of the statically linked busybox.
+    ///
+    /// # Panics
+    ///
+    /// Without Debian's busybox-static.
+    pub fn busybox(&self) {
+        let busybox = require("busybox", "the Debian package busybox-static");
+        let root = self.host.folder().join("busybox");
+        for folder in ["bin", "etc", "tmp", "root", "data"] {
+            std::fs::create_dir_all(root.join(folder)).expect("a folder");
+        }
+        std::fs::copy(busybox, root.join("bin/busybox")).expect("busybox");
+        let list = Command::new(root.join("bin/busybox"))
+            .arg("--list")
+            .output()
+            .expect("it is statically linked: install the Debian package busybox-static");
+        for name in String::from_utf8_lossy(&list.stdout)
+            .lines()
+            .filter(|name| *name != "busybox")
+        {
+            std::os::unix::fs::symlink("busybox", root.join("bin").join(name)).expect("a link");
+        }
+        let write = |path: &str, text: &str| {
+            std::fs::write(root.join(path), text).expect("written");
+        };
+        write(
+            "etc/passwd",
+            "root:x:0:0:root:/root:/bin/sh\nweb:x:33:33::/data:/bin/sh\n",
+        );
+        write("etc/group", "root:x:0:\nweb:x:33:\nlog:x:44:web\n");
+        write("data/greeting", "from the image\n");
+        let archive = self.host.folder().join("busybox.tar");
+        self.host
+            .run("tar", &["-C", text(&root), "-cf", text(&archive), "."])
+            .ok();
+        self.docker(&["import", text(&archive), "busybox"]).ok();
+    }
+
+    /// Removes all containers, by force.
+    ///
+    /// # Panics
+    ///
+    /// When one cannot be removed.
+    pub fn remove_containers(&self) {
+        let ids = self.docker(&["ps", "-aq", "--no-trunc"]).ok();
+        let mut arguments = vec!["rm", "-f", "-v"];
+        arguments.extend(ids.lines());
+        if arguments.len() > 3 {
+            self.docker(&arguments).ok();
+        }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if self.process.is_some() {
+            // A failed test cleans up as well as it can.
+            let ids = self.docker(&["ps", "-aq", "--no-trunc"]);
+            let mut arguments = vec!["rm", "-f", "-v"];
+            arguments.extend(ids.stdout.lines());
+            let _ = self.docker(&arguments);
+            let mut process = self.process.take().expect("it was just there");
+            let _ = Command::new("kill").arg(process.id().to_string()).status();
+            let _ = process.wait();
+        }
+    }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("test folders have plain names")
+}

@@ -1,0 +1,53 @@
+//! Where the executables under test and the real clients are.
+
+use std::path::PathBuf;
+
+/// The folder with the executables of this build.
+fn built() -> PathBuf {
+    // TARGET/PROFILE/deps/TEST: the executables lie one folder up.
+    let own = std::env::current_exe().expect("this process has an executable");
+    let deps = own.parent().expect("it lies in a folder");
+    deps.parent().expect("that lies in a folder").to_owned()
+}
+
+/// The `dhow` executable.
+///
+/// # Panics
+///
+/// When it is not built.
+pub fn dhow() -> PathBuf {
+    existing("dhow")
+}
+
+/// The `dhow-runtime` executable.
+///
+/// # Panics
+///
+/// When it is not built.
+pub fn runtime() -> PathBuf {
+    existing("dhow-runtime")
+}
+
+fn existing(name: &str) -> PathBuf {
+    let path = built().join(name);
+    assert!(
+        path.exists(),
+        "{} is missing: run `make build` first",
+        path.display()
+    );
+    path
+}
+
+/// A real program that a test needs.
+///
+/// # Panics
+///
+/// When it is not installed: a claim of compatibility is made with the program
+/// itself, so its absence fails the test.
+pub fn require(program: &str, package: &str) -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .map(|folder| folder.join(program))
+        .find(|candidate| candidate.exists())
+        .unwrap_or_else(|| panic!("{program} is missing: install {package}, or run `make setup`"))
+}

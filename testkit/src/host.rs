@@ -1,0 +1,187 @@
+//! A throw-away host: a network namespace and a folder.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use dhow_netlink::{Batch, Namespace, Socket};
+use dhow_nft::Family;
+
+use crate::output::Ran;
+
+/// A host made for one test.
+#[derive(Debug)]
+pub struct Host {
+    folder: Option<tempfile::TempDir>,
+    namespace: Namespace,
+    instance: String,
+}
+
+impl Host {
+    /// Makes a host whose only link is its loopback.
+    ///
+    /// # Panics
+    ///
+    /// Without the right to make network namespaces (root).
+    pub fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let folder = tempfile::Builder::new()
+            .prefix("dhow-test-")
+            .tempdir()
+            .expect("a folder");
+        let namespace = Namespace::create_pinned(&folder.path().join("host"))
+            .expect("tests need root, to make network namespaces");
+        let socket = namespace
+            .run(Socket::route)
+            .expect("enter")
+            .expect("a socket");
+        let mut batch = Batch::new();
+        batch.set_up(1);
+        socket.run(&mut batch).expect("loopback is up");
+        let instance = format!("t{}-{number}", std::process::id());
+        Self {
+            folder: Some(folder),
+            namespace,
+            instance,
+        }
+    }
+
+    /// The host's folder.
+    pub fn folder(&self) -> &Path {
+        self.folder
+            .as_ref()
+            .expect("it lives as long as self")
+            .path()
+    }
+
+    /// A name that no other host has.
+    pub fn instance(&self) -> &str {
+        &self.instance
+    }
+
+    fn pin(&self) -> PathBuf {
+        self.folder().join("host")
+    }
+
+    /// A command that runs on this host.
+    pub fn command(&self, program: impl AsRef<Path>) -> Command {
+        let mut command = Command::new("nsenter");
+        command
+            .arg(format!("--net={}", self.pin().display()))
+            .arg("--")
+            .arg(program.as_ref());
+        command.stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a program on this host to its end.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be started.
+    pub fn run(&self, program: impl AsRef<Path>, arguments: &[&str]) -> Ran {
+        let mut command = self.command(&program);
+        command.args(arguments);
+        let shown = format!("{} {}", program.as_ref().display(), arguments.join(" "));
+        let output = command
+            .output()
+            .unwrap_or_else(|error| panic!("{shown}: {error}"));
+        Ran::new(shown, &output)
+    }
+
+    /// Fails if anything is left: processes, mounts, control groups, links,
+    /// rules.
+    ///
+    /// # Panics
+    ///
+    /// With a list of what is left.
+    #[track_caller]
+    pub fn audit(&self) {
+        let left = self.left();
+        assert!(left.is_empty(), "left behind:\n  {}", left.join("\n  "));
+    }
+
+    fn left(&self) -> Vec<String> {
+        let mut left = Vec::new();
+        let folder = self.folder().display().to_string();
+        for entry in std::fs::read_dir("/proc")
+            .expect("proc is mounted")
+            .flatten()
+        {
+            let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let command = String::from_utf8_lossy(&command).replace('\0', " ");
+            if command.contains(&folder) {
+                left.push(format!(
+                    "process {}: {command}",
+                    entry.file_name().to_string_lossy()
+                ));
+            }
+        }
+        let own = self.pin().display().to_string();
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("proc is mounted");
+        for mount in mounts.lines().filter(|mount| mount.contains(&folder)) {
+            if mount.split_whitespace().nth(4) != Some(own.as_str()) {
+                left.push(format!("mount {mount}"));
+            }
+        }
+        let mut pending = vec![PathBuf::from("/sys/fs/cgroup")];
+        let mut depth = 0;
+        while !pending.is_empty() && depth < 2 {
+            let mut next = Vec::new();
+            for parent in pending.drain(..) {
+                for entry in std::fs::read_dir(&parent).into_iter().flatten().flatten() {
+                    let path = entry.path();
+                    if path.ends_with(format!("dhow-{}", self.instance)) {
+                        left.push(format!("control group {}", path.display()));
+                    } else if path.is_dir() {
+                        next.push(path);
+                    }
+                }
+            }
+            pending = next;
+            depth += 1;
+        }
+        self.namespace
+            .run(|| {
+                for link in Socket::route().expect("a socket").links().expect("links") {
+                    if link.name != "lo" {
+                        left.push(format!("link {}", link.name));
+                    }
+                }
+                let socket = Socket::netfilter().expect("a socket");
+                for family in [Family::Ip, Family::Ip6, Family::Inet] {
+                    for table in dhow_nft::tables(&socket, family).expect("tables") {
+                        left.push(format!("table {family:?} {table}"));
+                    }
+                }
+            })
+            .expect("enter");
+        left
+    }
+}
+
+impl Default for Host {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let _ = Namespace::remove_pinned(&self.pin());
+        let folder = self.folder.take().expect("it lives as long as self");
+        // Whatever a failed test left mounted there goes first.
+        let below = folder.path().display().to_string();
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        for mount in mounts
+            .lines()
+            .rev()
+            .filter_map(|mount| mount.split_whitespace().nth(4))
+        {
+            if mount.starts_with(&below) {
+                let _ = Command::new("umount").args(["--lazy", mount]).status();
+            }
+        }
+    }
+}

@@ -1,0 +1,402 @@
+//! Everyday use of `docker` and `dhow` against the daemon.
+
+use std::io::Read;
+use std::process::Stdio;
+
+use dhow_testkit::Daemon;
+
+fn daemon() -> Daemon {
+    let daemon = Daemon::start();
+    daemon.busybox();
+    daemon
+}
+
+#[test]
+fn images_are_listed_named_saved_and_removed() {
+    let daemon = daemon();
+    daemon
+        .docker(&["tag", "busybox", "example.test/team/tool:1.2"])
+        .ok();
+    let listed = daemon
+        .docker(&["images", "--format", "{{.Repository}}:{{.Tag}}"])
+        .ok();
+    assert!(listed.contains("busybox:latest") && listed.contains("example.test/team/tool:1.2"));
+    let archive = daemon
+        .host()
+        .folder()
+        .join("saved.tar")
+        .display()
+        .to_string();
+    daemon.docker(&["save", "-o", &archive, "busybox"]).ok();
+    daemon
+        .docker(&["rmi", "busybox", "example.test/team/tool:1.2"])
+        .ok();
+    assert_eq!(daemon.docker(&["images", "-q"]).ok(), "");
+    assert!(
+        daemon
+            .docker(&["load", "-i", &archive])
+            .ok()
+            .contains("busybox:latest")
+    );
+    assert_eq!(daemon.dhow(&["images", "-q"]).ok().lines().count(), 1);
+    let error = daemon.docker(&["rmi", "nothing"]).fails(1);
+    assert!(error.contains("No such image: nothing"), "{error}");
+    let error = daemon.docker(&["tag", "busybox", "Bad/Name"]).fails(1);
+    assert!(
+        error.contains("repository name must be lowercase"),
+        "{error}"
+    );
+    daemon.finish();
+}
+
+#[test]
+fn networks_and_volumes_come_and_go() {
+    let daemon = daemon();
+    daemon
+        .docker(&["network", "create", "--subnet", "10.77.0.0/24", "front"])
+        .ok();
+    let subnet = daemon
+        .docker(&[
+            "network",
+            "inspect",
+            "-f",
+            "{{(index .IPAM.Config 0).Subnet}}",
+            "front",
+        ])
+        .ok();
+    assert_eq!(subnet, "10.77.0.0/24");
+    let error = daemon.docker(&["network", "create", "front"]).fails(1);
+    assert!(
+        error.contains("network with name front already exists"),
+        "{error}"
+    );
+    let error = daemon
+        .docker(&["network", "create", "--subnet", "10.77.0.9/24", "x"])
+        .fails(1);
+    assert!(error.contains("invalid subnet"), "{error}");
+    let error = daemon.docker(&["network", "rm", "bridge"]).fails(1);
+    assert!(
+        error.contains("is a pre-defined network and cannot be removed"),
+        "{error}"
+    );
+    daemon
+        .docker(&["volume", "create", "--label", "a=b", "data"])
+        .ok();
+    assert_eq!(daemon.dhow(&["volume", "ls", "-q"]).ok(), "data");
+    let error = daemon.docker(&["volume", "create", "../x"]).fails(1);
+    assert!(error.contains("includes invalid characters"), "{error}");
+    daemon.docker(&["volume", "rm", "data"]).ok();
+    daemon.docker(&["network", "rm", "front"]).ok();
+    daemon.finish();
+}
+
+#[test]
+fn programs_run_print_and_end() {
+    let daemon = daemon();
+    for client in ["docker", "dhow"] {
+        let run = |arguments: &[&str]| {
+            let all = [&["run", "--rm"], arguments].concat();
+            if client == "docker" {
+                daemon.docker(&all)
+            } else {
+                daemon.dhow(&all)
+            }
+        };
+        assert_eq!(run(&["busybox", "echo", "hello"]).ok(), "hello");
+        assert_eq!(
+            run(&["busybox", "sh", "-c", "echo oops >&2; exit 7"]).fails(7),
+            "oops"
+        );
+        assert_eq!(
+            run(&["-e", "A=1", "busybox", "sh", "-c", "echo $A"]).ok(),
+            "1"
+        );
+        assert_eq!(run(&["-w", "/tmp", "busybox", "pwd"]).ok(), "/tmp");
+        assert_eq!(run(&["-u", "web", "busybox", "id", "-u"]).ok(), "33");
+        assert_eq!(run(&["-h", "box", "busybox", "hostname"]).ok(), "box");
+        let error = run(&["busybox", "no-such-program"]).fails(127);
+        assert!(error.contains("no-such-program"), "{error}");
+        let error = run(&["busybox", "/etc/passwd"]).fails(126);
+        assert!(error.contains("permission denied"), "{error}");
+        let error = run(&["-u", "nobody-here", "busybox", "true"]).fails(125);
+        assert!(
+            error.contains("no matching entries in passwd file"),
+            "{error}"
+        );
+        let error = run(&["-m", "1m", "busybox", "true"]).fails(125);
+        assert!(
+            error.contains("Minimum memory limit allowed is 6MB"),
+            "{error}"
+        );
+    }
+    assert_eq!(daemon.docker(&["ps", "-aq"]).ok(), "", "--rm leaves none");
+    daemon.finish();
+}
+
+#[test]
+fn a_container_lives_and_is_looked_into() {
+    let daemon = daemon();
+    daemon
+        .docker(&[
+            "run",
+            "-d",
+            "--name",
+            "box",
+            "-m",
+            "64m",
+            "busybox",
+            "sh",
+            "-c",
+            "echo started; exec sleep 1000",
+        ])
+        .ok();
+    assert_eq!(daemon.docker(&["ps", "--format", "{{.Names}}"]).ok(), "box");
+    assert_eq!(
+        daemon.docker(&["exec", "box", "cat", "/proc/1/comm"]).ok(),
+        "sleep"
+    );
+    assert_eq!(
+        daemon
+            .dhow(&["exec", "-e", "X=y", "box", "sh", "-c", "echo $X"])
+            .ok(),
+        "y"
+    );
+    daemon
+        .docker(&["exec", "box", "sh", "-c", "exit 9"])
+        .fails(9);
+    daemon.docker(&["exec", "box", "nothing-here"]).fails(127);
+    let limit = daemon
+        .docker(&[
+            "exec",
+            "box",
+            "cat",
+            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+        ])
+        .ok();
+    assert_eq!(limit, (64 << 20).to_string());
+    assert_eq!(daemon.docker(&["logs", "box"]).ok(), "started");
+    assert_eq!(daemon.dhow(&["logs", "-n", "1", "box"]).ok(), "started");
+    daemon.docker(&["pause", "box"]).ok();
+    let error = daemon.docker(&["exec", "box", "true"]).fails(1);
+    assert!(error.contains("is paused"), "{error}");
+    daemon.docker(&["unpause", "box"]).ok();
+    daemon.docker(&["stop", "-t", "0", "box"]).ok();
+    assert_eq!(
+        daemon
+            .docker(&["inspect", "-f", "{{.State.ExitCode}}", "box"])
+            .ok(),
+        "137"
+    );
+    daemon.docker(&["start", "box"]).ok();
+    daemon.docker(&["restart", "-t", "0", "box"]).ok();
+    let error = daemon.docker(&["rm", "box"]).fails(1);
+    assert!(error.contains("container is running"), "{error}");
+    daemon.docker(&["rm", "-f", "box"]).ok();
+    daemon.finish();
+}
+
+#[test]
+fn ports_volumes_and_names() {
+    let daemon = daemon();
+    daemon.docker(&["network", "create", "front"]).ok();
+    let serve = "echo $(hostname) > /data/index.html; exec httpd -f -p 80 -h /data";
+    daemon
+        .docker(&[
+            "run",
+            "-d",
+            "--name",
+            "web",
+            "-h",
+            "web",
+            "--network",
+            "front",
+            "-p",
+            "8080:80",
+            "-v",
+            "pages:/data",
+            "busybox",
+            "sh",
+            "-c",
+            serve,
+        ])
+        .ok();
+    // A volume gets what the image has at its path.
+    let greeting = daemon
+        .docker(&["exec", "web", "cat", "/data/greeting"])
+        .ok();
+    assert_eq!(greeting, "from the image");
+    let ask =
+        "for n in 1 2 3 4 5 6 7 8 9; do wget -qO- http://web/ && exit; usleep 100000; done; exit 1";
+    let seen = daemon
+        .docker(&[
+            "run",
+            "--rm",
+            "--network",
+            "front",
+            "busybox",
+            "sh",
+            "-c",
+            ask,
+        ])
+        .ok();
+    assert_eq!(seen, "web");
+    let from_host = daemon
+        .host()
+        .run("busybox", &["wget", "-qO-", "http://127.0.0.1:8080/"])
+        .ok();
+    assert_eq!(from_host, "web");
+    let error = daemon
+        .docker(&["run", "-d", "-p", "8080:80", "busybox", "sleep", "9"])
+        .fails(125);
+    assert!(error.contains("port is already allocated"), "{error}");
+    daemon.remove_containers();
+    daemon.docker(&["volume", "rm", "pages"]).ok();
+    daemon.docker(&["network", "rm", "front"]).ok();
+    daemon.finish();
+}
+
+#[test]
+fn a_killed_daemon_finds_its_containers_again() {
+    let mut daemon = daemon();
+    let count = "n=0; while :; do echo line $n; n=$((n+1)); usleep 2000; done";
+    daemon
+        .docker(&["run", "-d", "--name", "count", "busybox", "sh", "-c", count])
+        .ok();
+    daemon
+        .docker(&[
+            "run",
+            "-d",
+            "--name",
+            "short",
+            "busybox",
+            "sh",
+            "-c",
+            "read x < /data/gate; exit 3",
+        ])
+        .ok();
+    daemon.docker(&["exec", "short", "true"]).ok();
+    let pid = daemon
+        .docker(&["inspect", "-f", "{{.State.Pid}}", "short"])
+        .ok();
+    daemon.kill();
+    // One ends while nobody looks.
+    daemon.host().run("kill", &["-USR1", &pid]).ok();
+    daemon.start_again();
+    assert_eq!(daemon.docker(&["wait", "short"]).ok(), "138");
+    assert_eq!(
+        daemon.docker(&["exec", "count", "echo", "here"]).ok(),
+        "here"
+    );
+    daemon.docker(&["stop", "-t", "0", "count"]).ok();
+    let log = daemon.docker(&["logs", "count"]).ok();
+    for (number, line) in log.lines().enumerate() {
+        assert_eq!(line, format!("line {number}"), "no line is lost or doubled");
+    }
+    assert!(log.lines().count() > 10);
+    daemon.remove_containers();
+    daemon.finish();
+}
+
+#[test]
+fn a_killed_shim_ends_its_container() {
+    let daemon = daemon();
+    daemon
+        .docker(&["run", "-d", "--name", "box", "busybox", "sleep", "1000"])
+        .ok();
+    let pid = daemon
+        .docker(&["inspect", "-f", "{{.State.Pid}}", "box"])
+        .ok();
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let parent = status
+        .lines()
+        .find_map(|line| line.strip_prefix("PPid:"))
+        .expect("it has a parent")
+        .trim()
+        .to_owned();
+    daemon.host().run("kill", &["-KILL", &parent]).ok();
+    assert_ne!(daemon.docker(&["wait", "box"]).ok(), "0");
+    daemon.docker(&["start", "box"]).ok();
+    daemon.remove_containers();
+    daemon.finish();
+}
+
+#[test]
+fn a_restart_policy_brings_it_back() {
+    let daemon = daemon();
+    daemon
+        .docker(&[
+            "run",
+            "-d",
+            "--name",
+            "box",
+            "--restart",
+            "on-failure:2",
+            "busybox",
+            "sh",
+            "-c",
+            "echo run; exit 1",
+        ])
+        .ok();
+    assert_eq!(daemon.docker(&["wait", "box"]).ok(), "1");
+    let count = daemon
+        .docker(&["inspect", "-f", "{{.RestartCount}}", "box"])
+        .ok();
+    assert_eq!(count, "2");
+    assert_eq!(daemon.docker(&["logs", "box"]).ok(), "run\nrun\nrun");
+    daemon.remove_containers();
+    daemon.finish();
+}
+
+#[test]
+fn a_log_is_followed_to_its_end() {
+    let daemon = daemon();
+    let count = "for n in 1 2 3 4 5; do echo $n; usleep 20000; done";
+    daemon
+        .docker(&["run", "-d", "--name", "box", "busybox", "sh", "-c", count])
+        .ok();
+    let mut follower = daemon
+        .docker_command(&["logs", "-f", "box"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("docker starts");
+    let mut printed = String::new();
+    follower
+        .stdout
+        .take()
+        .expect("piped")
+        .read_to_string(&mut printed)
+        .expect("text");
+    assert!(follower.wait().expect("it ends").success());
+    assert_eq!(printed, "1\n2\n3\n4\n5\n");
+    daemon.remove_containers();
+    daemon.finish();
+}
+
+#[test]
+fn a_default_container_is_confined() {
+    let daemon = daemon();
+    let status = daemon
+        .docker(&["run", "--rm", "busybox", "cat", "/proc/self/status"])
+        .ok();
+    let field = |name: &str| {
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .expect(name);
+        line.trim_start_matches(':').trim().to_owned()
+    };
+    assert_eq!(
+        field("CapEff"),
+        "00000000a80425fb",
+        "Docker's default capabilities"
+    );
+    assert_eq!(field("CapInh"), "0000000000000000");
+    assert_eq!(field("Seccomp"), "2", "a filter is in place");
+    let try_all = "cat /proc/kcore; echo 1 > /proc/sys/kernel/domainname; mount -t tmpfs x /tmp; \
+                   mknod /tmp/d b 1 1 && cat /tmp/d; unshare -U true; echo done";
+    let tried = daemon
+        .docker(&["run", "--rm", "busybox", "sh", "-c", try_all])
+        .ok();
+    assert_eq!(tried, "done", "nothing else printed anything");
+    daemon.finish();
+}
