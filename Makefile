@@ -1,17 +1,29 @@
-# One command each; what a target needs it installs from the distribution.
+# One command each; what a target needs it installs itself (scripts/setup).
 
-.PHONY: all build test tidy demo bench clean
+.PHONY: all help build release test tidy setup clean
 
 all: build
 
-build:
-	cargo build --locked --workspace --bins
+help: ## Show this list.
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
 
-tidy:
+setup: ## Install what building and testing need.
+	scripts/setup test
+
+build: ## Build both executables (target/x86_64-unknown-linux-gnu/debug).
+	scripts/setup build
+	cargo build --locked --package dhow --package dhow-runtime-bin
+
+release: ## Build both executables to be installed.
+	scripts/setup build
+	cargo build --locked --release --package dhow --package dhow-runtime-bin
+
+tidy: ## Check format, lints, arrows, code map and file headers.
+	scripts/setup build
 	cargo xtask tidy
 
-test: build
+test: setup build ## Run all tests, with real clients. Needs root.
 	cargo nextest run --locked --workspace
 
-clean:
+clean: ## Remove what was built.
 	cargo clean
