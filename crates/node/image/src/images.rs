@@ -36,14 +36,14 @@ pub(crate) struct Inner {
     pub(crate) snapshots: Snapshots,
     pub(crate) client: Arc<Client>,
     /// Layers committed by this process that nothing durable refers to yet.
-    pub(crate) fresh: Mutex<HashMap<Digest, Fresh>>,
+    pub(crate) fresh: Mutex<HashMap<Digest, Hold>>,
 }
 
-/// What keeps a fresh layer alive.
+/// Keeps layers alive; see [`Images::hold`].
 #[derive(Debug)]
-pub(crate) struct Fresh {
-    pub(crate) _lease: dhow_content::Lease,
-    pub(crate) _pin: Pin,
+pub struct Hold {
+    _lease: dhow_content::Lease,
+    _pin: Pin,
 }
 
 /// Asked before anything is removed: who uses the image with this id?
@@ -233,6 +233,20 @@ impl Images {
         self.inner.snapshots.mount(&lower)
     }
 
+    /// Keeps a stack of layers from being swept until the hold is dropped,
+    /// whatever happens to the images that refer to it.
+    pub fn hold(&self, layers: &[Layer]) -> Hold {
+        let lease = self.inner.content.lease();
+        for layer in layers {
+            lease.hold(&layer.blob.digest);
+        }
+        let chain_ids = layers.iter().map(|layer| layer.chain_id.clone());
+        Hold {
+            _lease: lease,
+            _pin: self.inner.snapshots.pins.pin(chain_ids),
+        }
+    }
+
     /// Removes what nothing refers to any more, and returns the bytes freed.
     /// Blocks.
     pub fn sweep(&self) -> Result<u64> {
@@ -308,7 +322,7 @@ impl Images {
     /// Keeps a layer alive until something durable refers to it.
     pub(crate) fn keep_fresh(&self, layer: &Layer, lease: dhow_content::Lease) {
         let pin = self.inner.snapshots.pins.pin([layer.chain_id.clone()]);
-        let fresh = Fresh {
+        let fresh = Hold {
             _lease: lease,
             _pin: pin,
         };

@@ -213,12 +213,15 @@ impl Images {
         self.inner.book.read().steps.get(key).cloned()
     }
 
-    /// Remembers a build step durably.
-    pub fn remember_step(&self, key: &Digest, step: &Step) -> Result<()> {
-        self.inner
-            .book
-            .change(|_| Ok((vec![Row::Step(key.clone(), step.clone())], ())))?;
-        self.settle(&step.layer);
+    /// Remembers build steps durably.
+    pub fn remember_steps(&self, steps: &[(Digest, Step)]) -> Result<()> {
+        self.inner.book.change(|_| {
+            let rows = steps
+                .iter()
+                .map(|(key, step)| Row::Step(key.clone(), step.clone()));
+            Ok((rows.collect(), ()))
+        })?;
+        self.settle(steps.iter().filter_map(|(_, step)| step.layer.as_ref()));
         Ok(())
     }
 

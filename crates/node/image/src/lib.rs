@@ -29,7 +29,7 @@ pub mod tar;
 mod types;
 
 pub use error::{Error, Result};
-pub use images::{Images, Users};
+pub use images::{Hold, Images, Users};
 pub use progress::{Progress, ProgressSender};
 pub use types::{
     Change, ChangeKind, Commit, DiskUsage, HistoryEntry, Image, Import, Layer, Limits, Listed,

@@ -12,8 +12,8 @@ mod remove;
 mod unpack;
 
 pub use compress::{Decompressor, sniff};
-pub use pack::{PackOptions, Packed, pack};
-pub(crate) use pack::{attributes, is_opaque, names};
+pub(crate) use pack::is_opaque;
+pub use pack::{PackOptions, Packed, attributes, names, pack};
 pub use remove::remove_tree;
 pub use unpack::{Devices, Ownership, UnpackOptions, Unpacked, Whiteouts, clean, unpack};
 

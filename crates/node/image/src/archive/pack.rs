@@ -25,6 +25,8 @@ pub struct PackOptions<'a> {
     /// Which paths (without the prefix) go in; a directory that does not go in
     /// is not entered.
     pub filter: &'a dyn Fn(&[u8]) -> bool,
+    /// What is changed about each entry before it is written.
+    pub edit: &'a dyn Fn(&mut Entry),
 }
 
 impl Default for PackOptions<'_> {
@@ -33,6 +35,7 @@ impl Default for PackOptions<'_> {
             whiteouts: Whiteouts::Literal,
             prefix: b"",
             filter: &|_| true,
+            edit: &|_| {},
         }
     }
 }
@@ -191,12 +194,17 @@ impl<W: Write> Packer<'_, W> {
 
     fn append(&mut self, entry: &Entry, data: &mut dyn io::Read) -> io::Result<()> {
         self.packed.n_entries += 1;
-        self.writer.append(entry, data)
+        let mut entry = entry.clone();
+        (self.options.edit)(&mut entry);
+        self.writer.append(&entry, data)
     }
 }
 
 /// The names in a directory, sorted.
-pub(crate) fn names(directory: BorrowedFd<'_>) -> io::Result<Vec<Vec<u8>>> {
+///
+/// # Errors
+/// The kernel's.
+pub fn names(directory: BorrowedFd<'_>) -> io::Result<Vec<Vec<u8>>> {
     let mut names = Vec::new();
     let mut entries = Dir::read_from(directory)?;
     while let Some(entry) = entries.read() {
@@ -221,8 +229,11 @@ pub(crate) fn is_opaque(directory: BorrowedFd<'_>) -> io::Result<bool> {
     }
 }
 
-/// The attributes that belong into an archive, sorted.
-pub(crate) fn attributes(file: BorrowedFd<'_>) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+/// The extended attributes that belong into an archive, sorted.
+///
+/// # Errors
+/// The kernel's.
+pub fn attributes(file: BorrowedFd<'_>) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
     let mut list = vec![0; 1024];
     let length = loop {
         match rustix::fs::flistxattr(file, &mut list[..]) {

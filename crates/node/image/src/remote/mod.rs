@@ -11,13 +11,13 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use dhow_oci::{DEFAULT_REGISTRY, Digest, Reference};
-use http::{Method, Request};
+use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::sync::Semaphore;
 use url::Url;
 
-use crate::remote::session::{Intent, Session, chain};
+use crate::remote::session::{Ask, Intent, Session, chain};
 use crate::remote::transport::{Connector, Http};
 use crate::types::{RegistryAuth, RegistryOptions};
 use crate::{Error, Images, Result};
@@ -153,6 +153,36 @@ async fn blocking<T: Send + 'static>(
 }
 
 impl Images {
+    /// Fetches a file over HTTP or HTTPS into `file`, following redirects.
+    /// Not more than an archive may unpack to.
+    ///
+    /// # Errors
+    /// [`Error::Registry`] for an answer other than success,
+    /// [`Error::Network`], [`Error::Invalid`] for no address.
+    pub async fn fetch(&self, address: &str, file: &mut std::fs::File) -> Result<()> {
+        let url = Url::parse(address)
+            .ok()
+            .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
+            .ok_or_else(|| Error::Invalid(format!("{address:?} is no address to fetch from")))?;
+        let client = Arc::clone(&self.inner.client);
+        let session = Session::anywhere(client, &url)?;
+        let response = session
+            .expect(&Ask::new(Method::GET, url), &[StatusCode::OK])
+            .await?;
+        let limit = self.inner.options.limits.unpacked_bytes;
+        let mut body = response.into_body();
+        let mut n_bytes = 0;
+        while let Some(data) = session.chunk(&mut body).await? {
+            n_bytes += data.len() as u64;
+            if n_bytes > limit {
+                return Err(session.nonsense(format!("more than {limit} bytes")));
+            }
+            std::io::Write::write_all(file, &data)
+                .map_err(crate::error::at("write", std::path::Path::new(address)))?;
+        }
+        Ok(())
+    }
+
     /// Whether the registry (`docker.io`, `localhost:5000`) knows us; returns
     /// an identity token if its token server gave one.
     ///

@@ -130,6 +130,22 @@ impl Session {
         })
     }
 
+    /// A conversation with a server that is no registry.
+    pub(crate) fn anywhere(client: Arc<Client>, url: &Url) -> Result<Session> {
+        let base = url
+            .join("/")
+            .map_err(|error| Error::Invalid(format!("address {url}: {error}")))?;
+        Ok(Session {
+            client,
+            registry: url.host_str().unwrap_or_default().to_owned(),
+            repository: String::new(),
+            base,
+            auth: None,
+            intent: Intent::Pull,
+            granted: Mutex::default(),
+        })
+    }
+
     /// Address of something of this repository.
     pub(crate) fn url(&self, path: &str) -> Result<Url> {
         self.root(&format!("{}/{path}", self.repository))

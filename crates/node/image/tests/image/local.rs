@@ -332,7 +332,9 @@ fn a_build_step_becomes_a_layer_without_a_second_copy() {
         created: 1,
         used: 1,
     };
-    images.remember_step(&key, &step).unwrap();
+    images
+        .remember_steps(&[(key.clone(), step.clone())])
+        .unwrap();
     let machine = machine.restart();
     machine.images.sweep().unwrap();
     assert_eq!(machine.images.step(&key).unwrap(), step);

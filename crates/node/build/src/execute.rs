@@ -1,0 +1,1016 @@
+//! Executing a Dockerfile: stage by stage, statement by statement.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use dhow_image::tar::ReadLimits;
+use dhow_image::{Hold, Image, Images, Layer, ProgressSender, PullOptions, Step};
+use dhow_oci::{Digest, Empty, History, ImageConfig, Platform, Reference, chain_id};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+
+use crate::builder::{BuildOptions, CacheUse, PullUse};
+use crate::context;
+use crate::copy::{self, Shape, Source, Target, Tree};
+use crate::diagnose::{Error, Result, at};
+use crate::ignore::Ignore;
+use crate::instruction::{Files, Form, Instruction, Keyword};
+use crate::output::{Event, Output};
+use crate::parse::{Dockerfile, Statement, parse};
+use crate::run::{RunRequest, RunStep};
+use crate::stage::{Plan, Stage};
+
+/// Arguments everybody may give without declaring them, and which do not
+/// change what is built.
+const UNDECLARED: [&str; 10] = [
+    "HTTP_PROXY",
+    "http_proxy",
+    "HTTPS_PROXY",
+    "https_proxy",
+    "FTP_PROXY",
+    "ftp_proxy",
+    "NO_PROXY",
+    "no_proxy",
+    "ALL_PROXY",
+    "all_proxy",
+];
+
+/// One build.
+pub(crate) struct Build<'a> {
+    pub(crate) images: &'a Images,
+    pub(crate) run: &'a dyn RunStep,
+    pub(crate) scratch: &'a Path,
+    pub(crate) files: &'a context::Files,
+    pub(crate) dockerfile: &'a Dockerfile,
+    pub(crate) options: &'a BuildOptions,
+    pub(crate) output: &'a Output,
+    pub(crate) handle: &'a Handle,
+    pub(crate) limits: ReadLimits,
+    /// What names of root filesystems begin with.
+    pub(crate) prefix: String,
+}
+
+/// What has been built so far of a stage.
+#[derive(Clone)]
+struct State {
+    config: ImageConfig,
+    layers: Vec<Layer>,
+    /// Declared arguments that have a value.
+    args: BTreeMap<String, String>,
+    /// Names everything that led here: base, statements, their results.
+    key: Digest,
+    hold: Arc<Hold>,
+}
+
+/// What an executed statement comes to.
+struct Outcome {
+    layer: Option<Layer>,
+    created: i64,
+}
+
+/// Things that last as long as the whole build.
+struct Session {
+    n_steps: usize,
+    n_done: usize,
+    n_rootfs: usize,
+    results: HashMap<usize, State>,
+    /// Steps to be remembered with the next layer.
+    pending: Vec<(Digest, Step)>,
+    /// Build arguments that some ARG declared.
+    consumed: Vec<String>,
+}
+
+/// A root filesystem that is released unless it became a layer.
+struct Workspace<'a> {
+    images: &'a Images,
+    name: String,
+}
+
+impl Drop for Workspace<'_> {
+    fn drop(&mut self) {
+        // What stays behind is released when the builder starts again.
+        let _ = self.images.release(&self.name);
+    }
+}
+
+impl Build<'_> {
+    pub(crate) fn execute(&self) -> Result<Digest> {
+        let predefined = |name: &str| self.platform_arg(name);
+        let plan = Plan::new(
+            self.dockerfile,
+            &self.options.build_args,
+            &predefined,
+            self.options.target.as_deref(),
+        )?;
+        let needed = plan.needed();
+        let n_steps = needed
+            .iter()
+            .map(|n| 1 + plan.stages[*n].statements.len())
+            .sum::<usize>()
+            + usize::from(!self.options.labels.is_empty());
+        let mut session = Session {
+            n_steps,
+            n_done: 0,
+            n_rootfs: 0,
+            results: HashMap::new(),
+            pending: Vec::new(),
+            consumed: plan.globals.keys().cloned().collect(),
+        };
+        for n in needed {
+            let state = self.stage(&plan, n, &mut session)?;
+            session.results.insert(n, state);
+        }
+        let mut state = session.results[&plan.target].clone();
+        if !self.options.labels.is_empty() {
+            let labels: Vec<(String, String)> = self.options.labels.clone().into_iter().collect();
+            let shown = pairs_shown("LABEL", &labels);
+            self.announce(&mut session, &shown)?;
+            let by = nop(&shown);
+            self.metadata(&mut session, &mut state, &by, |config| {
+                config.config.labels.extend(labels);
+            })?;
+        }
+        self.images
+            .remember_steps(&std::mem::take(&mut session.pending))?;
+        self.warn_unused(&session)?;
+        let first = self.options.tags.first();
+        let image = self.images.create(&state.config, &state.layers, first)?;
+        for tag in self.options.tags.iter().skip(1) {
+            self.images.tag(&image.id, tag)?;
+        }
+        self.output.event(Event::Image(image.id.clone()))?;
+        self.output
+            .say(format!("Successfully built {}\n", image.id.short()))?;
+        for tag in &self.options.tags {
+            let tag = tag.clone().or_latest();
+            self.output
+                .say(format!("Successfully tagged {}\n", tag.familiar()))?;
+        }
+        Ok(image.id.clone())
+    }
+
+    fn stage(&self, plan: &Plan<'_>, number: usize, session: &mut Session) -> Result<State> {
+        let stage = &plan.stages[number];
+        self.announce(session, &stage.from.shown)?;
+        let mut state = self.base(stage, session)?;
+        self.output.say(format!(" ---> {}\n", state.key.short()))?;
+        let triggers = std::mem::take(&mut state.config.config.on_build);
+        if !triggers.is_empty() {
+            let n = triggers.len();
+            let noun = if n == 1 { "trigger" } else { "triggers" };
+            self.output.say(format!("# Executing {n} build {noun}\n"))?;
+            for trigger in triggers {
+                let triggered = parse("ONBUILD", &trigger)?;
+                for statement in &triggered.statements {
+                    self.statement(plan, number, &triggered, statement, &mut state, session)?;
+                }
+            }
+        }
+        for statement in stage.statements {
+            self.announce(session, &statement.shown)?;
+            self.statement(
+                plan,
+                number,
+                self.dockerfile,
+                statement,
+                &mut state,
+                session,
+            )?;
+            self.output.say(format!(" ---> {}\n", state.key.short()))?;
+        }
+        Ok(state)
+    }
+
+    /// What a stage begins with.
+    fn base(&self, stage: &Stage<'_>, session: &Session) -> Result<State> {
+        let wrong = |message: String| Error::Step(self.dockerfile.about(stage.from, message));
+        if let Some(base) = stage.base {
+            let mut state = session.results[&base].clone();
+            state.args.clear();
+            return Ok(state);
+        }
+        let platform = match &stage.platform {
+            Some(text) => Some(
+                text.parse::<Platform>()
+                    .map_err(|error| wrong(error.to_string()))?,
+            ),
+            None => self.options.platform.clone(),
+        };
+        if stage.image == "scratch" {
+            let platform = platform.unwrap_or_else(|| self.images.options().platform.clone());
+            return Ok(State {
+                key: Digest::of(format!("scratch {platform}").as_bytes()),
+                config: ImageConfig {
+                    architecture: platform.architecture,
+                    variant: platform.variant,
+                    os: platform.os,
+                    ..ImageConfig::default()
+                },
+                layers: Vec::new(),
+                args: BTreeMap::new(),
+                hold: Arc::new(self.images.hold(&[])),
+            });
+        }
+        let image = self
+            .image(&stage.image, platform.as_ref())
+            .map_err(|error| match error {
+                Error::Image(error) => wrong(describe(&error)),
+                other => other,
+            })?;
+        let hold = self.images.hold(&image.layers);
+        Ok(State {
+            key: image.id.clone(),
+            config: image.config.clone(),
+            layers: image.layers.clone(),
+            args: BTreeMap::new(),
+            hold: Arc::new(hold),
+        })
+    }
+
+    /// An image by name, pulled if need be.
+    fn image(&self, name: &str, platform: Option<&Platform>) -> Result<Arc<Image>> {
+        if self.options.pull == PullUse::Missing {
+            match self.images.resolve(name) {
+                Ok(image)
+                    if platform.is_none_or(|platform| {
+                        platform.fitness(&image.config.platform()).is_some()
+                    }) =>
+                {
+                    return Ok(image);
+                }
+                Ok(_) | Err(dhow_image::Error::NoSuchImage(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let reference = Reference::parse(name).map_err(dhow_image::Error::from)?;
+        let options = PullOptions {
+            auth: self.options.auths.get(reference.registry()).cloned(),
+            platform: platform.cloned(),
+        };
+        let (sender, mut lines) = mpsc::channel(256);
+        self.handle.block_on(async {
+            let pulling = self
+                .images
+                .pull(&reference, options, ProgressSender::new(sender));
+            let telling = async {
+                while let Some(line) = lines.recv().await {
+                    if self.output.send(Event::Progress(line)).await.is_err() {
+                        break;
+                    }
+                }
+                // The pull ends on its own, or nobody listens.
+                std::future::pending::<()>().await;
+            };
+            tokio::select! {
+                pulled = pulling => Ok(pulled?.image),
+                () = telling => Err(Error::Cancelled),
+                () = self.output.closed() => Err(Error::Cancelled),
+            }
+        })
+    }
+
+    fn statement(
+        &self,
+        plan: &Plan<'_>,
+        stage: usize,
+        dockerfile: &Dockerfile,
+        statement: &Statement,
+        state: &mut State,
+        session: &mut Session,
+    ) -> Result<()> {
+        let wrong = |message: String| Error::Dockerfile(dockerfile.about(statement, message));
+        let variables = variables(state);
+        let lookup = |name: &str| variables.get(name).cloned();
+        let instruction =
+            Instruction::read(statement, dockerfile.escape, &lookup).map_err(wrong)?;
+        let set = |session: &mut Session,
+                   state: &mut State,
+                   shown: String,
+                   change: &mut dyn FnMut(&mut ImageConfig)| {
+            self.metadata(session, state, &nop(&shown), |config| change(config))
+        };
+        match instruction {
+            Instruction::From { .. } => unreachable!("stages begin with FROM, and end before it"),
+            Instruction::Arg(declared) => {
+                for (name, default) in declared {
+                    session.consumed.push(name.clone());
+                    let given = self.options.build_args.get(&name).cloned().flatten();
+                    let value = given
+                        .or(default)
+                        .or_else(|| plan.globals.get(&name).cloned())
+                        .or_else(|| self.platform_arg(&name));
+                    if let Some(value) = value {
+                        state.args.insert(name, value);
+                    }
+                }
+                let shown = format!("ARG {}", statement.arguments);
+                set(session, state, shown, &mut |_| {})
+            }
+            Instruction::Env(pairs) => {
+                set(session, state, pairs_shown("ENV", &pairs), &mut |config| {
+                    for (name, value) in &pairs {
+                        set_env(&mut config.config.env, name, value);
+                    }
+                })
+            }
+            Instruction::Label(pairs) => set(
+                session,
+                state,
+                pairs_shown("LABEL", &pairs),
+                &mut |config| {
+                    config.config.labels.extend(pairs.clone());
+                },
+            ),
+            Instruction::Maintainer(name) => set(
+                session,
+                state,
+                format!("MAINTAINER {name}"),
+                &mut |config| {
+                    config.author.clone_from(&name);
+                },
+            ),
+            Instruction::Expose(ports) => {
+                let shown = format!("EXPOSE {}", ports.join(" "));
+                set(session, state, shown, &mut |config| {
+                    for port in &ports {
+                        config.config.exposed_ports.insert(port.clone(), Empty {});
+                    }
+                })
+            }
+            Instruction::Volume(paths) => {
+                let shown = format!("VOLUME [{}]", paths.join(" "));
+                set(session, state, shown, &mut |config| {
+                    for path in &paths {
+                        config.config.volumes.insert(path.clone(), Empty {});
+                    }
+                })
+            }
+            Instruction::User(user) => set(session, state, format!("USER {user}"), &mut |config| {
+                config.config.user.clone_from(&user);
+            }),
+            Instruction::Stopsignal(signal) => set(
+                session,
+                state,
+                format!("STOPSIGNAL {signal}"),
+                &mut |config| {
+                    config.config.stop_signal.clone_from(&signal);
+                },
+            ),
+            Instruction::Onbuild(trigger) => set(
+                session,
+                state,
+                format!("ONBUILD {trigger}"),
+                &mut |config| {
+                    config.config.on_build.push(trigger.clone());
+                },
+            ),
+            Instruction::Shell(words) => {
+                set(session, state, format!("SHELL {words:?}"), &mut |config| {
+                    config.config.shell = Some(words.clone());
+                })
+            }
+            Instruction::Healthcheck(check) => {
+                let shown = format!("HEALTHCHECK {}", statement.arguments);
+                set(session, state, shown, &mut |config| {
+                    config.config.healthcheck = Some(check.clone());
+                })
+            }
+            Instruction::Cmd(form) => {
+                let words = self.command(&form, state);
+                set(session, state, format!("CMD {words:?}"), &mut |config| {
+                    config.config.cmd = Some(words.clone());
+                })
+            }
+            Instruction::Entrypoint(form) => {
+                let words = self.command(&form, state);
+                // A new entry point makes an inherited command meaningless.
+                let inherited = !stage_has(plan, stage, statement, Keyword::Cmd);
+                set(
+                    session,
+                    state,
+                    format!("ENTRYPOINT {words:?}"),
+                    &mut |config| {
+                        config.config.entrypoint = Some(words.clone());
+                        if inherited {
+                            config.config.cmd = None;
+                        }
+                    },
+                )
+            }
+            Instruction::Workdir(path) => {
+                let path = join(&state.config.config.working_dir, &path);
+                self.workdir(session, state, &path)
+                    .map_err(|error| match error {
+                        Error::Io { source, .. } => wrong(source.to_string()),
+                        other => other,
+                    })
+            }
+            Instruction::Run {
+                form,
+                network,
+                stdin,
+            } => self.run(session, state, form, network, stdin),
+            Instruction::Copy(files) => {
+                self.copy(plan, stage, session, state, &files, Keyword::Copy, &wrong)
+            }
+            Instruction::Add(files) => {
+                self.copy(plan, stage, session, state, &files, Keyword::Add, &wrong)
+            }
+        }
+    }
+
+    /// A statement that changes the configuration only.
+    fn metadata(
+        &self,
+        session: &mut Session,
+        state: &mut State,
+        by: &str,
+        change: impl FnOnce(&mut ImageConfig),
+    ) -> Result<()> {
+        let key = follow(&state.key, &[by]);
+        let created = match self.cached(&key) {
+            Some(step) => step.created,
+            None => {
+                let created = self.now();
+                let step = Step {
+                    layer: None,
+                    note: by.to_owned(),
+                    created,
+                    used: created,
+                };
+                session.pending.push((key.clone(), step));
+                created
+            }
+        };
+        change(&mut state.config);
+        self.advance(
+            state,
+            key,
+            by,
+            &Outcome {
+                layer: None,
+                created,
+            },
+        );
+        Ok(())
+    }
+
+    /// A statement that may make a layer: found in the cache, or made.
+    fn layer(
+        &self,
+        session: &mut Session,
+        state: &mut State,
+        key: Digest,
+        by: &str,
+        make: impl FnOnce(&Self, &Workspace<'_>, &State) -> Result<()>,
+    ) -> Result<()> {
+        if let Some(step) = self.cached(&key)
+            && step
+                .layer
+                .as_ref()
+                .is_none_or(|layer| fits(&state.layers, layer))
+        {
+            self.output.say(" ---> Using cache\n")?;
+            let used = self.now();
+            let outcome = Outcome {
+                layer: step.layer.clone(),
+                created: step.created,
+            };
+            session.pending.push((key.clone(), Step { used, ..step }));
+            self.advance(state, key, by, &outcome);
+            return Ok(());
+        }
+        session.n_rootfs += 1;
+        let name = format!("{}-{}", self.prefix, session.n_rootfs);
+        self.images.prepare_on(&state.layers, &name)?;
+        let workspace = Workspace {
+            images: self.images,
+            name,
+        };
+        make(self, &workspace, state)?;
+        let layer = self.images.commit_layer(&state.layers, &workspace.name)?;
+        let created = self.now();
+        let note = by.chars().take(200).collect();
+        let step = Step {
+            layer: layer.clone(),
+            note,
+            created,
+            used: created,
+        };
+        session.pending.push((key.clone(), step));
+        self.images
+            .remember_steps(&std::mem::take(&mut session.pending))?;
+        self.advance(state, key, by, &Outcome { layer, created });
+        Ok(())
+    }
+
+    fn advance(&self, state: &mut State, key: Digest, by: &str, outcome: &Outcome) {
+        let created = timestamp(outcome.created);
+        state.config.created = Some(created.clone());
+        state.config.history.push(History {
+            created: Some(created),
+            created_by: by.to_owned(),
+            empty_layer: outcome.layer.is_none(),
+            ..History::default()
+        });
+        // What follows depends on what came out, not only on what was asked.
+        let result = outcome
+            .layer
+            .as_ref()
+            .map_or("-", |layer| layer.diff_id.as_str());
+        state.key = follow(&key, &[result]);
+        if let Some(layer) = &outcome.layer {
+            state.config.rootfs.diff_ids.push(layer.diff_id.clone());
+            state.layers.push(layer.clone());
+            state.hold = Arc::new(self.images.hold(&state.layers));
+        }
+    }
+
+    fn workdir(&self, session: &mut Session, state: &mut State, path: &str) -> Result<()> {
+        let by = nop(&format!("WORKDIR {path}"));
+        let key = follow(&state.key, &[&by]);
+        state.config.config.working_dir = path.to_owned();
+        self.layer(session, state, key, &by, |build, workspace, _| {
+            let rootfs = build.images.open_rootfs(&workspace.name)?;
+            let path = path.trim_start_matches('/');
+            copy::make_directories(rootfs.as_fd(), path.as_bytes(), (0, 0))
+                .map_err(at("create", path))
+        })
+    }
+
+    fn run(
+        &self,
+        session: &mut Session,
+        state: &mut State,
+        form: Form,
+        network: Option<String>,
+        stdin: Option<String>,
+    ) -> Result<()> {
+        let words = self.command(&form, state);
+        let default = match self.options.network.as_str() {
+            "" => "default",
+            network => network,
+        };
+        let network = network.unwrap_or_else(|| default.to_owned());
+        // Declared arguments are part of the environment, and of the key.
+        let set: Vec<&str> = state
+            .config
+            .config
+            .env
+            .iter()
+            .map(|pair| pair.split('=').next().unwrap_or_default())
+            .collect();
+        let args: Vec<String> = state
+            .args
+            .iter()
+            .filter(|(name, _)| !set.contains(&name.as_str()))
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
+        let command = match &form {
+            Form::Shell(_) => words.join(" "),
+            Form::Exec(_) => words.join(" "),
+        };
+        let by = match args.len() {
+            0 => command.clone(),
+            n => format!("|{n} {} {command}", args.join(" ")),
+        };
+        let encoded = serde_json::to_string(&(&words, &args, &network, &stdin))
+            .expect("texts are plain data");
+        let key = follow(&state.key, &["RUN", &encoded]);
+        let mut env = state.config.config.env.clone();
+        env.extend(args);
+        for name in UNDECLARED {
+            if let Some(Some(value)) = self.options.build_args.get(name)
+                && !state.args.contains_key(name)
+            {
+                env.push(format!("{name}={value}"));
+            }
+        }
+        let cwd = match state.config.config.working_dir.as_str() {
+            "" => "/".to_owned(),
+            cwd => cwd.to_owned(),
+        };
+        let user = state.config.config.user.clone();
+        self.layer(session, state, key, &by, |build, workspace, _| {
+            let request = RunRequest {
+                name: workspace.name.clone(),
+                rootfs: build.images.rootfs(&workspace.name)?,
+                args: words,
+                env,
+                cwd,
+                user,
+                network,
+                stdin: stdin.map(Bytes::from),
+            };
+            build
+                .output
+                .say(format!(" ---> Running in {}\n", workspace.name))?;
+            let code = build.run_to_end(request)?;
+            if code != 0 {
+                return Err(Error::Command { command, code });
+            }
+            build.output.say(format!(
+                " ---> Removed intermediate container {}\n",
+                workspace.name
+            ))
+        })
+    }
+
+    fn run_to_end(&self, request: RunRequest) -> Result<i32> {
+        self.handle.block_on(async {
+            let (sender, mut pieces) = mpsc::channel::<Bytes>(64);
+            let running = self.run.run(request, sender);
+            let telling = async {
+                let mut text = Text::default();
+                while let Some(piece) = pieces.recv().await {
+                    let text = text.take(&piece);
+                    if !text.is_empty() {
+                        self.output.send(Event::Stream(text)).await?;
+                    }
+                }
+                Ok::<_, Error>(())
+            };
+            tokio::select! {
+                // Whatever it wrote is told before its end is.
+                (code, told) = async { tokio::join!(running, telling) } => {
+                    told?;
+                    code.map_err(Error::Invalid)
+                }
+                () = self.output.closed() => Err(Error::Cancelled),
+            }
+        })
+    }
+
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "they are one statement in its surroundings"
+    )]
+    fn copy(
+        &self,
+        plan: &Plan<'_>,
+        stage: usize,
+        session: &mut Session,
+        state: &mut State,
+        files: &Files,
+        keyword: Keyword,
+        wrong: &dyn Fn(String) -> Error,
+    ) -> Result<()> {
+        let name = keyword.name();
+        let nothing = Ignore::default();
+        // Where the sources are, and what keeps them there.
+        let other: Option<(OwnedFd, Hold)> = match &files.from {
+            None => None,
+            Some(from) => {
+                let layers = match plan.find(from, stage) {
+                    Some(number) => session.results[&number].layers.clone(),
+                    None if from == "scratch" => Vec::new(),
+                    None => {
+                        let platform = self.options.platform.as_ref();
+                        let image = self.image(from, platform).map_err(|error| match error {
+                            Error::Image(error) => wrong(format!(
+                                "invalid from flag value {from}: {}",
+                                describe(&error)
+                            )),
+                            other => other,
+                        })?;
+                        image.layers.clone()
+                    }
+                };
+                let hold = self.images.hold(&layers);
+                Some((self.images.open_layers(&layers)?, hold))
+            }
+        };
+        let tree = match &other {
+            Some((root, _)) => Tree {
+                root: root.as_fd(),
+                ignore: &nothing,
+            },
+            None => Tree {
+                root: self.files.root.as_fd(),
+                ignore: &self.files.ignore,
+            },
+        };
+        let mut sources = Vec::new();
+        for pattern in &files.sources {
+            let is_remote = pattern.starts_with("http://") || pattern.starts_with("https://");
+            if keyword == Keyword::Add && is_remote {
+                sources.push(
+                    self.fetch(pattern)
+                        .map_err(|error| wrong(error.to_string()))?,
+                );
+                continue;
+            }
+            let found = tree
+                .find(pattern)
+                .map_err(|error| wrong(error.to_string()))?;
+            if found.is_empty() {
+                return Err(wrong(match &files.from {
+                    None => format!(
+                        "{name} failed: file not found in build context or excluded by \
+                         .dockerignore: stat {pattern}: file does not exist"
+                    ),
+                    Some(from) => {
+                        format!("{name} failed: stat {pattern} in {from}: file does not exist")
+                    }
+                }));
+            }
+            sources.extend(found);
+        }
+        for heredoc in &files.heredocs {
+            sources.push(Source::Inline {
+                name: heredoc.name.clone().into_bytes(),
+                content: heredoc.content.clone().into_bytes(),
+            });
+        }
+        let ends_as_directory = files.target.ends_with('/')
+            || matches!(files.target.as_str(), "." | "..")
+            || files.target.ends_with("/.");
+        let has_directory = sources
+            .iter()
+            .any(|source| matches!(source, Source::Directory(_)));
+        if sources.len() > 1 && !ends_as_directory {
+            return Err(wrong(format!(
+                "When using {name} with more than one source file, the destination must be a \
+                 directory and end with a /"
+            )));
+        }
+        let target = join(&state.config.config.working_dir, &files.target);
+        let content = tree
+            .digest(&sources)
+            .map_err(|error| wrong(format!("{name} failed: {error}")))?;
+        let parts = serde_json::to_string(&(
+            &target,
+            ends_as_directory,
+            &files.owner,
+            files.mode,
+            content.as_str(),
+        ))
+        .expect("texts are plain data");
+        let key = follow(&state.key, &[name, &parts]);
+        let kind = match sources.as_slice() {
+            [Source::File { .. } | Source::Inline { .. } | Source::Outside { .. }] => "file",
+            [Source::Directory(_)] => "dir",
+            _ => "multi",
+        };
+        let by = nop(&format!(
+            "{name} {kind}:{} in {}",
+            content.hex(),
+            files.target
+        ));
+        self.layer(session, state, key, &by, |build, workspace, _| {
+            let rootfs = build.images.open_rootfs(&workspace.name)?;
+            let rootfs = rootfs.as_fd();
+            let owner = match &files.owner {
+                Some(text) => Some(copy::owner(rootfs, text).map_err(wrong)?),
+                None => None,
+            };
+            let path = target.trim_start_matches('/').as_bytes().to_vec();
+            let failed = |error: std::io::Error| wrong(format!("{name} failed: {error}"));
+            let mut plain = Vec::new();
+            for source in sources {
+                // Local archives are unpacked, fetched ones are files.
+                if keyword == Keyword::Add
+                    && let Source::File { path: from, .. } = &source
+                {
+                    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::NONBLOCK;
+                    let opened = dhow_image::archive::open_in(tree.root, from, flags);
+                    let file = File::from(opened.map_err(failed)?);
+                    if copy::is_archive(&file).map_err(failed)? {
+                        copy::extract(&file, rootfs, &path, owner, build.limits).map_err(failed)?;
+                        continue;
+                    }
+                }
+                plain.push(source);
+            }
+            if plain.is_empty() {
+                return Ok(());
+            }
+            let into = ends_as_directory || has_directory || copy::is_directory(rootfs, &path);
+            let shape = if into { Shape::Directory } else { Shape::File };
+            let target = Target {
+                path,
+                shape,
+                owner: owner.unwrap_or((0, 0)),
+                mode: files.mode,
+            };
+            tree.copy(&plain, rootfs, &target, build.limits)
+                .map_err(failed)
+        })
+    }
+
+    /// Fetches what ADD names by address.
+    fn fetch(&self, address: &str) -> Result<Source> {
+        let path = address.split(['?', '#']).next().unwrap_or_default();
+        let name = path.rsplit('/').next().unwrap_or_default();
+        if name.is_empty() || path.matches('/').count() < 3 {
+            return Err(Error::Invalid(format!(
+                "cannot determine filename from url: {address}"
+            )));
+        }
+        std::fs::create_dir_all(self.scratch).map_err(at("create", self.scratch))?;
+        let mut file =
+            tempfile::tempfile_in(self.scratch).map_err(at("create a file in", self.scratch))?;
+        self.output.say(format!("Downloading {address}\n"))?;
+        self.handle.block_on(async {
+            tokio::select! {
+                fetched = self.images.fetch(address, &mut file) => Ok(fetched?),
+                () = self.output.closed() => Err(Error::Cancelled),
+            }
+        })?;
+        rustix::fs::fchmod(&file, rustix::fs::Mode::from_raw_mode(0o600))
+            .map_err(|error| at("set mode of", self.scratch)(error.into()))?;
+        Ok(Source::Outside {
+            file,
+            name: name.as_bytes().to_vec(),
+        })
+    }
+
+    /// A command with the shell in front, if it is for the shell.
+    fn command(&self, form: &Form, state: &State) -> Vec<String> {
+        match form {
+            Form::Exec(words) => words.clone(),
+            Form::Shell(text) if text.is_empty() => Vec::new(),
+            Form::Shell(text) => {
+                let shell = state.config.config.shell.clone();
+                let mut words = shell.unwrap_or_else(|| vec!["/bin/sh".into(), "-c".into()]);
+                words.push(text.clone());
+                words
+            }
+        }
+    }
+
+    fn cached(&self, key: &Digest) -> Option<Step> {
+        match self.options.cache {
+            CacheUse::Use => self.images.step(key),
+            CacheUse::Ignore => None,
+        }
+    }
+
+    fn announce(&self, session: &mut Session, shown: &str) -> Result<()> {
+        session.n_done += 1;
+        self.output.say(format!(
+            "Step {}/{} : {shown}\n",
+            session.n_done, session.n_steps
+        ))
+    }
+
+    fn warn_unused(&self, session: &Session) -> Result<()> {
+        let unused: Vec<&str> = self
+            .options
+            .build_args
+            .keys()
+            .map(String::as_str)
+            .filter(|name| !UNDECLARED.contains(name))
+            .filter(|name| !session.consumed.iter().any(|known| known == name))
+            .collect();
+        if unused.is_empty() {
+            return Ok(());
+        }
+        let unused = unused.join(" ");
+        self.output.say(format!(
+            "[Warning] One or more build-args [{unused}] were not consumed\n"
+        ))
+    }
+
+    /// What the platform defines, for those who declare it.
+    fn platform_arg(&self, name: &str) -> Option<String> {
+        let host = &self.images.options().platform;
+        let target = self.options.platform.as_ref().unwrap_or(host);
+        let (kind, rest) = name
+            .strip_prefix("TARGET")
+            .map(|rest| (target, rest))
+            .or_else(|| name.strip_prefix("BUILD").map(|rest| (host, rest)))?;
+        match rest {
+            "PLATFORM" => Some(kind.to_string()),
+            "OS" => Some(kind.os.clone()),
+            "ARCH" => Some(kind.architecture.clone()),
+            "VARIANT" => Some(kind.variant.clone()),
+            _ => None,
+        }
+    }
+
+    fn now(&self) -> i64 {
+        let now = (self.images.options().now)();
+        let since = now
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap_or_default();
+        i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+    }
+}
+
+/// Text from bytes that may be cut within a character.
+#[derive(Default)]
+struct Text(Vec<u8>);
+
+impl Text {
+    fn take(&mut self, piece: &[u8]) -> String {
+        self.0.extend_from_slice(piece);
+        let whole = match std::str::from_utf8(&self.0) {
+            Ok(_) => self.0.len(),
+            // Only an unfinished end waits for more.
+            Err(error) if error.error_len().is_none() => error.valid_up_to(),
+            Err(_) => self.0.len(),
+        };
+        let rest = self.0.split_off(whole);
+        let text = String::from_utf8_lossy(&self.0).into_owned();
+        self.0 = rest;
+        text
+    }
+}
+
+/// The variables a statement sees: the environment before arguments.
+fn variables(state: &State) -> BTreeMap<String, String> {
+    let mut variables = state.args.clone();
+    for pair in &state.config.config.env {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        variables.insert(name.to_owned(), value.to_owned());
+    }
+    variables
+}
+
+fn set_env(env: &mut Vec<String>, name: &str, value: &str) {
+    let pair = format!("{name}={value}");
+    let same = |other: &&mut String| other.split('=').next() == Some(name);
+    match env.iter_mut().find(same) {
+        Some(other) => *other = pair,
+        None => env.push(pair),
+    }
+}
+
+/// Whether a stage has another statement of this keyword before this one.
+fn stage_has(plan: &Plan<'_>, stage: usize, statement: &Statement, keyword: Keyword) -> bool {
+    plan.stages[stage]
+        .statements
+        .iter()
+        .any(|other| other.keyword == keyword && other.line < statement.line)
+}
+
+/// Whether a cached layer lies on exactly this stack.
+fn fits(layers: &[Layer], layer: &Layer) -> bool {
+    let diff_ids: Vec<Digest> = layers
+        .iter()
+        .map(|layer| &layer.diff_id)
+        .chain([&layer.diff_id])
+        .cloned()
+        .collect();
+    chain_id(&diff_ids).as_ref() == Some(&layer.chain_id)
+}
+
+fn follow(key: &Digest, parts: &[&str]) -> Digest {
+    let mut text = key.to_string();
+    for part in parts {
+        // Lengths keep the parts apart.
+        text.push_str(&format!("\n{}:{part}", part.len()));
+    }
+    Digest::of(text.as_bytes())
+}
+
+fn nop(shown: &str) -> String {
+    format!("/bin/sh -c #(nop)  {shown}")
+}
+
+fn pairs_shown(keyword: &str, pairs: &[(String, String)]) -> String {
+    let pairs: Vec<String> = pairs
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
+    format!("{keyword} {}", pairs.join(" "))
+}
+
+/// A path from a working directory, clean and absolute.
+fn join(directory: &str, path: &str) -> String {
+    let whole = match path.starts_with('/') {
+        true => path.to_owned(),
+        false => format!("{directory}/{path}"),
+    };
+    let mut parts: Vec<&str> = Vec::new();
+    for part in whole.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    format!("/{}", parts.join("/"))
+}
+
+fn timestamp(seconds: i64) -> String {
+    jiff::Timestamp::from_second(seconds)
+        .unwrap_or(jiff::Timestamp::UNIX_EPOCH)
+        .to_string()
+}
+
+/// An error with its causes.
+fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
+}
