@@ -16,6 +16,7 @@ mod notation;
 pub mod openapi;
 pub mod patch;
 pub mod path;
+pub mod proto;
 mod types;
 pub mod validate;
 

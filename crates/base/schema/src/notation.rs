@@ -125,6 +125,10 @@ fn field(
     let Ok(number) = number.parse() else {
         return wrong(line, "the number is no number");
     };
+    let (shape, pointer) = match shape.strip_suffix('?') {
+        Some(shape) => (shape, true),
+        None => (shape, false),
+    };
     let (shape, presence) = match (shape.strip_suffix('!'), shape.strip_suffix('~')) {
         (Some(shape), _) => (shape, Presence::Required),
         (_, Some(shape)) => (shape, Presence::Written),
@@ -138,6 +142,7 @@ fn field(
         number,
         shape,
         presence,
+        pointer,
         inline: false,
         list: ListType::Atomic,
         atomic: false,

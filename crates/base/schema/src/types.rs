@@ -131,6 +131,8 @@ pub struct Field {
     pub shape: Shape,
     /// Whether it must be there.
     pub presence: Presence,
+    /// A zero value differs from a missing one: a pointer upstream.
+    pub pointer: bool,
     /// In JSON the fields of the struct stand in the parent itself.
     pub inline: bool,
     /// How list items belong together.

@@ -19,6 +19,7 @@ use crate::cache::Caches;
 use crate::config::Config;
 use crate::error::ApiError;
 use crate::object::{Object, Shared};
+use crate::openapi::Documents;
 use crate::request::{Format, Query, Target};
 use crate::resource::{Registry, Resource};
 use crate::show::{Show, serialize};
@@ -39,6 +40,7 @@ pub(crate) struct Api {
     pub authentication: Authentication,
     pub rbac: Rbac,
     pub addresses: Addresses,
+    pub documents: Documents,
     /// True once the server is going.
     pub closing: watch::Sender<bool>,
 }

@@ -121,6 +121,7 @@ impl ApiServer {
             config,
             authentication: Authentication { tokens },
             rbac: Rbac::default(),
+            documents: Default::default(),
             closing: watch::channel(false).0,
         });
         api.bootstrap().await.map_err(OpenError::Bootstrap)?;

@@ -18,7 +18,7 @@ use crate::show::serialize;
 use crate::verb::body;
 
 /// The release whose API this is.
-const MINOR: &str = "37";
+pub(crate) const MINOR: &str = "37";
 
 /// The API as a service; what comes through it is authenticated by its headers,
 /// or is the user it was made for.

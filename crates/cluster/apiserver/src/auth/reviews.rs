@@ -34,7 +34,7 @@ impl Api {
         if resource.kind == "Binding" {
             return self.bind(context, bytes).await;
         }
-        let parsed = body::parse(context, &bytes)?;
+        let parsed = body::parse(context, self.types, &bytes)?;
         let mut review = self.conform(context, resource, parsed)?;
         // What is asked must be about the state that everybody was told.
         self.consistent().await?;

@@ -113,7 +113,7 @@ impl Api {
         bytes: Bytes,
     ) -> Result<Response<Body>, ApiError> {
         let shape = self.types.shape("authentication/v1.TokenRequest");
-        let given = body::parse(context, &bytes)?.value;
+        let given = body::parse(context, self.types, &bytes)?.value;
         let mut request = decode::conform(self.types, &shape, given)
             .map_err(|error| ApiError::bad_request(error.to_string()))?
             .value;

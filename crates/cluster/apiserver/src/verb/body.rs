@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use dhow_schema::decode::{self, Parsed};
+use dhow_schema::{Shape, Types, proto};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde_json::Value;
 
@@ -28,15 +29,50 @@ where
     }
 }
 
-/// Parses a body as JSON, or as YAML if it says so.
-pub(crate) fn parse(context: &Context, body: &[u8]) -> Result<Parsed, ApiError> {
+/// The media type of protobuf.
+pub(crate) const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
+
+/// Parses a body as JSON, or as YAML or protobuf if it says so.
+pub(crate) fn parse(context: &Context, types: &Types, body: &[u8]) -> Result<Parsed, ApiError> {
     match context.content_type() {
+        PROTOBUF => parse_proto(types, body),
         "" | "application/json" => parse_json(body),
         "application/yaml" | "application/x-yaml" | "text/yaml" => parse_yaml(body),
         _ => Err(ApiError::unsupported_media_type(
-            "application/json, application/yaml",
+            "application/json, application/yaml, application/vnd.kubernetes.protobuf",
         )),
     }
+}
+
+/// Decodes protobuf to the tree that JSON would have been.
+fn parse_proto(types: &Types, body: &[u8]) -> Result<Parsed, ApiError> {
+    let bad = |error: proto::ProtoError| ApiError::bad_request(error.to_string());
+    let envelope = proto::open(body).map_err(bad)?;
+    let (group, version) = envelope
+        .api_version
+        .split_once('/')
+        .unwrap_or(("", &envelope.api_version));
+    let package = match group.split('.').next() {
+        Some("") | None => "core",
+        Some(first) => first,
+    };
+    let kind = &envelope.kind;
+    let Some(id) = types
+        .id(&format!("{package}/{version}.{kind}"))
+        .or_else(|| types.id(&format!("meta/v1.{kind}")))
+    else {
+        return Err(ApiError::bad_request(format!(
+            "no kind {kind:?} is registered for version {:?}",
+            envelope.api_version
+        )));
+    };
+    let mut value = proto::decode(types, &Shape::Struct(id), envelope.raw).map_err(bad)?;
+    tree::set(&mut value, &["kind"], envelope.kind.as_str());
+    tree::set(&mut value, &["apiVersion"], envelope.api_version.as_str());
+    Ok(Parsed {
+        value,
+        duplicates: Vec::new(),
+    })
 }
 
 pub(crate) fn parse_json(body: &[u8]) -> Result<Parsed, ApiError> {

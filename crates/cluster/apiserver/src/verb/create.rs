@@ -36,7 +36,7 @@ impl Api {
         resource: &Resource,
         bytes: Bytes,
     ) -> Result<Response<Body>, ApiError> {
-        let parsed = body::parse(context, &bytes)?;
+        let parsed = body::parse(context, self.types, &bytes)?;
         let mut value = self.conform(context, resource, parsed)?;
         self.check_names(context, resource, &mut value)?;
         let dry_run = context.dry_run()?;

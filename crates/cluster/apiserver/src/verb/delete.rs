@@ -43,11 +43,15 @@ pub(crate) struct Deletion {
 }
 
 impl Deletion {
-    pub(crate) fn read(context: &Context, bytes: &[u8]) -> Result<Self, ApiError> {
+    pub(crate) fn read(
+        context: &Context,
+        types: &dhow_schema::Types,
+        bytes: &[u8],
+    ) -> Result<Self, ApiError> {
         let options = if bytes.is_empty() {
             Value::Null
         } else {
-            body::parse(context, bytes)?.value
+            body::parse(context, types, bytes)?.value
         };
         Self::parse(context, &options)
     }
@@ -113,7 +117,7 @@ impl Api {
         resource: &Resource,
         bytes: Bytes,
     ) -> Result<Response<Body>, ApiError> {
-        let deletion = Deletion::read(context, &bytes)?;
+        let deletion = Deletion::read(context, self.types, &bytes)?;
         let (namespace, name) = (&*context.target.namespace, &*context.target.name);
         let deleted = self
             .delete_object(resource, namespace, name, &deletion)
@@ -144,7 +148,7 @@ impl Api {
         resource: &Resource,
         bytes: Bytes,
     ) -> Result<Response<Body>, ApiError> {
-        let deletion = Deletion::read(context, &bytes)?;
+        let deletion = Deletion::read(context, self.types, &bytes)?;
         let page = self.page(context, resource).await?;
         let mut shown = Vec::with_capacity(page.objects.len());
         for object in page.objects {

@@ -74,7 +74,7 @@ impl Api {
         scope: Scope,
         bytes: Bytes,
     ) -> Result<Response<Body>, ApiError> {
-        let parsed = body::parse(context, &bytes)?;
+        let parsed = body::parse(context, self.types, &bytes)?;
         let mut value = self.conform(context, resource, parsed)?;
         self.check_names(context, resource, &mut value)?;
         let write = Write::by(context, scope)?;

@@ -27,7 +27,7 @@ impl Api {
         context: &Context,
         bytes: Bytes,
     ) -> Result<Response<Body>, ApiError> {
-        let binding = body::parse(context, &bytes)?.value;
+        let binding = body::parse(context, self.types, &bytes)?.value;
         let pods = self.registry.known("", "pods");
         let name = match &*context.target.resource {
             "bindings" => tree::text(&binding, &["metadata", "name"]).to_owned(),
@@ -99,7 +99,7 @@ impl Api {
         context: &Context,
         bytes: Bytes,
     ) -> Result<Response<Body>, ApiError> {
-        let eviction = body::parse(context, &bytes)?.value;
+        let eviction = body::parse(context, self.types, &bytes)?.value;
         let options = eviction.get("deleteOptions").cloned().unwrap_or_default();
         let deletion = Deletion::parse(context, &options)?;
         let pods = self.registry.known("", "pods");

@@ -89,7 +89,7 @@ impl Api {
         };
         let given = match patch {
             Some(_) => Value::Null,
-            None => body::parse(context, &bytes)?.value,
+            None => body::parse(context, self.types, &bytes)?.value,
         };
         let write = Write::by(context, Scope::Whole)?;
         let object = self
