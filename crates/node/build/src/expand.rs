@@ -226,10 +226,8 @@ impl Expander<'_> {
     fn name(&mut self) -> String {
         let mut name = String::new();
         while let Some(c) = self.rest.chars().next() {
-            let fits =
-                c == '_' || c.is_ascii_alphabetic() || (c.is_ascii_digit() && !name.is_empty());
             // `$1` and the like are one character long.
-            if !fits && !(name.is_empty() && c.is_ascii_digit()) {
+            if !(c == '_' || c.is_ascii_alphanumeric()) {
                 break;
             }
             name.push(c);

@@ -67,7 +67,15 @@ pub enum Error {
         /// What it said.
         message: String,
     },
-    /// The registry could not be reached, or stopped talking.
+    /// There is no connection to the registry.
+    #[error("Get \"{url}\": {message}")]
+    Unreachable {
+        /// What was asked for.
+        url: String,
+        /// What happened, with its causes.
+        message: String,
+    },
+    /// The registry stopped talking.
     #[error("Get \"{url}\": {message}")]
     Network {
         /// What was asked for.

@@ -697,6 +697,7 @@ impl Session {
                         reference.familiar_name()
                     )));
                 }
+                Err(error @ Error::Unreachable { .. }) => return Err(error),
                 Err(error) => self.endure(error, &mut n_failed).await?,
             }
         };
@@ -725,7 +726,9 @@ impl Session {
     /// be none.
     async fn endure(&self, error: Error, n_failed: &mut u32) -> Result<()> {
         *n_failed += 1;
-        if !is_passing(&error) || *n_failed >= self.attempts() {
+        // We have spoken before: a registry that is gone may come back.
+        let passing = is_passing(&error) || matches!(error, Error::Unreachable { .. });
+        if !passing || *n_failed >= self.attempts() {
             return Err(error);
         }
         tracing::debug!(%error, n_failed, "asking again");

@@ -399,6 +399,10 @@ impl Session {
         };
         match tokio::time::timeout(patience, self.client.http.request(request)).await {
             Err(_) => Err(self.silence()),
+            Ok(Err(error)) if error.is_connect() => Err(Error::Unreachable {
+                url: url.to_string(),
+                message: chain(&error),
+            }),
             Ok(Err(error)) => Err(self.broken(url, &error)),
             Ok(Ok(response)) => Ok(response),
         }

@@ -304,10 +304,7 @@ impl<R: Read> Archive<R> {
                 return Ok(false);
             }
             if n == 0 {
-                return Err(io::Error::new(
-                    io::ErrorKind::UnexpectedEof,
-                    "archive is cut off",
-                ));
+                return Err(cut_off());
             }
             n_read += n;
         }
@@ -336,7 +333,12 @@ impl<R: Read> Archive<R> {
 
     fn fill(&mut self, buffer: &mut [u8]) -> io::Result<()> {
         self.account(buffer.len() as u64)?;
-        self.input.read_exact(buffer)
+        self.input
+            .read_exact(buffer)
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::UnexpectedEof => cut_off(),
+                _ => error,
+            })
     }
 
     fn skip(&mut self, mut n_bytes: u64) -> io::Result<()> {
@@ -378,10 +380,7 @@ impl<R: Read> Read for Archive<R> {
         }
         let n_read = self.input.read(&mut buffer[..wanted])?;
         if n_read == 0 {
-            return Err(io::Error::new(
-                io::ErrorKind::UnexpectedEof,
-                "archive is cut off",
-            ));
+            return Err(cut_off());
         }
         self.account(n_read as u64)?;
         self.left -= n_read as u64;
@@ -522,6 +521,10 @@ fn signed(field: &[u8]) -> Option<i64> {
     i64::from_str_radix(std::str::from_utf8(&digits).ok()?, 8)
         .ok()
         .filter(|value| *value >= 0)
+}
+
+fn cut_off() -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, "archive is cut off")
 }
 
 fn malformed(what: &str) -> io::Error {
