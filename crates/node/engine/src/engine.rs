@@ -222,7 +222,7 @@ impl Engine {
             .iter()
             .map(|container| container.record())
             .collect();
-        records.sort_by(|a, b| b.created.cmp(&a.created));
+        records.sort_by_key(|record| std::cmp::Reverse(record.created));
         records
     }
 
@@ -241,7 +241,7 @@ impl Engine {
     ///
     /// [`Error::NoSuchContainer`].
     pub async fn wait(&self, name: &str, condition: WaitFor) -> Result<Ended> {
-        self.waiter(name, condition).map(|wait| wait)?.await
+        self.waiter(name, condition)?.await
     }
 
     /// Like [`Engine::wait`], but everything that happens from the call on

@@ -67,10 +67,10 @@ impl Engine {
         let record = container.record();
         let (engine, cleaned) = (self.clone(), Arc::clone(container));
         let _ = spawn_blocking(move || {
-            if has_own_sandbox(&record) {
-                if let Err(error) = engine.networks().remove_sandbox(&cleaned.id) {
-                    tracing::warn!(container = cleaned.id, %error, "network is not cleaned up");
-                }
+            if has_own_sandbox(&record)
+                && let Err(error) = engine.networks().remove_sandbox(&cleaned.id)
+            {
+                tracing::warn!(container = cleaned.id, %error, "network is not cleaned up");
             }
             let _ = std::fs::remove_dir_all(&cleaned.run);
         })

@@ -1,0 +1,290 @@
+//! The controllers against a real API server in this process.
+//!
+//! No scheduler and no node runs: the test plays the kubelet by writing pods'
+//! statuses.
+
+use std::time::Duration;
+
+use dhow_apiserver::{ApiServer, Config, UserInfo};
+use futures_util::{StreamExt, TryStreamExt};
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client, Resource, ResourceExt};
+use serde_json::json;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Cluster {
+    _directory: tempfile::TempDir,
+    _server: ApiServer,
+    client: Client,
+    controllers: tokio::task::JoinHandle<()>,
+}
+
+impl Cluster {
+    async fn new() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let server = ApiServer::open(Config::new(directory.path().into()))
+            .await
+            .expect("the server opens");
+        let client = Client::new(server.service(UserInfo::admin()), "default");
+        let controllers = tokio::spawn(dhow_controllers::run(client.clone(), "a root".into()));
+        Self {
+            _directory: directory,
+            _server: server,
+            client,
+            controllers,
+        }
+    }
+
+    fn api<K>(&self) -> Api<K>
+    where
+        K: Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>,
+    {
+        Api::default_namespaced(self.client.clone())
+    }
+
+    /// Looks again whenever an object of this kind changes, until `done`.
+    async fn until<K, T>(&self, done: impl Fn(&[K]) -> Option<T>) -> T
+    where
+        K: Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
+            + Clone
+            + std::fmt::Debug
+            + serde::de::DeserializeOwned
+            + Send
+            + 'static,
+    {
+        let api: Api<K> = self.api();
+        let changes = watcher(api.clone(), watcher::Config::default()).touched_objects();
+        let mut changes = std::pin::pin!(changes);
+        let mut last = Vec::new();
+        let looking = async {
+            loop {
+                last = api
+                    .list(&ListParams::default())
+                    .await
+                    .expect("listed")
+                    .items;
+                if let Some(found) = done(&last) {
+                    return found;
+                }
+                changes
+                    .next()
+                    .await
+                    .expect("the watch goes on")
+                    .expect("the watch works");
+            }
+        };
+        match tokio::time::timeout(PATIENCE, looking).await {
+            Ok(found) => found,
+            Err(_) => panic!("it did not happen; last seen: {last:#?}"),
+        }
+    }
+
+    /// Plays the kubelet: every pod gets an address and is ready.
+    fn play_kubelet(&self) -> tokio::task::JoinHandle<()> {
+        let pods: Api<Pod> = self.api();
+        tokio::spawn(async move {
+            let changes = watcher(pods.clone(), watcher::Config::default()).applied_objects();
+            let mut changes = std::pin::pin!(changes);
+            let mut number = 1;
+            while let Ok(Some(pod)) = changes.try_next().await {
+                let is_new = pod
+                    .status
+                    .as_ref()
+                    .is_none_or(|status| status.pod_ip.is_none());
+                if !is_new {
+                    continue;
+                }
+                number += 1;
+                let status = json!({ "status": {
+                    "phase": "Running",
+                    "podIP": format!("10.1.0.{number}"),
+                    "conditions": [{ "type": "Ready", "status": "True" }],
+                }});
+                // A pod that is gone meanwhile needs no status.
+                let _ = pods
+                    .patch_status(
+                        &pod.name_any(),
+                        &PatchParams::default(),
+                        &Patch::Merge(status),
+                    )
+                    .await;
+            }
+        })
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.controllers.abort();
+    }
+}
+
+fn deployment(image: &str, replicas: i32) -> Deployment {
+    serde_json::from_value(json!({
+        "metadata": { "name": "web" },
+        "spec": {
+            "replicas": replicas,
+            "selector": { "matchLabels": { "app": "web" } },
+            "template": {
+                "metadata": { "labels": { "app": "web" } },
+                "spec": { "containers": [{ "name": "web", "image": image, "ports": [{ "name": "http", "containerPort": 8080 }] }] },
+            },
+        },
+    }))
+    .expect("a deployment")
+}
+
+fn is_rolled_out(deployment: &Deployment) -> bool {
+    let wanted = deployment.spec.replicas;
+    let status = deployment.status.clone().unwrap_or_default();
+    status.observed_generation == deployment.metadata.generation
+        && status.updated_replicas == wanted
+        && status.available_replicas == wanted
+        && status.replicas == wanted
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deployment_rolls_out_heals_and_moves_on() {
+    let cluster = Cluster::new().await;
+    cluster
+        .until(|accounts: &[ServiceAccount]| (!accounts.is_empty()).then_some(()))
+        .await;
+    let kubelet = cluster.play_kubelet();
+    let deployments: Api<Deployment> = cluster.api();
+    deployments
+        .create(&PostParams::default(), &deployment("one", 3))
+        .await
+        .expect("created");
+    let rolled_out = |all: &[Deployment]| all.first().filter(|one| is_rolled_out(one)).cloned();
+    let first = cluster.until(rolled_out).await;
+    let conditions = first
+        .status
+        .and_then(|status| status.conditions)
+        .unwrap_or_default();
+    assert!(conditions.iter().any(|c| c.type_.as_deref() == Some("Available") && c.status.as_deref() == Some("True")));
+    assert!(
+        conditions
+            .iter()
+            .any(|c| c.reason.as_deref() == Some("NewReplicaSetAvailable"))
+    );
+
+    // A pod that is taken away comes back.
+    let pods: Api<Pod> = cluster.api();
+    let list = pods.list(&ListParams::default()).await.expect("pods").items;
+    assert_eq!(list.len(), 3);
+    let doomed = list[0].name_any();
+    let now = DeleteParams {
+        grace_period_seconds: Some(0),
+        ..DeleteParams::default()
+    };
+    pods.delete(&doomed, &now).await.expect("deleted");
+    cluster
+        .until(|pods: &[Pod]| {
+            let others = pods.iter().filter(|pod| pod.name_any() != doomed).count();
+            (others == 3).then_some(())
+        })
+        .await;
+    cluster.until(rolled_out).await;
+
+    // Scaled, then moved to another image: never too many, never too few.
+    let patch = json!({ "spec": { "replicas": 6 } });
+    deployments
+        .patch("web", &PatchParams::default(), &Patch::Merge(patch))
+        .await
+        .expect("scaled");
+    cluster.until(rolled_out).await;
+    let patch = json!({ "spec": { "template": { "spec": { "containers": [{ "name": "web", "image": "two" }] } } } });
+    deployments
+        .patch("web", &PatchParams::default(), &Patch::Strategic(patch))
+        .await
+        .expect("moved on");
+    let second = cluster.until(rolled_out).await;
+    assert_eq!(
+        second.annotations()["deployment.kubernetes.io/revision"],
+        "2"
+    );
+    let sets: Api<ReplicaSet> = cluster.api();
+    let sets = sets.list(&ListParams::default()).await.expect("sets").items;
+    let wanted: Vec<Option<i32>> = sets.iter().map(|set| set.spec.replicas).collect();
+    assert_eq!(sets.len(), 2, "the old one is kept for going back");
+    assert!(
+        wanted.contains(&Some(0)) && wanted.contains(&Some(6)),
+        "{wanted:?}"
+    );
+    kubelet.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_knows_its_pods() {
+    let cluster = Cluster::new().await;
+    cluster
+        .until(|accounts: &[ServiceAccount]| (!accounts.is_empty()).then_some(()))
+        .await;
+    cluster
+        .until(|maps: &[ConfigMap]| {
+            let map = maps
+                .iter()
+                .find(|map| map.name_any() == "kube-root-ca.crt")?;
+            (map.data.as_ref()?.get("ca.crt")? == "a root").then_some(())
+        })
+        .await;
+    let kubelet = cluster.play_kubelet();
+    let services: Api<Service> = cluster.api();
+    let service = serde_json::from_value(json!({
+        "metadata": { "name": "web" },
+        "spec": { "selector": { "app": "web" }, "ports": [{ "port": 80, "targetPort": "http" }] },
+    }))
+    .expect("a service");
+    services
+        .create(&PostParams::default(), &service)
+        .await
+        .expect("created");
+    let deployments: Api<Deployment> = cluster.api();
+    deployments
+        .create(&PostParams::default(), &deployment("one", 2))
+        .await
+        .expect("created");
+    let slice = cluster
+        .until(|slices: &[EndpointSlice]| {
+            let slice = slices.iter().find(|slice| slice.name_any() == "web-ipv4")?;
+            let ready = slice.endpoints.iter().flatten().filter(|endpoint| {
+                endpoint
+                    .conditions
+                    .as_ref()
+                    .and_then(|conditions| conditions.ready)
+                    == Some(true)
+            });
+            (ready.count() == 2).then(|| slice.clone())
+        })
+        .await;
+    assert_eq!(
+        slice.ports.as_ref().expect("ports")[0].port,
+        Some(8080),
+        "by its name"
+    );
+    assert_eq!(slice.labels()["kubernetes.io/service-name"], "web");
+    let patch = json!({ "spec": { "replicas": 0 } });
+    deployments
+        .patch("web", &PatchParams::default(), &Patch::Merge(patch))
+        .await
+        .expect("scaled");
+    cluster
+        .until(|slices: &[EndpointSlice]| {
+            let slice = slices.iter().find(|slice| slice.name_any() == "web-ipv4")?;
+            let ready = slice.endpoints.iter().flatten().any(|endpoint| {
+                endpoint
+                    .conditions
+                    .as_ref()
+                    .and_then(|conditions| conditions.ready)
+                    == Some(true)
+            });
+            (!ready).then_some(())
+        })
+        .await;
+    kubelet.abort();
+}
