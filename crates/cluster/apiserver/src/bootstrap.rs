@@ -2,13 +2,16 @@
 
 use serde_json::{Value, json};
 
-use crate::api::{Api, Context, DryRun};
-use crate::auth::{UserInfo, bootstrap};
+use crate::api::{Api, DryRun};
+use crate::auth::bootstrap;
 use crate::error::ApiError;
-use crate::request::{Format, Query, Target};
 use crate::resource::Resource;
 use crate::verb::{Scope, Write};
 use crate::{managed, tree};
+
+fn own_manager() -> managed::Manager {
+    managed::Manager::Update("kube-apiserver".to_owned())
+}
 
 impl Api {
     /// Makes sure of namespaces, roles, bindings and the server's own Service.
@@ -35,17 +38,6 @@ impl Api {
         self.own_service().await
     }
 
-    fn own_context(&self) -> Context {
-        Context {
-            user: UserInfo::admin(),
-            target: Target::default(),
-            query: Query::parse(Some("fieldManager=kube-apiserver")),
-            headers: http::HeaderMap::new(),
-            format: Format::Object,
-            warnings: Default::default(),
-        }
-    }
-
     /// Creates an object if there is none of its name.
     async fn ensure(&self, resource: &Resource, value: Value) -> Result<(), ApiError> {
         let namespace = tree::text(&value, &["metadata", "namespace"]);
@@ -53,9 +45,8 @@ impl Api {
         if self.find(resource, namespace, name).await?.is_some() {
             return Ok(());
         }
-        let context = self.own_context();
         match self
-            .create_value(&context, resource, value, DryRun::No)
+            .create_value(resource, value, DryRun::No, &own_manager())
             .await
         {
             Err(error) if error.reason != "AlreadyExists" => Err(error),
@@ -111,7 +102,7 @@ impl Api {
         let name = tree::text(&value, &["metadata", "name"]).to_owned();
         let write = Write {
             scope: Scope::Internal,
-            manager: managed::Manager::Update("kube-apiserver".to_owned()),
+            manager: own_manager(),
             dry_run: DryRun::No,
         };
         self.modify(resource, "default", &name, &write, |current| {

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::api::{Api, Context};
+use crate::api::Api;
 use crate::error::ApiError;
 use crate::tree;
 use crate::verb::generated_name;
@@ -13,11 +13,7 @@ const MOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 const MIRROR: &str = "kubernetes.io/config.mirror";
 
 impl Api {
-    pub(super) fn admit_account(
-        &self,
-        _context: &Context,
-        pod: &mut Value,
-    ) -> Result<(), ApiError> {
+    pub(super) async fn admit_account(&self, pod: &mut Value) -> Result<(), ApiError> {
         if tree::at(pod, &["metadata", "annotations", MIRROR]).is_some() {
             return Ok(());
         }
@@ -30,7 +26,7 @@ impl Api {
         spec.insert("serviceAccount".to_owned(), account.as_str().into());
         let accounts = self.registry.known("", "serviceaccounts");
         let namespace = tree::text(pod, &["metadata", "namespace"]).to_owned();
-        let Some(found) = self.cached(accounts, &namespace, &account) else {
+        let Some(found) = self.find(accounts, &namespace, &account).await? else {
             let name = tree::text(pod, &["metadata", "name"]);
             let why = format!(
                 "error looking up service account {namespace}/{account}: serviceaccount {account:?} not found"

@@ -6,7 +6,7 @@ mod addresses;
 
 use serde_json::Value;
 
-use crate::api::{Api, Context};
+use crate::api::Api;
 use crate::error::ApiError;
 use crate::resource::Resource;
 use crate::tree;
@@ -17,7 +17,6 @@ impl Api {
     /// Admits a new object, or says why not.
     pub(crate) async fn admit_create(
         &self,
-        context: &Context,
         resource: &Resource,
         value: &mut Value,
     ) -> Result<(), ApiError> {
@@ -25,7 +24,7 @@ impl Api {
             self.admit_namespace(resource, value).await?;
         }
         if resource.prefix == "pods" {
-            self.admit_account(context, value)?;
+            self.admit_account(value).await?;
             tolerate(value);
         }
         Ok(())
@@ -34,11 +33,7 @@ impl Api {
     async fn admit_namespace(&self, resource: &Resource, value: &Value) -> Result<(), ApiError> {
         let namespaces = self.registry.known("", "namespaces");
         let namespace = tree::text(value, &["metadata", "namespace"]);
-        let found = match self.cached(namespaces, "", namespace) {
-            Some(found) => Some(found),
-            None => self.find(namespaces, "", namespace).await?,
-        };
-        let Some(found) = found else {
+        let Some(found) = self.find(namespaces, "", namespace).await? else {
             return Err(ApiError::not_found(namespaces, namespace));
         };
         if found.field(namespaces, "status.phase") == Some("Terminating") {

@@ -40,7 +40,10 @@ impl Api {
         let mut value = self.conform(context, resource, parsed)?;
         self.check_names(context, resource, &mut value)?;
         let dry_run = context.dry_run()?;
-        let object = self.create_value(context, resource, value, dry_run).await?;
+        let manager = managed::Manager::Update(context.field_manager());
+        let object = self
+            .create_value(resource, value, dry_run, &manager)
+            .await?;
         let json = context.show(resource).one(&object);
         Ok(json_response(StatusCode::CREATED, json))
     }
@@ -48,10 +51,10 @@ impl Api {
     /// Creates an object from a conforming tree.
     pub(crate) async fn create_value(
         &self,
-        context: &Context,
         resource: &Resource,
         value: Value,
         dry_run: DryRun,
+        manager: &managed::Manager,
     ) -> Result<Object, ApiError> {
         let base = tree::text(&value, &["metadata", "generateName"]).to_owned();
         let generates = tree::text(&value, &["metadata", "name"]).is_empty() && !base.is_empty();
@@ -63,7 +66,7 @@ impl Api {
             if generates {
                 tree::set(&mut value, &["metadata", "name"], generated_name(&base));
             }
-            match self.create_once(context, resource, value, dry_run).await {
+            match self.create_once(resource, value, dry_run, manager).await {
                 Err(error) if generates && error.reason == "AlreadyExists" => {}
                 done => return done,
             }
@@ -73,10 +76,10 @@ impl Api {
 
     async fn create_once(
         &self,
-        context: &Context,
         resource: &Resource,
         mut value: Value,
         dry_run: DryRun,
+        manager: &managed::Manager,
     ) -> Result<Object, ApiError> {
         if !tree::text(&value, &["metadata", "resourceVersion"]).is_empty() {
             return Err(ApiError::bad_request(
@@ -90,7 +93,7 @@ impl Api {
             tree::remove(&mut value, &["status"]);
         }
         (resource.strategy.prepare_create)(&mut value);
-        self.admit_create(context, resource, &mut value).await?;
+        self.admit_create(resource, &mut value).await?;
         // A view is checked as what it shows, then stored as what it is.
         let name = tree::text(&value, &["metadata", "name"]).to_owned();
         let mut errors = Vec::new();
@@ -101,8 +104,7 @@ impl Api {
             return Err(ApiError::invalid(resource, &name, &errors));
         }
         let mut claim = self.addresses.claim(resource, &mut value, None)?;
-        let manager = context.field_manager();
-        managed::created(self, resource, &mut value, &manager);
+        managed::created(self, resource, &mut value, manager);
         if let Some((_, conversion)) = resource.view {
             (conversion.to_stored)(&mut value);
         }

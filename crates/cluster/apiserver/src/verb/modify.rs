@@ -117,7 +117,7 @@ impl Api {
             }
             let stored = to_stored(&new);
             let revision = found.revision;
-            if stored == to_stored(&found.tree()) {
+            if new == found.tree() {
                 return Ok(found.clone());
             }
             if write.dry_run == DryRun::All {
@@ -199,7 +199,7 @@ impl Api {
         if !errors.is_empty() {
             return Err(ApiError::invalid(resource, name, &errors));
         }
-        managed::updated(self, resource, new, old, &write.manager, write.scope)?;
+        managed::updated(self, resource, new, old, &write.manager, write.scope);
         Ok(claim)
     }
 }
