@@ -76,13 +76,9 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
         id: instance.id()?,
         root: instance.data_root.display().to_string(),
     };
+    let router = dhow_docker_api::router(engine.clone(), about).context("prepare builds")?;
     tracing::info!(socket = %socket.display(), "ready");
-    dhow_docker_api::serve(
-        listener,
-        dhow_docker_api::router(engine.clone(), about),
-        stopped(),
-    )
-    .await;
+    dhow_docker_api::serve(listener, router, stopped()).await;
     answering.abort();
     leave(&engine, &networks, &instance.name());
     Ok(())

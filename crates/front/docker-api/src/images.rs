@@ -241,16 +241,12 @@ fn save_names(door: &Door, names: Vec<String>) -> Answer {
 }
 
 /// All values of a repeated parameter.
-fn query_values(query: &str, name: &str) -> Vec<String> {
+pub(crate) fn query_values(query: &str, name: &str) -> Vec<String> {
     query
         .split('&')
         .filter_map(|pair| pair.split_once('='))
         .filter(|(found, _)| *found == name)
-        .flat_map(|(_, value)| {
-            let value = value.replace('+', " ");
-            let decoded = percent_decode(&value);
-            decoded.split(',').map(str::to_owned).collect::<Vec<_>>()
-        })
+        .map(|(_, value)| percent_decode(&value.replace('+', " ")))
         .filter(|value| !value.is_empty())
         .collect()
 }
@@ -620,7 +616,7 @@ where
         .into_response()
 }
 
-fn progress_line(step: &Progress) -> Value {
+pub(crate) fn progress_line(step: &Progress) -> Value {
     let mut line = json!({ "status": step.status });
     if !step.id.is_empty() {
         line["id"] = json!(step.id);

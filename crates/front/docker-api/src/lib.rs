@@ -8,6 +8,7 @@
 // The answer to /info is one `json!` of many fields.
 #![recursion_limit = "256"]
 
+mod build;
 mod containers;
 mod error;
 mod exec;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::routing::{delete, get, post};
+use dhow_build::Builder;
 use dhow_engine::Engine;
 
 pub use server::{Listener, serve};
@@ -44,18 +46,30 @@ pub struct About {
 }
 
 /// What every handler gets.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Door {
     pub(crate) engine: Engine,
     pub(crate) about: Arc<About>,
+    pub(crate) builder: Builder,
 }
 
 /// The API as a router, to be served or extended.
-pub fn router(engine: Engine, about: About) -> Router {
-    let door = Door {
+///
+/// # Errors
+///
+/// When what earlier builds left behind cannot be removed.
+pub fn router(engine: Engine, about: About) -> Result<Router, dhow_build::Error> {
+    let scratch = engine.config().data.join("build");
+    let steps = Arc::new(build::Steps(engine.clone()));
+    let builder = Builder::new(engine.images().clone(), steps, &scratch)?;
+    Ok(routes(Door {
         engine,
         about: Arc::new(about),
-    };
+        builder,
+    }))
+}
+
+fn routes(door: Door) -> Router {
     Router::new()
         .route("/_ping", get(system::ping).head(system::ping))
         .route("/version", get(system::version))
@@ -94,6 +108,8 @@ pub fn router(engine: Engine, about: About) -> Router {
             "/images/{*rest}",
             get(images::get).post(images::post).delete(images::remove),
         )
+        .route("/build", post(build::build))
+        .route("/build/prune", post(build::prune))
         .route("/commit", post(images::commit))
         .route("/volumes", get(volumes::list))
         .route("/volumes/create", post(volumes::create))

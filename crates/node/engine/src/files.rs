@@ -9,7 +9,6 @@ use std::path::Path;
 use dhow_image::Rootfs;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 
-use crate::container::Container;
 use crate::engine::Engine;
 use crate::error::{Error, Result, at};
 use crate::record::Record;
@@ -68,8 +67,8 @@ pub(crate) fn host_name() -> String {
         .into_owned()
 }
 
-/// Writes `resolv.conf`, `hosts` and `hostname` into the container's folder.
-pub(crate) fn write(engine: &Engine, container: &Container, record: &Record) -> Result<()> {
+/// Writes `resolv.conf`, `hosts` and `hostname` into a folder.
+pub(crate) fn write_to(engine: &Engine, folder: &Path, record: &Record) -> Result<()> {
     let (mut resolv_conf, mut hosts, mut hostname) = (String::new(), String::new(), String::new());
     if let Some(sandbox) = &record.sandbox {
         resolv_conf.clone_from(&sandbox.resolv_conf);
@@ -91,7 +90,7 @@ pub(crate) fn write(engine: &Engine, container: &Container, record: &Record) -> 
         ("hosts", hosts),
         ("hostname", hostname),
     ] {
-        let path = container.folder.join(name);
+        let path = folder.join(name);
         std::fs::write(&path, text).map_err(at("write", path))?;
     }
     Ok(())

@@ -35,6 +35,7 @@ mod network;
 mod record;
 pub mod spec;
 mod start;
+mod step;
 mod stop;
 mod volumes;
 
@@ -49,6 +50,7 @@ pub use logs::{LogLine, LogOptions, LogStream, Logs};
 pub use mounts::{MountKind, MountPoint};
 pub use names::identifier;
 pub use record::{Health, Probe, Record, SharedSandbox, State, Status};
+pub use step::Step;
 
 pub use dhow_image::{Images, Progress, ProgressSender};
 pub use dhow_network::{

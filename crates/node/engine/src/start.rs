@@ -154,7 +154,7 @@ impl Engine {
         let network = self.network_namespace(&record)?;
         let has_files = record.host.network_mode != "host" || record.sandbox.is_some();
         if has_files || !record.networks.is_empty() {
-            files::write(self, container, &record)?;
+            files::write_to(self, &container.folder, &record)?;
         }
         let hostname = match &record.sandbox {
             Some(sandbox) => sandbox.hostname.clone(),

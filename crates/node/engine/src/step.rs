@@ -1,0 +1,226 @@
+//! Running one program in a root filesystem that is no container's: the steps
+//! of a build.
+
+use std::path::Path;
+
+use dhow_image::Rootfs;
+use dhow_network::EndpointSpec;
+use dhow_runtime::RootSource;
+use dhow_shim::Moment;
+use dhow_shim::client::Shim;
+use dhow_shim::wire::{LogSpec, Running, ShimSpec, Stdin, Target, VERSION};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
+
+use crate::accounts;
+use crate::attach::{AttachOptions, streams};
+use crate::bundle::{self, Surroundings};
+use crate::engine::Engine;
+use crate::error::{Error, Result, at};
+use crate::files;
+use crate::record::{Record, State};
+use crate::spec::{Config, HostConfig};
+use crate::start::told;
+
+/// A program to run to its end.
+#[derive(Debug, Clone)]
+pub struct Step {
+    /// A name that no container and no other step has.
+    pub name: String,
+    /// Where it runs; what it writes goes to the upper directory.
+    pub rootfs: Rootfs,
+    /// The program and its arguments.
+    pub args: Vec<String>,
+    /// `NAME=value`, above what every container has.
+    pub env: Vec<String>,
+    /// Where it starts.
+    pub cwd: String,
+    /// Whom it runs as; empty means root.
+    pub user: String,
+    /// `default`, `none` or `host`.
+    pub network: String,
+    /// What it reads.
+    pub stdin: Option<Vec<u8>>,
+}
+
+impl Engine {
+    /// Runs a step; what it prints goes to `output` as it comes. Returns its
+    /// exit code. Nothing but what it wrote is left, also when the future is
+    /// dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Command`] when the program cannot be executed, and whatever its
+    /// sandbox says.
+    pub async fn run_step(&self, step: Step, output: mpsc::Sender<Vec<u8>>) -> Result<i32> {
+        // On a task of its own: a caller that goes away is noticed by the
+        // closed channel, and the step is cleaned up all the same.
+        let engine = self.clone();
+        tokio::spawn(async move {
+            let name = step.name.clone();
+            let run = engine.inner.config.run.join("steps").join(&name);
+            let ended = engine.run_step_in(step, &run, &output).await;
+            let networks = engine.networks().clone();
+            let _ = spawn_blocking(move || {
+                let _ = networks.remove_sandbox(&name);
+                std::fs::remove_dir_all(&run)
+            })
+            .await;
+            ended
+        })
+        .await
+        .map_err(|error| Error::Runtime(error.to_string()))?
+    }
+
+    async fn run_step_in(
+        &self,
+        step: Step,
+        run: &Path,
+        output: &mpsc::Sender<Vec<u8>>,
+    ) -> Result<i32> {
+        let stdin = step.stdin.clone();
+        let spec = {
+            let (engine, run) = (self.clone(), run.to_owned());
+            spawn_blocking(move || engine.prepare_step(&step, &run))
+                .await
+                .expect("it does not panic")?
+        };
+        let (shim, mut events) = Shim::launch(&self.inner.config.runtime, &spec)
+            .await
+            .map_err(told)?;
+        // The shim drops a connection that does not keep up with its events.
+        let following = tokio::spawn(async move { while events.next().await.is_some() {} });
+        let ended = drive(&shim, stdin, output).await;
+        let deleted = shim.delete(Running::Kill).await;
+        following.abort();
+        let code = ended?;
+        deleted.map_err(told)?;
+        Ok(code)
+    }
+
+    fn prepare_step(&self, step: &Step, run: &Path) -> Result<ShimSpec> {
+        let bundle = run.join("bundle");
+        std::fs::create_dir_all(&bundle).map_err(at("make", &bundle))?;
+        let passwd = files::read_in_layers(&step.rootfs, Path::new("etc/passwd"));
+        let group = files::read_in_layers(&step.rootfs, Path::new("etc/group"));
+        let identity = accounts::identify(&step.user, &[], &passwd, &group)?;
+        let record = step_record(step);
+        let network = match step.network.as_str() {
+            "host" => None,
+            mode => {
+                self.networks().remove_sandbox(&step.name)?;
+                let path = self.networks().create_sandbox(&step.name)?;
+                if mode != "none" {
+                    let spec = EndpointSpec {
+                        name: step.name.clone(),
+                        ..EndpointSpec::default()
+                    };
+                    self.networks().join("bridge", &step.name, spec)?;
+                }
+                Some(path)
+            }
+        };
+        files::write_to(self, run, &record)?;
+        let config = bundle::compose(
+            &record,
+            &Surroundings {
+                identity: &identity,
+                network,
+                joined: Vec::new(),
+                hostname: "buildkitsandbox",
+                files: Some(run),
+                cgroup_parent: &self.inner.config.cgroup_parent,
+                init: None,
+            },
+        )?;
+        let path = bundle.join("config.json");
+        let bytes = serde_json::to_vec(&config).expect("a configuration is plain values");
+        std::fs::write(&path, bytes).map_err(at("write", path))?;
+        let rootfs = step.rootfs.clone();
+        Ok(ShimSpec {
+            version: VERSION,
+            id: step.name.clone(),
+            bundle,
+            runtime_root: self.inner.config.run.join("runtime"),
+            dir: run.join("shim"),
+            root: RootSource::Overlay {
+                lower: rootfs.lower,
+                upper: rootfs.upper,
+                work: rootfs.work,
+            },
+            stdin: if step.stdin.is_some() {
+                Stdin::Once
+            } else {
+                Stdin::Closed
+            },
+            log: LogSpec::None,
+        })
+    }
+}
+
+/// A step as the record of a container that is never kept.
+fn step_record(step: &Step) -> Record {
+    Record {
+        id: step.name.clone(),
+        name: step.name.clone(),
+        created: Moment::now(),
+        image: String::new(),
+        args: step.args.clone(),
+        config: Config {
+            hostname: "buildkitsandbox".into(),
+            env: step.env.clone(),
+            working_dir: step.cwd.clone(),
+            open_stdin: step.stdin.is_some(),
+            ..Config::default()
+        },
+        host: HostConfig {
+            network_mode: step.network.clone(),
+            ipc_mode: "private".into(),
+            cgroupns_mode: "private".into(),
+            ..HostConfig::default()
+        },
+        networks: std::collections::BTreeMap::new(),
+        mounts: Vec::new(),
+        sandbox: None,
+        state: State::default(),
+        restart_count: 0,
+        stopped_by_hand: false,
+    }
+}
+
+async fn drive(shim: &Shim, stdin: Option<Vec<u8>>, output: &mpsc::Sender<Vec<u8>>) -> Result<i32> {
+    shim.create().await.map_err(told)?;
+    let wanted = AttachOptions {
+        stdin: stdin.is_some(),
+        stdout: true,
+        stderr: true,
+    };
+    let attached = streams(shim, Target::Container, wanted).await?;
+    let (mut printed, mut typed) = attached.stream.into_split();
+    shim.start().await.map_err(told)?;
+    let typing = async {
+        if let Some(stdin) = stdin {
+            // A program that does not read its input is none of our business.
+            let _ = typed.write_all(&stdin).await;
+        }
+        let _ = typed.shutdown().await;
+    };
+    let printing = async {
+        // Docker's frames: stream, three zeros, length (big endian), text.
+        let mut header = [0u8; 8];
+        while printed.read_exact(&mut header).await.is_ok() {
+            let length = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
+            let mut text = vec![0; length as usize];
+            if printed.read_exact(&mut text).await.is_err() || output.send(text).await.is_err() {
+                break;
+            }
+        }
+    };
+    tokio::select! {
+        ((), ()) = async { tokio::join!(typing, printing) } => {}
+        () = output.closed() => return Err(Error::Conflict("nobody waits for the step".into())),
+    }
+    let exit = shim.wait(Target::Container).await.map_err(told)?;
+    Ok(exit.code)
+}
