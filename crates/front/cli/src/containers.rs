@@ -478,22 +478,10 @@ pub(crate) async fn exec(client: &Client, exec: Exec) -> Outcome {
         )
         .await?;
     let path = format!("/exec/{}", show::text(&made, "Id"));
-    let failed = |error: Error| match error.status() {
-        Some(400) => {
-            let message = error.to_string();
-            let is_missing = message.contains("not found") || message.contains("no such file");
-            Error::Run {
-                code: if is_missing { 127 } else { 126 },
-                message,
-            }
-        }
-        _ => error,
-    };
     if exec.detach {
         client
             .post(&format!("{path}/start"), Some(&json!({ "Detach": true })))
-            .await
-            .map_err(failed)?;
+            .await?;
         return Ok(0);
     }
     let start = json!({ "Detach": false, "Tty": exec.tty });
@@ -502,8 +490,7 @@ pub(crate) async fn exec(client: &Client, exec: Exec) -> Outcome {
         .flatten();
     let connection = client
         .hijack(&format!("{path}/start"), Some(&start))
-        .await
-        .map_err(failed)?;
+        .await?;
     let sizes = exec.tty.then(|| {
         tokio::spawn(terminal::follow_size(
             client.clone(),

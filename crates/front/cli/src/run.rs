@@ -143,15 +143,24 @@ async fn start(client: &Client, path: &str) -> Result<(), Error> {
         .map(|_| ())
         .map_err(|error| {
             let message = error.to_string();
-            let code = match error.status() {
-                Some(400) if message.contains("not found") || message.contains("no such file") => {
-                    127
-                }
-                Some(400) => 126,
-                _ => 125,
-            };
-            Error::Run { code, message }
+            Error::Run {
+                code: start_code(&message),
+                message,
+            }
         })
+}
+
+/// The exit code of a container that could not be started, as a shell and
+/// `docker` have it.
+fn start_code(message: &str) -> u8 {
+    let says = |text: &str| message.contains(text);
+    if says("executable file not found") || says("no such file or directory") {
+        127
+    } else if says("permission denied") || says("is a directory") {
+        126
+    } else {
+        125
+    }
 }
 
 /// An exit code as a process can have it.

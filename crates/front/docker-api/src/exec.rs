@@ -5,7 +5,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Path, Query, State};
 use axum::http::{Request, StatusCode};
 use axum::response::IntoResponse;
-use dhow_engine::{AttachOptions, ExecOptions};
+use dhow_engine::{AttachOptions, Error, ExecOptions};
 use http_body_util::{BodyExt, Limited};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -76,14 +76,22 @@ pub(crate) async fn start(
         .map_err(|error| Failure::bad(format!("request body: {error}")))?
         .to_bytes();
     let start: Start = parse(&body)?;
-    match door.engine.exec_start(&id, start.detach).await? {
-        Some(attached) => {
-            let response = hijack::switch(&headers, attached.terminal);
-            hijack::join(upgrade, std::future::ready(Ok(attached)));
-            Ok(response)
-        }
-        None => Ok(StatusCode::OK.into_response()),
+    let (_, _, options) = door.engine.exec_inspect(&id)?;
+    let wanted = options.streams;
+    if start.detach || !(wanted.stdin || wanted.stdout || wanted.stderr) {
+        door.engine.exec_start(&id, start.detach).await?;
+        return Ok(StatusCode::OK.into_response());
     }
+    door.engine.exec_check(&id)?;
+    // The connection is handed over before the program starts; what goes wrong
+    // then is told in the stream, and by the exit code.
+    let response = hijack::switch(&headers, options.tty);
+    let starting = async move {
+        let attached = door.engine.exec_start(&id, false).await?;
+        attached.ok_or_else(|| Error::Conflict("no stream is attached".into()))
+    };
+    hijack::join(upgrade, options.tty, starting);
+    Ok(response)
 }
 
 pub(crate) async fn resize(

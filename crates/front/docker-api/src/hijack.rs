@@ -34,9 +34,11 @@ pub(crate) fn switch(headers: &HeaderMap, terminal: bool) -> Response<Body> {
         .expect("the headers are constants")
 }
 
-/// Joins the connection and the streams, once there are both.
+/// Joins the connection and the streams, once there are both. What keeps the
+/// streams from coming is told in their place.
 pub(crate) fn join(
     upgrade: OnUpgrade,
+    terminal: bool,
     attached: impl Future<Output = Result<Attached>> + Send + 'static,
 ) {
     tokio::spawn(async move {
@@ -51,7 +53,14 @@ pub(crate) fn join(
         let attached = match attached.await {
             Ok(attached) => attached,
             Err(error) => {
-                tracing::debug!(%error, "nothing to attach to");
+                // The answer has gone out already, so the stream tells it.
+                let text = format!("{error}\r\n");
+                let told = if terminal {
+                    text.into_bytes()
+                } else {
+                    framed(&text)
+                };
+                let _ = to_client.write_all(&told).await;
                 let _ = to_client.shutdown().await;
                 return;
             }
@@ -69,6 +78,14 @@ pub(crate) fn join(
         };
         tokio::select! { () = feeding => {}, () = draining => {} }
     });
+}
+
+/// A text as standard output in Docker's framing.
+fn framed(text: &str) -> Vec<u8> {
+    let mut bytes = vec![1, 0, 0, 0];
+    bytes.extend_from_slice(&(text.len() as u32).to_be_bytes());
+    bytes.extend_from_slice(text.as_bytes());
+    bytes
 }
 
 async fn copy(

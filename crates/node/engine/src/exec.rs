@@ -116,6 +116,23 @@ impl Engine {
         Ok(id)
     }
 
+    /// Whether a prepared program can be run now.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchExec`]; [`Error::Conflict`] when it runs already, or its
+    /// container does not.
+    pub fn exec_check(&self, id: &str) -> Result<()> {
+        let exec = self.find_exec(id)?;
+        let state = exec.state.borrow().clone();
+        if state.running || state.exit_code.is_some() {
+            return Err(Error::Conflict(format!(
+                "Error: Exec command {id} is already running"
+            )));
+        }
+        crate::stop::live(&exec.container, &exec.container.record(), "exec in").map(|_| ())
+    }
+
     /// Runs a prepared program, with its streams if any are to be attached.
     ///
     /// # Errors

@@ -37,7 +37,7 @@ pub(crate) async fn attach(
     let attached = door.engine.attach(&name, options)?;
     let upgrade = hijack::take(&mut request);
     let response = hijack::switch(request.headers(), record.config.tty);
-    hijack::join(upgrade, attached);
+    hijack::join(upgrade, record.config.tty, attached);
     Ok(response)
 }
 
