@@ -1,0 +1,603 @@
+//! The child's side: carries the steps out.
+//!
+//! Everything here runs after clone in a process that may be a copy of one of
+//! several threads: no allocation, no lock, no panic.
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
+use rustix::net::{RecvFlags, SendFlags};
+
+use super::{Identity, MountSource, MountStep, Plan, ProcAllowed, Program, Script, Step};
+use super::{TAG_FAILED, TAG_REACHED, TAG_WARNING};
+use crate::mount::{self, Attributes, Depth, Propagation};
+use crate::resolve::{self, Kind, Links};
+use crate::{Errno, Result, capability, check, namespace, process, pty, seccomp};
+
+/// What the steps leave for later steps.
+struct Context<'a> {
+    plan: &'a Plan,
+    channel: BorrowedFd<'a>,
+    /// Room for the maker's message, and how much of it is one.
+    message: &'a mut [u8],
+    n_message: usize,
+    /// The root a joining child took.
+    root: Option<OwnedFd>,
+    /// An empty read-only filesystem that is in place already.
+    mask: Option<OwnedFd>,
+    program: Option<(&'a Program, &'a CStr)>,
+}
+
+/// Carries out the plan and never returns.
+pub(super) fn run(plan: &Plan, channel: BorrowedFd<'_>, message: &mut [u8]) -> ! {
+    let mut context = Context {
+        plan,
+        channel,
+        message,
+        n_message: 0,
+        root: None,
+        mask: None,
+        program: None,
+    };
+    for (index, step) in plan.steps.iter().enumerate() {
+        if let Err(error) = context.carry_out(index, step) {
+            context.report(TAG_FAILED, index, error.raw_os_error().unsigned_abs());
+            break;
+        }
+    }
+    exit(1)
+}
+
+fn exit(code: i32) -> ! {
+    // SAFETY: ends this process without running anything of the maker's.
+    unsafe { libc::_exit(code) }
+}
+
+impl<'a> Context<'a> {
+    fn report(&self, tag: u32, step: usize, error: u32) {
+        let mut bytes = [0_u8; 12];
+        let step = u32::try_from(step).unwrap_or(u32::MAX);
+        for (place, value) in bytes.chunks_exact_mut(4).zip([tag, step, error]) {
+            place.copy_from_slice(&value.to_ne_bytes());
+        }
+        // A maker that has gone does not want to know.
+        let _ = rustix::net::send(self.channel, &bytes, SendFlags::NOSIGNAL);
+    }
+
+    fn root(&self) -> Result<BorrowedFd<'_>> {
+        let root = self.root.as_ref().or(self.plan.root.as_ref());
+        root.map(AsFd::as_fd).ok_or(Errno::BADF)
+    }
+
+    fn carry_out(&mut self, index: usize, step: &'a Step) -> Result<()> {
+        match step {
+            Step::Rendezvous => {
+                self.report(TAG_REACHED, index, 0);
+                self.receive();
+                Ok(())
+            }
+            Step::AwaitStart { fifo } => self.await_start(index, fifo.as_ref()),
+            Step::Attempt(step) => {
+                if let Err(error) = self.carry_out(index, step) {
+                    self.report(TAG_WARNING, index, error.raw_os_error().unsigned_abs());
+                }
+                Ok(())
+            }
+            Step::Scripts(scripts) => scripts
+                .iter()
+                .try_for_each(|script| run_script(script, &self.message[..self.n_message])),
+            Step::Join { file, flags } => namespace::join(file.as_fd(), *flags),
+            Step::TakeRoot => {
+                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                self.root = Some(rustix::fs::open(c"/", flags, Mode::empty())?);
+                Ok(())
+            }
+            Step::EnterCgroups(files) => files.iter().try_for_each(enter_cgroup),
+            Step::NewCgroupView => namespace::leave(namespace::Kind::Cgroup.flag()),
+            Step::BecomeRoot => become_root(),
+            Step::Undumpable => prctl(libc::PR_SET_DUMPABLE, 0),
+            Step::ResetSignals => reset_signals(),
+            Step::NewSession => rustix::process::setsid().map(drop),
+            Step::NewKeyring(name) => {
+                const KEYCTL_JOIN_SESSION_KEYRING: libc::c_int = 1;
+                // SAFETY: the name lives through the call.
+                check(unsafe {
+                    libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr())
+                })
+                .map(drop)
+            }
+            Step::LoopbackUp => namespace::loopback_up(),
+            Step::PrivateMounts => {
+                let nothing = Attributes::default();
+                mount::change(CWD, c"/", Depth::Tree, nothing, Some(Propagation::Private))
+            }
+            Step::AttachRoot(at) => {
+                let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                let place = rustix::fs::open(at.as_c_str(), flags, Mode::empty())?;
+                mount::attach(self.root()?, place.as_fd())
+            }
+            Step::Mount(step) => make_mount(self.root()?, step),
+            Step::Change {
+                path,
+                attributes,
+                depth,
+            } => {
+                let place = resolve::open(self.root()?, path, Links::Follow)?;
+                mount::change(place.as_fd(), c"", *depth, *attributes, None)
+            }
+            Step::Device(device) => make_device(self.root()?, device),
+            Step::Symlink { path, target } => make_link(self.root()?, path, target),
+            Step::Mask(path) => self.mask(path),
+            Step::ReadOnly(path) => make_read_only(self.root()?, path),
+            Step::WriteProc { path, value } => {
+                let proc = self.plan.proc.as_ref().ok_or(Errno::BADF)?;
+                let file = resolve::open_in_proc(proc.as_fd(), path, OFlags::WRONLY)?;
+                write_all(file.as_fd(), value.to_bytes())
+            }
+            Step::Terminal {
+                socket,
+                size,
+                owner,
+                console,
+            } => open_terminal(self.root()?, socket.as_fd(), *size, *owner, *console),
+            Step::Streams { files, owner } => set_streams(files, *owner),
+            Step::ChangeRoot => mount::change_root(self.root()?),
+            Step::CoverRoot => mount::cover_root(self.root()?),
+            Step::RootPropagation(propagation, depth) => {
+                let nothing = Attributes::default();
+                mount::change(self.root()?, c"", *depth, nothing, Some(*propagation))
+            }
+            Step::HostName(name) => rustix::system::sethostname(name.to_bytes()),
+            Step::DomainName(name) => rustix::system::setdomainname(name.to_bytes()),
+            Step::ResourceLimit {
+                resource,
+                soft,
+                hard,
+            } => set_limit(*resource, *soft, *hard),
+            Step::Scheduler(attributes) => {
+                // SAFETY: the attributes live through the call and begin with their size.
+                check(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, attributes.as_ptr(), 0) })
+                    .map(drop)
+            }
+            Step::IoPriority(priority) => {
+                const IOPRIO_WHO_PROCESS: libc::c_int = 1;
+                // SAFETY: plain numbers.
+                check(unsafe {
+                    libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, *priority)
+                })
+                .map(drop)
+            }
+            Step::Identity(identity) => assume(identity),
+            Step::NoNewPrivileges => prctl(libc::PR_SET_NO_NEW_PRIVS, 1),
+            Step::Filter { filter, listener } => {
+                let notify = seccomp::load(filter)?;
+                match (notify, listener) {
+                    (Some(notify), Some((socket, bytes))) => {
+                        crate::fdpass::send(socket.as_fd(), bytes, notify.as_fd())
+                    }
+                    _ => Ok(()),
+                }
+            }
+            Step::ChangeDirectory(to) => change_directory(to),
+            Step::CloseOnExec(first) => {
+                let flags = libc::CLOSE_RANGE_CLOEXEC;
+                // SAFETY: plain numbers; nothing is closed before execve.
+                check(unsafe { libc::syscall(libc::SYS_close_range, *first, u32::MAX, flags) })
+                    .map(drop)
+            }
+            Step::Find(program) => {
+                self.program = Some((program, program.find()?));
+                Ok(())
+            }
+            Step::Execute => {
+                let (program, path) = self.program.ok_or(Errno::NOENT)?;
+                Err(program.execute_at(path))
+            }
+        }
+    }
+
+    /// Waits for the maker's message; its end is the child's end.
+    fn receive(&mut self) {
+        loop {
+            match rustix::net::recv(self.channel, &mut self.message[..], RecvFlags::empty()) {
+                Err(Errno::INTR) => {}
+                Ok((length, _)) if length > 0 => {
+                    self.n_message = length.min(self.message.len());
+                    return;
+                }
+                _ => exit(1),
+            }
+        }
+    }
+
+    fn await_start(&mut self, index: usize, fifo: Option<&OwnedFd>) -> Result<()> {
+        self.report(TAG_REACHED, index, 0);
+        let Some(fifo) = fifo else {
+            self.receive();
+            return Ok(());
+        };
+        let mut byte = [0_u8];
+        loop {
+            match rustix::io::read(fifo, &mut byte) {
+                Err(Errno::INTR) => {}
+                Ok(0) => exit(1),
+                result => return result.map(drop),
+            }
+        }
+    }
+
+    fn mask(&mut self, path: &CStr) -> Result<()> {
+        let root = self.root()?;
+        let place = match resolve::open(root, path, Links::Follow) {
+            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
+            result => result?,
+        };
+        let stat = rustix::fs::fstat(&place)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let null = rustix::fs::open(c"/dev/null", flags, Mode::empty())?;
+            resolve::check_null(null.as_fd())?;
+            let cover = mount::copy(null.as_fd(), c"", Depth::One)?;
+            return mount::attach(cover.as_fd(), place.as_fd());
+        }
+        if let Some(mask) = &self.mask {
+            let cover = mount::copy(mask.as_fd(), c"", Depth::One)?;
+            return mount::attach(cover.as_fd(), place.as_fd());
+        }
+        let attributes = libc::MOUNT_ATTR_RDONLY
+            | libc::MOUNT_ATTR_NOSUID
+            | libc::MOUNT_ATTR_NODEV
+            | libc::MOUNT_ATTR_NOEXEC;
+        let cover = mount::new(c"tmpfs", &[], attributes)?;
+        mount::attach(cover.as_fd(), place.as_fd())?;
+        self.mask = Some(cover);
+        Ok(())
+    }
+}
+
+fn prctl(option: libc::c_int, value: libc::c_ulong) -> Result<()> {
+    // SAFETY: only options whose arguments are plain numbers come here.
+    check(unsafe { libc::prctl(option, value, 0, 0, 0) }.into()).map(drop)
+}
+
+fn enter_cgroup(file: &OwnedFd) -> Result<()> {
+    write_all(file.as_fd(), b"0")
+}
+
+fn write_all(file: BorrowedFd<'_>, bytes: &[u8]) -> Result<()> {
+    loop {
+        match rustix::io::write(file, bytes) {
+            Err(Errno::INTR) => {}
+            Ok(length) if length < bytes.len() => return Err(Errno::IO),
+            result => return result.map(drop),
+        }
+    }
+}
+
+fn become_root() -> Result<()> {
+    set_groups(&[]).or_else(|error| {
+        if error == Errno::PERM {
+            Ok(())
+        } else {
+            Err(error)
+        }
+    })?;
+    set_ids(0, 0)
+}
+
+fn set_groups(groups: &[u32]) -> Result<()> {
+    // SAFETY: the array lives through the call and has that length. The raw call
+    // changes this thread only, and there is no other.
+    check(unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) }).map(drop)
+}
+
+fn set_ids(uid: u32, gid: u32) -> Result<()> {
+    // SAFETY: plain numbers.
+    check(unsafe { libc::syscall(libc::SYS_setresgid, gid, gid, gid) })?;
+    // SAFETY: plain numbers.
+    check(unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) }).map(drop)
+}
+
+/// What rt_sigaction(2) takes, which is not what libc's sigaction has.
+#[repr(C)]
+struct KernelAction {
+    handler: usize,
+    flags: libc::c_ulong,
+    restorer: usize,
+    mask: u64,
+}
+
+fn reset_signals() -> Result<()> {
+    const N_SIGNALS: libc::c_int = 64;
+    let action = KernelAction {
+        handler: libc::SIG_DFL,
+        flags: 0,
+        restorer: 0,
+        mask: 0,
+    };
+    let none = std::ptr::null_mut::<KernelAction>();
+    for signal in 1..=N_SIGNALS {
+        if signal != libc::SIGKILL && signal != libc::SIGSTOP {
+            // SAFETY: the action has the kernel's layout and lives through the call.
+            check(unsafe {
+                libc::syscall(libc::SYS_rt_sigaction, signal, &raw const action, none, 8)
+            })?;
+        }
+    }
+    let empty = 0_u64;
+    let how = libc::SIG_SETMASK;
+    let none = std::ptr::null_mut::<u64>();
+    // SAFETY: the mask lives through the call and has that size.
+    check(unsafe { libc::syscall(libc::SYS_rt_sigprocmask, how, &raw const empty, none, 8) })
+        .map(drop)
+}
+
+fn set_limit(resource: u32, soft: u64, hard: u64) -> Result<()> {
+    let limit = libc::rlimit64 {
+        rlim_cur: soft,
+        rlim_max: hard,
+    };
+    let none = std::ptr::null_mut::<libc::rlimit64>();
+    // SAFETY: the limit lives through the call.
+    check(unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, &raw const limit, none) })
+        .map(drop)
+}
+
+fn make_mount(root: BorrowedFd<'_>, step: &MountStep) -> Result<()> {
+    let place = resolve::make(root, &step.path, step.kind, step.links)?;
+    if step.proc == ProcAllowed::No && resolve::is_on_procfs(place.as_fd())? {
+        return Err(Errno::PERM);
+    }
+    let made;
+    let mount = match &step.source {
+        MountSource::Detached(tree) => tree.as_fd(),
+        MountSource::New { kind, parameters } => {
+            made = mount::new(kind, parameters, step.attributes.set)?;
+            made.as_fd()
+        }
+        MountSource::CopyUp { parameters } => {
+            made = mount::new(c"tmpfs", parameters, 0)?;
+            super::copy_up(place.as_fd(), made.as_fd())?;
+            made.as_fd()
+        }
+    };
+    if !matches!(step.source, MountSource::New { .. }) && !step.attributes.is_empty() {
+        mount::change(mount, c"", Depth::One, step.attributes, None)?;
+    }
+    if !step.tree_attributes.is_empty() {
+        mount::change(mount, c"", Depth::Tree, step.tree_attributes, None)?;
+    }
+    mount::attach(mount, place.as_fd())?;
+    for (propagation, depth) in &step.propagation {
+        mount::change(
+            mount,
+            c"",
+            *depth,
+            Attributes::default(),
+            Some(*propagation),
+        )?;
+    }
+    Ok(())
+}
+
+/// A path as the directory it lies in, made if absent, and the last name.
+fn parent<'p>(root: BorrowedFd<'_>, path: &'p CStr) -> Result<(OwnedFd, &'p CStr)> {
+    let bytes = path.to_bytes_with_nul();
+    let slash = bytes.iter().rposition(|byte| *byte == b'/');
+    let (directory, name) = match slash {
+        Some(slash) => (&bytes[..slash], &bytes[slash + 1..]),
+        None => (&bytes[..0], bytes),
+    };
+    let name = CStr::from_bytes_with_nul(name).map_err(|_| Errno::INVAL)?;
+    if name.is_empty() || matches!(name.to_bytes(), b"." | b"..") {
+        return Err(Errno::INVAL);
+    }
+    let mut buffer = [0_u8; 4096];
+    buffer
+        .get_mut(..directory.len())
+        .ok_or(Errno::NAMETOOLONG)?
+        .copy_from_slice(directory);
+    let directory = CStr::from_bytes_until_nul(&buffer).map_err(|_| Errno::NAMETOOLONG)?;
+    Ok((
+        resolve::make(root, directory, Kind::Directory, Links::Follow)?,
+        name,
+    ))
+}
+
+fn make_device(root: BorrowedFd<'_>, device: &super::DeviceNode) -> Result<()> {
+    let (directory, name) = parent(root, &device.path)?;
+    let kind = FileType::from_raw_mode(device.mode);
+    let mode = Mode::from_raw_mode(device.mode & 0o7777);
+    let number = rustix::fs::makedev(device.major, device.minor);
+    match rustix::fs::mknodat(&directory, name, kind, mode, number) {
+        Err(Errno::EXIST) => {
+            let stat = rustix::fs::statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
+            let same = FileType::from_raw_mode(stat.st_mode) == kind && stat.st_rdev == number;
+            return if same { Ok(()) } else { Err(Errno::EXIST) };
+        }
+        result => result?,
+    }
+    // The mode was subject to the mask of this process, and to nothing else.
+    rustix::fs::chmodat(&directory, name, mode, AtFlags::empty())?;
+    let (uid, gid) = (
+        rustix::fs::Uid::from_raw(device.uid),
+        rustix::fs::Gid::from_raw(device.gid),
+    );
+    rustix::fs::chownat(
+        &directory,
+        name,
+        Some(uid),
+        Some(gid),
+        AtFlags::SYMLINK_NOFOLLOW,
+    )
+}
+
+fn make_link(root: BorrowedFd<'_>, path: &CStr, target: &CStr) -> Result<()> {
+    let (directory, name) = parent(root, path)?;
+    match rustix::fs::symlinkat(target, &directory, name) {
+        Err(Errno::EXIST) => Ok(()),
+        result => result,
+    }
+}
+
+fn make_read_only(root: BorrowedFd<'_>, path: &CStr) -> Result<()> {
+    let place = match resolve::open(root, path, Links::Follow) {
+        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
+        result => result?,
+    };
+    let cover = mount::copy(place.as_fd(), c"", Depth::Tree)?;
+    mount::change(cover.as_fd(), c"", Depth::One, Attributes::READ_ONLY, None)?;
+    mount::attach(cover.as_fd(), place.as_fd())
+}
+
+fn open_terminal(
+    root: BorrowedFd<'_>,
+    socket: BorrowedFd<'_>,
+    size: Option<(u16, u16)>,
+    owner: u32,
+    console: bool,
+) -> Result<()> {
+    let terminal = pty::open(root)?;
+    if let Some((rows, columns)) = size {
+        pty::resize(terminal.master.as_fd(), rows, columns)?;
+    }
+    rustix::fs::fchown(
+        &terminal.slave,
+        Some(rustix::fs::Uid::from_raw(owner)),
+        None,
+    )?;
+    if console {
+        let place = resolve::make(root, c"/dev/console", Kind::File, Links::Refuse)?;
+        let tree = mount::copy(terminal.slave.as_fd(), c"", Depth::One)?;
+        mount::attach(tree.as_fd(), place.as_fd())?;
+    }
+    crate::fdpass::send(socket, b"/dev/pts/ptmx", terminal.master.as_fd())?;
+    pty::take_control(&terminal.slave)?;
+    rustix::stdio::dup2_stdin(&terminal.slave)?;
+    rustix::stdio::dup2_stdout(&terminal.slave)?;
+    rustix::stdio::dup2_stderr(&terminal.slave)
+}
+
+fn set_streams(files: &[Option<OwnedFd>; 3], owner: u32) -> Result<()> {
+    let [stdin, stdout, stderr] = files;
+    if let Some(file) = stdin {
+        rustix::stdio::dup2_stdin(file)?;
+    }
+    if let Some(file) = stdout {
+        rustix::stdio::dup2_stdout(file)?;
+    }
+    if let Some(file) = stderr {
+        rustix::stdio::dup2_stderr(file)?;
+    }
+    for number in 0..3 {
+        // SAFETY: the standard streams are open as long as this process lives,
+        // and if one is not, fstat says so.
+        let file = unsafe { BorrowedFd::borrow_raw(number) };
+        let Ok(stat) = rustix::fs::fstat(file) else {
+            continue;
+        };
+        let pipe = matches!(
+            FileType::from_raw_mode(stat.st_mode),
+            FileType::Fifo | FileType::Socket
+        );
+        if pipe && stat.st_uid != owner {
+            match rustix::fs::fchown(file, Some(rustix::fs::Uid::from_raw(owner)), None) {
+                // Of another user namespace, or of a kind that has no owner.
+                Ok(()) | Err(Errno::PERM | Errno::INVAL | Errno::ROFS) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Takes identities and capabilities in the only order that works: the bounding
+/// set while it may be changed, identities with the permitted set kept, the
+/// other sets once the identities are right.
+fn assume(identity: &Identity) -> Result<()> {
+    capability::limit_bounding(identity.bounding)?;
+    prctl(libc::PR_SET_KEEPCAPS, 1)?;
+    match set_groups(&identity.groups) {
+        // A user namespace made without privilege forbids the call.
+        Err(Errno::PERM) if identity.groups.is_empty() => {}
+        result => result?,
+    }
+    set_ids(identity.uid, identity.gid)?;
+    prctl(libc::PR_SET_KEEPCAPS, 0)?;
+    capability::apply(identity.effective, identity.permitted, identity.inheritable)?;
+    capability::apply_ambient(identity.ambient)?;
+    rustix::process::umask(Mode::from_raw_mode(identity.umask));
+    Ok(())
+}
+
+/// A working directory outside the root would show as a path that does not
+/// begin with a slash (CVE-2024-21626).
+fn change_directory(to: &CStr) -> Result<()> {
+    rustix::process::chdir(to)?;
+    let mut buffer = [0_u8; 4096];
+    // SAFETY: the buffer has that length; the raw call writes no more.
+    let length =
+        check(unsafe { libc::syscall(libc::SYS_getcwd, buffer.as_mut_ptr(), buffer.len()) })?;
+    if length > 1 && buffer[0] == b'/' {
+        Ok(())
+    } else {
+        Err(Errno::NOENT)
+    }
+}
+
+/// Runs one program to its end, the message on its standard input.
+fn run_script(script: &Script, message: &[u8]) -> Result<()> {
+    let input = rustix::fs::memfd_create(c"state", rustix::fs::MemfdFlags::CLOEXEC)?;
+    write_all(input.as_fd(), message)?;
+    rustix::fs::seek(&input, rustix::fs::SeekFrom::Start(0))?;
+    let mut pidfd: libc::c_int = -1;
+    // SAFETY: all zeroes are a valid argument.
+    let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
+    arguments.flags = u64::from(libc::CLONE_PIDFD.unsigned_abs());
+    arguments.pidfd = (&raw mut pidfd) as u64;
+    arguments.exit_signal = u64::from(libc::SIGCHLD.unsigned_abs());
+    // SAFETY: as in `Plan::clone_child`: own memory, own stack, no return.
+    let pid = unsafe {
+        libc::syscall(
+            libc::SYS_clone3,
+            &raw const arguments,
+            size_of_val(&arguments),
+        )
+    };
+    if pid == 0 {
+        let ready = reset_signals().and_then(|()| rustix::stdio::dup2_stdin(&input));
+        if ready.is_ok() {
+            // SAFETY: plain numbers.
+            unsafe {
+                libc::syscall(
+                    libc::SYS_close_range,
+                    3,
+                    u32::MAX,
+                    libc::CLOSE_RANGE_CLOEXEC,
+                )
+            };
+            script.program.execute();
+        }
+        exit(127)
+    }
+    let pid = i32::try_from(check(pid)?).map_err(|_| Errno::OVERFLOW)?;
+    // SAFETY: clone3 has put a fresh descriptor there.
+    let pidfd = unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(pidfd) };
+    let child = process::Process { pid, pidfd };
+    let mut poll = libc::pollfd {
+        fd: child.pidfd.as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    // SAFETY: one descriptor, which lives through the call.
+    let ended = unsafe { libc::poll(&raw mut poll, 1, script.timeout) } > 0;
+    if !ended {
+        child.signal(libc::SIGKILL)?;
+    }
+    match child.wait()? {
+        _ if !ended => Err(Errno::TIMEDOUT),
+        process::End::Code(0) => Ok(()),
+        _ => Err(Errno::CANCELED),
+    }
+}
