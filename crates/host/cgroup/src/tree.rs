@@ -1,0 +1,162 @@
+//! Directories and files of one hierarchy.
+
+use std::io;
+use std::path::{Component, Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::error::{CgroupError, Result};
+
+/// How long processes that were killed may take to leave a group.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A path of a group below a hierarchy's root: names only.
+pub(crate) fn relative(path: &Path) -> Result<PathBuf> {
+    let refused = || CgroupError::Path(path.to_owned());
+    let mut relative = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::RootDir => {}
+            Component::Normal(name) => relative.push(name),
+            _ => return Err(refused()),
+        }
+    }
+    if relative.as_os_str().is_empty() {
+        Err(refused())
+    } else {
+        Ok(relative)
+    }
+}
+
+/// Makes a directory and what lies above it; whether the last was not there before.
+pub(crate) fn make(path: &Path) -> Result<bool> {
+    loop {
+        match std::fs::create_dir(path) {
+            Ok(()) => return Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let above = path
+                    .parent()
+                    .ok_or_else(|| CgroupError::Path(path.to_owned()))?;
+                // Whoever removes an empty parent at this moment makes it go round again.
+                make(above)?;
+            }
+            Err(error) => return Err(CgroupError::io("make", path, error)),
+        }
+    }
+}
+
+/// Removes a group and the groups below it; one that is not there is well.
+pub(crate) fn remove(path: &Path) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut pause = Duration::from_micros(100);
+    loop {
+        let result = std::fs::remove_dir(path);
+        let Err(error) = result else { return Ok(()) };
+        match error.raw_os_error() {
+            Some(libc_numbers::ENOENT | libc_numbers::ENODEV) => return Ok(()),
+            Some(libc_numbers::EBUSY) => {}
+            _ => return Err(CgroupError::io("remove", path, error)),
+        }
+        let mut below = 0;
+        if let Ok(entries) = std::fs::read_dir(path) {
+            for entry in entries.flatten() {
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    below += 1;
+                    remove(&entry.path())?;
+                }
+            }
+        }
+        if below > 0 {
+            continue;
+        }
+        if Instant::now() > deadline {
+            return Err(CgroupError::Busy(path.to_owned()));
+        }
+        // A process that is dying leaves its groups a moment after it was
+        // collected, and version 1 has no event for it.
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(20));
+    }
+}
+
+/// Error numbers by name, without a dependency for four of them.
+pub(crate) mod libc_numbers {
+    pub(crate) const ENOENT: i32 = 2;
+    pub(crate) const EBUSY: i32 = 16;
+    pub(crate) const ENODEV: i32 = 19;
+}
+
+/// Writes a file of a group in one call, as the kernel wants it.
+pub(crate) fn write(path: &Path, value: &str) -> Result<()> {
+    put(path, value).map_err(|source| CgroupError::Limit {
+        path: path.to_owned(),
+        value: value.to_owned(),
+        source,
+    })
+}
+
+/// As [`write`]; that the file is not there is answered with false.
+pub(crate) fn write_if_there(path: &Path, value: &str) -> Result<bool> {
+    match put(path, value) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(source) => Err(CgroupError::Limit {
+            path: path.to_owned(),
+            value: value.to_owned(),
+            source,
+        }),
+    }
+}
+
+fn put(path: &Path, value: &str) -> io::Result<()> {
+    use rustix::fs::{Mode, OFlags};
+    let file = rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::io::write(&file, value.as_bytes())?;
+    Ok(())
+}
+
+/// Reads a file of a group; none if it is not there (any more).
+pub(crate) fn read(path: &Path) -> Result<Option<String>> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error)
+            if matches!(
+                error.raw_os_error(),
+                Some(libc_numbers::ENOENT | libc_numbers::ENODEV)
+            ) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(CgroupError::io("read", path, error)),
+    }
+}
+
+/// Process identifiers in a group and the groups below it.
+pub(crate) fn processes(path: &Path, pids: &mut Vec<i32>) -> Result<()> {
+    if let Some(text) = read(&path.join("cgroup.procs"))? {
+        pids.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()));
+    }
+    let Ok(entries) = std::fs::read_dir(path) else {
+        return Ok(());
+    };
+    for entry in entries.flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            processes(&entry.path(), pids)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_have_names_only() {
+        assert_eq!(relative("/a//b/".as_ref()).unwrap(), Path::new("a/b"));
+        assert_eq!(relative("a/./b".as_ref()).unwrap(), Path::new("a/b"));
+        for path in ["", "/", ".", "../a", "a/../../b"] {
+            assert!(relative(path.as_ref()).is_err(), "{path}");
+        }
+    }
+}

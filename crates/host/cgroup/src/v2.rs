@@ -1,0 +1,197 @@
+//! Limits in the words of version 2.
+
+use std::path::Path;
+
+use crate::error::{CgroupError, Result};
+use crate::limits::{Limits, ThrottleKind};
+use crate::tree::{read, write, write_if_there};
+
+/// Hands the controllers down from the root to a group.
+pub(crate) fn delegate(mount: &Path, group: &Path, controllers: &[String]) -> Result<()> {
+    if controllers.is_empty() {
+        return Ok(());
+    }
+    let mut above: Vec<&Path> = group
+        .ancestors()
+        .skip(1)
+        .take_while(|path| path.starts_with(mount))
+        .collect();
+    above.reverse();
+    for path in above {
+        let file = path.join("cgroup.subtree_control");
+        let now = read(&file)?.unwrap_or_default();
+        for controller in controllers {
+            if !now.split_whitespace().any(|known| known == controller) {
+                // One that cannot be handed down is missed only if a limit needs it.
+                let _ = write(&file, &format!("+{controller}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A limit as version 2 writes it.
+fn bound(limit: i64) -> String {
+    if limit < 0 {
+        "max".to_owned()
+    } else {
+        limit.to_string()
+    }
+}
+
+/// Weight of 1 to 10000 for shares of 2 to 262144.
+fn weight_of_shares(shares: u64) -> u64 {
+    1 + (shares.clamp(2, 262_144) - 2) * 9999 / 262_142
+}
+
+/// Weight of 1 to 10000 for one of 10 to 1000.
+fn weight_of_io(weight: u16) -> u64 {
+    1 + (u64::from(weight.clamp(10, 1000)) - 10) * 9999 / 990
+}
+
+/// Sets limits; only those whose controller is version 2's come here.
+pub(crate) fn apply(group: &Path, limits: &Limits, has: impl Fn(&str) -> bool) -> Result<()> {
+    if has("memory") {
+        memory(group, limits)?;
+    }
+    if has("cpu") {
+        cpu(group, limits)?;
+    }
+    if has("cpuset") {
+        for (file, list) in [("cpuset.cpus", &limits.cpus), ("cpuset.mems", &limits.mems)] {
+            if !list.is_empty() {
+                write(&group.join(file), list)?;
+            }
+        }
+    }
+    if let Some(limit) = limits.pids.filter(|_| has("pids")) {
+        write(
+            &group.join("pids.max"),
+            &bound(if limit > 0 { limit } else { -1 }),
+        )?;
+    }
+    if has("io") {
+        io(group, limits)?;
+    }
+    if has("hugetlb") {
+        for (size, limit) in &limits.huge_pages {
+            write(
+                &group.join(format!("hugetlb.{size}.max")),
+                &limit.to_string(),
+            )?;
+        }
+    }
+    for (file, value) in &limits.unified {
+        if file.contains('/') {
+            return Err(CgroupError::Path(file.into()));
+        }
+        for line in value.lines() {
+            write(&group.join(file), line)?;
+        }
+    }
+    Ok(())
+}
+
+fn memory(group: &Path, limits: &Limits) -> Result<()> {
+    let memory = limits.memory.filter(|limit| *limit != 0);
+    if let Some(sum) = limits.memory_and_swap.filter(|limit| *limit != 0) {
+        // Version 2 limits swap alone.
+        let swap = match memory {
+            _ if sum < 0 => Some(-1),
+            Some(memory) if memory >= 0 => Some((sum - memory).max(0)),
+            _ => None,
+        };
+        if let Some(swap) = swap {
+            write_if_there(&group.join("memory.swap.max"), &bound(swap))?;
+        }
+    }
+    if let Some(limit) = memory {
+        write(&group.join("memory.max"), &bound(limit))?;
+    }
+    if let Some(limit) = limits.memory_reservation.filter(|limit| *limit != 0) {
+        write(&group.join("memory.low"), &bound(limit))?;
+    }
+    Ok(())
+}
+
+fn cpu(group: &Path, limits: &Limits) -> Result<()> {
+    if let Some(idle) = limits.cpu_idle {
+        write(&group.join("cpu.idle"), &idle.to_string())?;
+    }
+    if let Some(shares) = limits.cpu_shares.filter(|shares| *shares != 0) {
+        write(
+            &group.join("cpu.weight"),
+            &weight_of_shares(shares).to_string(),
+        )?;
+    }
+    let quota = limits.cpu_quota.filter(|quota| *quota != 0);
+    let period = limits.cpu_period.filter(|period| *period != 0);
+    if quota.is_some() || period.is_some() {
+        let file = group.join("cpu.max");
+        let now = read(&file)?.unwrap_or_default();
+        let mut now = now.split_whitespace();
+        let (now_quota, now_period) = (now.next().unwrap_or("max"), now.next().unwrap_or("100000"));
+        let quota = quota.map_or_else(|| now_quota.to_owned(), bound);
+        let period = period.map_or_else(|| now_period.to_owned(), |period| period.to_string());
+        write(&file, &format!("{quota} {period}"))?;
+    }
+    if let Some(burst) = limits.cpu_burst {
+        write(&group.join("cpu.max.burst"), &burst.to_string())?;
+    }
+    Ok(())
+}
+
+fn io(group: &Path, limits: &Limits) -> Result<()> {
+    let missing = || CgroupError::Missing {
+        controller: "io (weights)",
+        limit: "an I/O weight",
+    };
+    let set = |value: &str, bfq: &str| -> Result<()> {
+        if write_if_there(&group.join("io.weight"), value)?
+            || write_if_there(&group.join("io.bfq.weight"), bfq)?
+        {
+            return Ok(());
+        }
+        Err(missing())
+    };
+    if let Some(weight) = limits.io_weight.filter(|weight| *weight != 0) {
+        set(
+            &format!("default {}", weight_of_io(weight)),
+            &weight.to_string(),
+        )?;
+    }
+    for weight in &limits.io_weights {
+        let device = format!("{}:{}", weight.major, weight.minor);
+        set(
+            &format!("{device} {}", weight_of_io(weight.weight)),
+            &format!("{device} {}", weight.weight),
+        )?;
+    }
+    for throttle in &limits.throttles {
+        let key = match throttle.kind {
+            ThrottleKind::ReadBytes => "rbps",
+            ThrottleKind::WrittenBytes => "wbps",
+            ThrottleKind::Reads => "riops",
+            ThrottleKind::Writes => "wiops",
+        };
+        let value = format!(
+            "{}:{} {key}={}",
+            throttle.major, throttle.minor, throttle.rate
+        );
+        write(&group.join("io.max"), &value)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_keep_their_ends_and_order() {
+        assert_eq!((weight_of_shares(0), weight_of_shares(1024)), (1, 39));
+        assert_eq!(weight_of_shares(262_144), 10_000);
+        assert_eq!((weight_of_io(10), weight_of_io(1000)), (1, 10_000));
+        assert!((2..3000).all(|shares| weight_of_shares(shares) <= weight_of_shares(shares + 1)));
+    }
+}
