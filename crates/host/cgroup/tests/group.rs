@@ -1,5 +1,7 @@
 //! Real groups on this machine: made, filled, limited, frozen, killed, removed.
 
+#![allow(clippy::unwrap_used, reason = "a test stops at what fails")]
+
 use std::io::{Read, Write};
 use std::process::{Child, Command, Stdio};
 
