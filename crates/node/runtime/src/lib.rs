@@ -4,6 +4,7 @@
 //! (the `dhow-runtime` executable) and supervision (`dhow-shim`).
 
 mod root;
+pub mod seccomp;
 pub mod spec;
 
 pub use root::RootSource;
