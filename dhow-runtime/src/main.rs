@@ -1,5 +1,36 @@
 //! The `dhow-runtime` executable: OCI runtime and container supervisor.
+//!
+//! The command line is runc's, so that whatever drives runc can drive this. It
+//! is started for every container: arguments are parsed by hand, and nothing is
+//! initialised that is not used.
 
-fn main() {
-    println!("dhow-runtime {}", env!("CARGO_PKG_VERSION"));
+mod arguments;
+mod commands;
+mod foreground;
+mod log;
+mod terminal;
+
+use std::process::ExitCode;
+
+use arguments::Global;
+
+fn main() -> ExitCode {
+    let mut words = std::env::args_os().skip(1).peekable();
+    if words.peek().is_some_and(|word| word == "shim") {
+        return commands::shim(words.skip(1));
+    }
+    let (global, words) = match Global::parse(words) {
+        Ok(parsed) => parsed,
+        Err(error) => {
+            log::Log::default().error(&format!("{error:#}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    match commands::run(&global, words) {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            global.log.error(&format!("{:#}", failure.error));
+            ExitCode::from(failure.code)
+        }
+    }
 }

@@ -124,7 +124,7 @@ pub fn signal_by_pidfd(pidfd: BorrowedFd<'_>, signal: i32) -> Result<()> {
 pub fn reap_any() -> Result<Option<(i32, End)>> {
     let options = rustix::process::WaitOptions::NOHANG;
     loop {
-        return match rustix::process::waitpid(None, options) {
+        return match rustix::process::wait(options) {
             Err(Errno::INTR) => continue,
             Err(Errno::CHILD) | Ok(None) => Ok(None),
             Err(error) => Err(error),

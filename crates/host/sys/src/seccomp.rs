@@ -1,7 +1,5 @@
 //! Loading of system-call filters; their making is not done here.
 
-use std::os::fd::{FromRawFd, OwnedFd};
-
 use crate::{Errno, Result, check};
 
 /// One instruction of classic BPF, in the kernel's layout.
@@ -30,13 +28,12 @@ pub struct Filter {
     pub flags: u32,
 }
 
-/// Loads a filter into this thread; gives the notification descriptor if the
-/// flags ask for one. Allocates nothing.
+/// Loads a filter into this thread. Allocates nothing.
 ///
 /// # Errors
 ///
 /// What seccomp(2) says; `EACCES` without `no_new_privs` and `CAP_SYS_ADMIN`.
-pub(crate) fn load(filter: &Filter) -> Result<Option<OwnedFd>> {
+pub(crate) fn load(filter: &Filter) -> Result<()> {
     #[repr(C)]
     struct Program {
         length: u16,
@@ -49,18 +46,13 @@ pub(crate) fn load(filter: &Filter) -> Result<Option<OwnedFd>> {
     };
     // SAFETY: the program and its instructions live through the call, and
     // `Instruction` has the layout of `struct sock_filter`.
-    let result = check(unsafe {
+    check(unsafe {
         libc::syscall(
             libc::SYS_seccomp,
             libc::SECCOMP_SET_MODE_FILTER,
             filter.flags,
             &raw const program,
         )
-    })?;
-    if u64::from(filter.flags) & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER == 0 {
-        return Ok(None);
-    }
-    let listener = i32::try_from(result).map_err(|_| Errno::BADF)?;
-    // SAFETY: with this flag the call returns a descriptor nobody else has.
-    Ok(Some(unsafe { OwnedFd::from_raw_fd(listener) }))
+    })
+    .map(drop)
 }

@@ -1,10 +1,38 @@
 //! From an OCI bundle to processes: the library behind `dhow-runtime`.
 //!
-//! Synchronous and without threads of its own. Not here: the command line
-//! (the `dhow-runtime` executable) and supervision (`dhow-shim`).
+//! A container is a plan, then an effect: [`Runtime::create`] looks at the
+//! bundle, opens and checks everything, and only then clones a child that
+//! carries the plan out and waits for its start. Synchronous and without
+//! threads of its own. Not here: the command line (the `dhow-runtime`
+//! executable) and supervision (`dhow-shim`). `docs/design/runtime.md` has the
+//! order of the steps and the files.
 
+mod container;
+mod create;
+mod delete;
+mod error;
+mod exec;
+mod hooks;
+mod kill;
+mod limits;
+mod moment;
+mod pause;
+mod plan;
 mod root;
 pub mod seccomp;
 pub mod spec;
+mod start;
+mod state;
 
+pub use container::{Container, Runtime, load_spec};
+pub use create::{Create, Created, Pivot, Streams};
+pub use delete::Alive;
+pub use error::{Result, RuntimeError, chain};
+pub use exec::{Exec, Executed};
+pub use kill::Reach;
+pub use moment::{Moment, MomentError};
 pub use root::RootSource;
+pub use state::{OciState, Status};
+
+/// Version of the OCI runtime specification that is spoken.
+pub const OCI_VERSION: &str = "1.2.1";

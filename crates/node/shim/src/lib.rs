@@ -3,11 +3,12 @@
 //! A shim owns the container's standard streams, its log and its exit code, and
 //! outlives the daemon that made it. `docs/design/shim.md` describes the files,
 //! the frames and what happens at a crash. The supervisor is one thread around
-//! one poll loop; [`client`] (feature `client`) is for tokio.
+//! one poll loop; `client` (a feature) is for tokio.
 
 #[cfg(feature = "client")]
 pub mod client;
-mod moment;
+mod server;
 pub mod wire;
 
-pub use moment::Moment;
+pub use dhow_runtime::Moment;
+pub use server::{ServeError, serve};

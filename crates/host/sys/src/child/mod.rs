@@ -130,7 +130,10 @@ impl Channel {
         let [tag, step, error] = [0, 4, 8]
             .map(|at| u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]));
         let step = usize::try_from(step).map_err(|_| Errno::BADMSG)?;
-        let error = Errno::from_raw_os_error(i32::try_from(error).map_err(|_| Errno::BADMSG)?);
+        let error = match i32::try_from(error) {
+            Ok(error @ 1..4096) => Errno::from_raw_os_error(error),
+            _ => Errno::BADMSG,
+        };
         match tag {
             TAG_WARNING => Ok(Report::Warning { step, error }),
             TAG_REACHED => Ok(Report::Reached { step }),

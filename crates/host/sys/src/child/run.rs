@@ -142,6 +142,9 @@ impl<'a> Context<'a> {
                 console,
             } => open_terminal(self.root()?, socket.as_fd(), *size, *owner, *console),
             Step::Streams { files, owner } => set_streams(files, *owner),
+            Step::MakeDirectory(path) => {
+                resolve::make(self.root()?, path, Kind::Directory, Links::Follow).map(drop)
+            }
             Step::ChangeRoot => mount::change_root(self.root()?),
             Step::CoverRoot => mount::cover_root(self.root()?),
             Step::RootPropagation(propagation, depth) => {
@@ -170,15 +173,7 @@ impl<'a> Context<'a> {
             }
             Step::Identity(identity) => assume(identity),
             Step::NoNewPrivileges => prctl(libc::PR_SET_NO_NEW_PRIVS, 1),
-            Step::Filter { filter, listener } => {
-                let notify = seccomp::load(filter)?;
-                match (notify, listener) {
-                    (Some(notify), Some((socket, bytes))) => {
-                        crate::fdpass::send(socket.as_fd(), bytes, notify.as_fd())
-                    }
-                    _ => Ok(()),
-                }
-            }
+            Step::Filter(filter) => seccomp::load(filter),
             Step::ChangeDirectory(to) => change_directory(to),
             Step::CloseOnExec(first) => {
                 let flags = libc::CLOSE_RANGE_CLOEXEC;

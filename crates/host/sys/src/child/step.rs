@@ -106,6 +106,8 @@ pub enum Step {
         /// Who is to own pipes and the like, so that they can be opened again by path.
         owner: u32,
     },
+    /// Makes a directory below the root, unless it is there.
+    MakeDirectory(CString),
     /// Makes the root the root.
     ChangeRoot,
     /// Makes the root the root by covering the old one.
@@ -133,13 +135,8 @@ pub enum Step {
     Identity(Identity),
     /// Forbids gaining privileges from now on.
     NoNewPrivileges,
-    /// Loads a system-call filter; the listener is sent to the socket if there is one.
-    Filter {
-        /// The program.
-        filter: Filter,
-        /// Connected socket for the notification descriptor, and the bytes sent along.
-        listener: Option<(OwnedFd, Vec<u8>)>,
-    },
+    /// Loads a system-call filter.
+    Filter(Filter),
     /// Goes to a working directory, which must lie below the root.
     ChangeDirectory(CString),
     /// Marks every descriptor from this number on to be closed by execve.
@@ -298,6 +295,7 @@ impl fmt::Display for Step {
             }
             Self::Terminal { .. } => write!(formatter, "open a terminal"),
             Self::Streams { .. } => write!(formatter, "set the standard streams"),
+            Self::MakeDirectory(at) => write!(formatter, "make directory {}", path(at)),
             Self::ChangeRoot | Self::CoverRoot => write!(formatter, "change the root"),
             Self::RootPropagation(..) => write!(formatter, "set the propagation of the root"),
             Self::HostName(name) => write!(formatter, "set host name {}", path(name)),
@@ -315,7 +313,7 @@ impl fmt::Display for Step {
                 write!(formatter, "become user {}:{}", identity.uid, identity.gid)
             }
             Self::NoNewPrivileges => write!(formatter, "set no_new_privs"),
-            Self::Filter { .. } => write!(formatter, "load the seccomp filter"),
+            Self::Filter(_) => write!(formatter, "load the seccomp filter"),
             Self::ChangeDirectory(to) => write!(formatter, "chdir to cwd (\"{}\")", path(to)),
             Self::CloseOnExec(_) => write!(formatter, "close descriptors"),
             Self::Find(program) => write!(formatter, "exec: \"{}\"", path(&program.name().into())),

@@ -193,7 +193,7 @@ mod tests {
             4 => arch,
             _ => {
                 let value = args[(offset as usize - 16) / 8];
-                if offset % 8 == 0 {
+                if offset.is_multiple_of(8) {
                     value as u32
                 } else {
                     (value >> 32) as u32

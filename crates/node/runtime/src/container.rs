@@ -1,0 +1,248 @@
+//! Containers of one runtime directory, found by their identifier.
+
+use std::path::{Path, PathBuf};
+
+use dhow_cgroup::{Group, Layout, Stats};
+use dhow_sys::process::{self, Process};
+
+use crate::error::{Result, RuntimeError};
+use crate::spec::Spec;
+use crate::state::{CONFIG, OciState, Record, START, Status, check_id};
+
+/// A runtime: a directory with one directory for each container.
+#[derive(Debug, Clone)]
+pub struct Runtime {
+    root: PathBuf,
+}
+
+/// A container that exists on disk.
+#[derive(Debug, Clone)]
+pub struct Container {
+    pub(crate) dir: PathBuf,
+    pub(crate) record: Record,
+}
+
+impl Runtime {
+    /// The runtime of a directory, which is made when it is needed.
+    #[must_use]
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(crate) fn dir(&self, id: &str) -> Result<PathBuf> {
+        check_id(id)?;
+        Ok(self.root.join(id))
+    }
+
+    /// Finds a container.
+    ///
+    /// # Errors
+    ///
+    /// [`RuntimeError::NotFound`], [`RuntimeError::Id`], or what reading its record says.
+    pub fn open(&self, id: &str) -> Result<Container> {
+        let dir = self.dir(id)?;
+        let record = Record::read(&dir)?;
+        Ok(Container { dir, record })
+    }
+
+    /// Every container, by identifier.
+    ///
+    /// # Errors
+    ///
+    /// [`RuntimeError::Io`] if the directory cannot be read. Containers that are
+    /// being made or removed at this moment are passed over.
+    pub fn list(&self) -> Result<Vec<Container>> {
+        let entries = match std::fs::read_dir(&self.root) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(RuntimeError::io("list", &self.root, error)),
+        };
+        let mut containers: Vec<Container> = entries
+            .flatten()
+            .filter_map(|entry| self.open(entry.file_name().to_str()?).ok())
+            .collect();
+        containers.sort_by(|one, other| one.record.id.cmp(&other.record.id));
+        Ok(containers)
+    }
+}
+
+impl Container {
+    /// Its identifier.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.record.id
+    }
+
+    /// Process identifier of its first process, which may have ended.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        self.record.pid
+    }
+
+    /// Directory of its bundle.
+    #[must_use]
+    pub fn bundle(&self) -> &Path {
+        &self.record.bundle
+    }
+
+    /// Directory of its root filesystem, as the bundle names it.
+    #[must_use]
+    pub fn rootfs(&self) -> &Path {
+        &self.record.rootfs
+    }
+
+    /// When it was made.
+    #[must_use]
+    pub fn created(&self) -> crate::Moment {
+        self.record.created
+    }
+
+    /// Whether its first process is there, that very one.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        process::start_time(self.record.pid) == Ok(self.record.start_time)
+    }
+
+    /// Its first process.
+    ///
+    /// # Errors
+    ///
+    /// [`RuntimeError::NotRunning`] if it has ended.
+    pub fn process(&self) -> Result<Process> {
+        let process = Process::find(self.record.pid).map_err(|_| RuntimeError::NotRunning)?;
+        // The descriptor is of the process that had the number when it was
+        // opened; if the right one is still there, it was the right one.
+        if self.is_alive() {
+            Ok(process)
+        } else {
+            Err(RuntimeError::NotRunning)
+        }
+    }
+
+    /// Where it stands.
+    ///
+    /// # Errors
+    ///
+    /// What the control group says.
+    pub fn status(&self) -> Result<Status> {
+        if !self.is_alive() {
+            return Ok(Status::Stopped);
+        }
+        if self.dir.join(START).exists() {
+            return Ok(Status::Created);
+        }
+        match self.group()? {
+            Some(group) if group.is_frozen()? => Ok(Status::Paused),
+            _ => Ok(Status::Running),
+        }
+    }
+
+    /// Its state as the specification has it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::status`].
+    pub fn state(&self) -> Result<OciState> {
+        let status = self.status()?;
+        Ok(self.state_as(status))
+    }
+
+    pub(crate) fn state_as(&self, status: Status) -> OciState {
+        OciState {
+            oci_version: crate::OCI_VERSION.to_owned(),
+            id: self.record.id.clone(),
+            status,
+            pid: if status == Status::Stopped {
+                0
+            } else {
+                self.record.pid
+            },
+            bundle: self.record.bundle.clone(),
+            annotations: self.record.annotations.clone(),
+        }
+    }
+
+    /// The configuration it was made from.
+    ///
+    /// # Errors
+    ///
+    /// What reading the copy of it says.
+    pub fn spec(&self) -> Result<Spec> {
+        load(&self.dir.join(CONFIG)).map(|(spec, _)| spec)
+    }
+
+    /// Its control group; none if the machine has none.
+    ///
+    /// # Errors
+    ///
+    /// What looking at the machine's hierarchies says.
+    pub fn group(&self) -> Result<Option<Group>> {
+        match &self.record.cgroup {
+            Some(path) => Ok(Some(Group::at(Layout::detect()?, path)?)),
+            None => Ok(None),
+        }
+    }
+
+    fn some_group(&self) -> Result<Group> {
+        self.group()?
+            .ok_or(RuntimeError::Cgroup(dhow_cgroup::CgroupError::None))
+    }
+
+    /// Identifiers of all its processes, in this PID namespace.
+    ///
+    /// # Errors
+    ///
+    /// What the control group says.
+    pub fn processes(&self) -> Result<Vec<i32>> {
+        Ok(self.some_group()?.processes()?)
+    }
+
+    /// Use of resources.
+    ///
+    /// # Errors
+    ///
+    /// What the control group says.
+    pub fn stats(&self) -> Result<Stats> {
+        Ok(self.some_group()?.stats()?)
+    }
+
+    /// Changes the limits that are present.
+    ///
+    /// # Errors
+    ///
+    /// What the control group says.
+    pub fn update(&self, resources: &crate::spec::Resources) -> Result<()> {
+        let limits = crate::limits::of(resources)?;
+        Ok(self.some_group()?.apply(&limits)?)
+    }
+}
+
+/// Reads the configuration of a bundle.
+///
+/// # Errors
+///
+/// [`RuntimeError::Io`] and [`RuntimeError::Parse`].
+pub fn load_spec(bundle: &Path) -> Result<Spec> {
+    load(&bundle.join(CONFIG)).map(|(spec, _)| spec)
+}
+
+/// Longest configuration that is read, in bytes.
+const MAX_CONFIG: u64 = 16 << 20;
+
+/// Reads a configuration; its text comes along, to be kept.
+pub(crate) fn load(path: &Path) -> Result<(Spec, Vec<u8>)> {
+    use std::io::Read;
+    let mut text = Vec::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(MAX_CONFIG).read_to_end(&mut text))
+        .map_err(|error| RuntimeError::io("read", path, error))?;
+    let spec = serde_json::from_slice(&text).map_err(|source| RuntimeError::Parse {
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok((spec, text))
+}

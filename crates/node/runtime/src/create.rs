@@ -1,0 +1,454 @@
+//! `create`: from a bundle to a child that waits for its start.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use dhow_cgroup::{CgroupError, Group, Layout};
+use dhow_sys::Errno;
+use dhow_sys::child::{Channel, Plan, Report, Step};
+use dhow_sys::namespace::Kind;
+use dhow_sys::process::Process;
+use rustix::fs::{CWD, Mode, OFlags};
+
+use crate::container::load;
+use crate::error::{Result, RuntimeError};
+use crate::plan::{self, Compiled, Input};
+use crate::spec::Spec;
+use crate::state::{CONFIG, Record, START, Status, VERSION};
+use crate::{Container, Moment, RootSource, Runtime, hooks, limits};
+
+/// What a container is made from.
+#[derive(Debug)]
+pub struct Create<'a> {
+    /// Identifier: letters, digits and `_+-.`.
+    pub id: &'a str,
+    /// Directory with `config.json`, absolute.
+    pub bundle: &'a Path,
+    /// Where the root filesystem comes from.
+    pub root: &'a RootSource,
+    /// The program's standard streams.
+    pub streams: Streams,
+    /// How many descriptors from 3 on the program keeps.
+    pub n_preserved: u32,
+    /// How the root is made the root.
+    pub pivot: Pivot,
+}
+
+/// The standard streams of a program.
+#[derive(Debug, Default)]
+pub struct Streams {
+    files: [Option<OwnedFd>; 3],
+    terminal: Option<OwnedFd>,
+}
+
+impl Streams {
+    /// Those of this process.
+    #[must_use]
+    pub fn inherited() -> Self {
+        Self::default()
+    }
+
+    /// These; what is absent is this process's.
+    #[must_use]
+    pub fn files(stdin: Option<OwnedFd>, stdout: Option<OwnedFd>, stderr: Option<OwnedFd>) -> Self {
+        Self {
+            files: [stdin, stdout, stderr],
+            terminal: None,
+        }
+    }
+
+    /// A new terminal, whose master is sent over a connected Unix socket.
+    #[must_use]
+    pub fn terminal(socket: OwnedFd) -> Self {
+        Self {
+            files: [None, None, None],
+            terminal: Some(socket),
+        }
+    }
+
+    pub(crate) fn take_terminal(&mut self) -> Option<OwnedFd> {
+        self.terminal.take()
+    }
+
+    pub(crate) fn into_files(self) -> [Option<OwnedFd>; 3] {
+        self.files
+    }
+}
+
+/// How the root is made the root.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Pivot {
+    /// The old root is left behind.
+    #[default]
+    Change,
+    /// The old root stays underneath, for machines that run from an initial RAM disk.
+    Cover,
+}
+
+/// A container that was made and waits for its start.
+#[derive(Debug)]
+pub struct Created {
+    /// What is on disk.
+    pub container: Container,
+    /// Its first process, a child of this process.
+    pub process: Process,
+    /// What was left out or went wrong without being fatal.
+    pub warnings: Vec<String>,
+    channel: Channel,
+    later: Later,
+}
+
+/// What is still to be known about the plan once its child waits for the start;
+/// the plan itself, with the descriptors it holds, goes.
+#[derive(Debug)]
+struct Later {
+    /// Index of the first step after the start.
+    first: usize,
+    /// What the steps from there on do; the last one executes the program.
+    steps: Vec<String>,
+    program: String,
+}
+
+impl Later {
+    fn of(plan: &Plan, waiting: usize) -> Self {
+        let first = waiting + 1;
+        let steps = (first..plan.steps.len())
+            .map(|step| plan.describe(step))
+            .collect();
+        Self {
+            first,
+            steps,
+            program: program_name(plan),
+        }
+    }
+
+    fn is_last(&self, step: usize) -> bool {
+        step + 1 == self.first + self.steps.len()
+    }
+
+    fn describe(&self, step: usize) -> String {
+        let step = step
+            .checked_sub(self.first)
+            .and_then(|step| self.steps.get(step));
+        step.cloned().unwrap_or_default()
+    }
+}
+
+/// The program a plan ends with, as it was named.
+fn program_name(plan: &Plan) -> String {
+    let find = plan.steps.iter().find_map(|step| match step {
+        Step::Find(program) => Some(program.name().to_string_lossy().into_owned()),
+        _ => None,
+    });
+    find.unwrap_or_default()
+}
+
+impl Runtime {
+    /// Makes a container, up to but without its program.
+    ///
+    /// # Errors
+    ///
+    /// [`RuntimeError`]; nothing is left behind then.
+    pub fn create(&self, request: Create<'_>) -> Result<Created> {
+        let dir = self.dir(request.id)?;
+        let (spec, text) = load(&request.bundle.join("config.json"))?;
+        std::fs::create_dir_all(self.root())
+            .map_err(|error| RuntimeError::io("make directory", self.root(), error))?;
+        match rustix::fs::mkdir(&dir, Mode::from(0o700)) {
+            Err(Errno::EXIST) => return Err(RuntimeError::Exists),
+            result => result.map_err(|error| RuntimeError::io("make directory", &dir, error))?,
+        }
+        let mut undo = Undo {
+            dir: Some(dir.clone()),
+            group: None,
+            process: None,
+        };
+        let result = make(request, &spec, &text, dir, &mut undo);
+        if result.is_ok() {
+            undo.dismiss();
+        }
+        result
+    }
+}
+
+/// Takes back what was made, unless all went well.
+struct Undo {
+    dir: Option<PathBuf>,
+    group: Option<Group>,
+    process: Option<Process>,
+}
+
+impl Undo {
+    fn dismiss(&mut self) {
+        self.dir = None;
+        self.group = None;
+    }
+}
+
+impl Drop for Undo {
+    fn drop(&mut self) {
+        // The first error is the one to tell; these are on the way out of it.
+        if let Some(process) = self.process.take() {
+            let _ = process.signal(libc::SIGKILL);
+            let _ = process.wait();
+        }
+        if let Some(group) = self.group.take() {
+            let _ = group.kill();
+            let _ = group.remove();
+            remove_own_parent(&group);
+        }
+        if let Some(dir) = self.dir.take() {
+            let _ = std::fs::remove_dir_all(dir);
+        }
+    }
+}
+
+fn make(
+    request: Create<'_>,
+    spec: &Spec,
+    text: &[u8],
+    dir: PathBuf,
+    undo: &mut Undo,
+) -> Result<Created> {
+    let write = |name: &str, bytes: &[u8]| {
+        let path = dir.join(name);
+        std::fs::write(&path, bytes).map_err(|error| RuntimeError::io("write", &path, error))
+    };
+    write(CONFIG, text)?;
+    let group = group(request.id, spec, undo)?;
+    let fifo = make_fifo(&dir.join(START))?;
+
+    let Compiled {
+        plan,
+        namespaces,
+        mut warnings,
+    } = plan::compile(Input {
+        spec,
+        bundle: request.bundle,
+        root: request.root,
+        state_dir: &dir,
+        id: request.id,
+        group: group.as_ref(),
+        streams: request.streams,
+        fifo,
+        n_preserved: request.n_preserved,
+        pivot: request.pivot,
+    })?;
+    let launched = plan
+        .launch()
+        .map_err(RuntimeError::sys("clone the container's process"))?;
+    let channel = launched.channel;
+    let process = undo.process.insert(launched.process);
+    let start_time = dhow_sys::process::start_time(process.pid).map_err(RuntimeError::sys(
+        "find the start of the container's process",
+    ))?;
+    let container = Container {
+        record: Record {
+            version: VERSION,
+            id: request.id.to_owned(),
+            bundle: request.bundle.to_owned(),
+            rootfs: spec
+                .root
+                .as_ref()
+                .map_or_else(PathBuf::new, |root| request.bundle.join(&root.path)),
+            pid: process.pid,
+            start_time,
+            created: Moment::now(),
+            cgroup: group.as_ref().map(|group| group.path().to_owned()),
+            annotations: spec.annotations.clone(),
+        },
+        dir,
+    };
+
+    let mut maps = namespaces.is_new(Kind::User);
+    let waiting = loop {
+        match channel
+            .next()
+            .map_err(RuntimeError::sys("hear from the container's process"))?
+        {
+            Report::Warning { step, error } => {
+                warnings.push(format!("{}: {error}", plan.describe(step)));
+            }
+            Report::Reached { step } => match &plan.steps[step] {
+                Step::Rendezvous if std::mem::take(&mut maps) => {
+                    let linux = spec.linux.as_ref();
+                    let (users, groups) = linux.map_or((&[][..], &[][..]), |linux| {
+                        (&linux.uid_mappings, &linux.gid_mappings)
+                    });
+                    plan::write_id_maps(process.pid, users, groups)?;
+                    channel
+                        .go(b"")
+                        .map_err(RuntimeError::sys("let the process go on"))?;
+                }
+                Step::Rendezvous => {
+                    let state = hooks::state(&container.state_as(Status::Creating));
+                    hooks::run(&spec.hooks.prestart, &state)?;
+                    hooks::run(&spec.hooks.create_runtime, &state)?;
+                    let state = hooks::state(&container.state_as(Status::Created));
+                    channel
+                        .go(&state)
+                        .map_err(RuntimeError::sys("let the process go on"))?;
+                }
+                _ => break step,
+            },
+            report => return Err(failure(&plan, report, process)),
+        }
+    };
+    container.record.write(&container.dir)?;
+    let process = undo.process.take().expect("was put there above");
+    Ok(Created {
+        container,
+        process,
+        warnings,
+        channel,
+        later: Later::of(&plan, waiting),
+    })
+}
+
+/// What the last report of a child means.
+pub(crate) fn failure(plan: &Plan, report: Report, process: &Process) -> RuntimeError {
+    match report {
+        Report::Failed { step, error } => match plan.steps.get(step) {
+            Some(Step::Find(_) | Step::Execute) => RuntimeError::Program {
+                name: program_name(plan),
+                source: error,
+            },
+            _ => RuntimeError::Step {
+                step: plan.describe(step),
+                source: error,
+            },
+        },
+        _ => RuntimeError::Died(match process.try_wait() {
+            Ok(Some(end)) => format!("{end:?}"),
+            _ => "no reason given".to_owned(),
+        }),
+    }
+}
+
+/// The container's control group: made, with its limits. Its path is the
+/// configuration's, or `/dhow/ID`.
+fn group(id: &str, spec: &Spec, undo: &mut Undo) -> Result<Option<Group>> {
+    let linux = spec.linux.as_ref();
+    let wanted = linux
+        .and_then(|linux| linux.cgroups_path.as_deref())
+        .filter(|path| !path.is_empty());
+    let layout = match Layout::detect() {
+        Err(CgroupError::None) if wanted.is_none() => return Ok(None),
+        result => result?,
+    };
+    let path = wanted.map_or_else(|| format!("/{OWN_PARENT}/{id}"), slice_path);
+    let group = Group::at(layout, path.as_ref())?;
+    let fresh = group.create();
+    if fresh.as_ref().is_ok_and(|fresh| !fresh) && group.is_populated()? {
+        return Err(RuntimeError::spec(
+            "linux.cgroupsPath",
+            format!("processes are in {path} already; choose another path"),
+        ));
+    }
+    let group = undo.group.insert(group);
+    fresh?;
+    if let Some(resources) = linux.and_then(|linux| linux.resources.as_ref()) {
+        group.apply(&limits::of(resources)?)?;
+    }
+    Ok(Some(group.clone()))
+}
+
+/// Name of the group above those whose path nobody chose.
+const OWN_PARENT: &str = "dhow";
+
+/// Removes the group above if it is the one nobody asked for, and empty.
+pub(crate) fn remove_own_parent(group: &Group) {
+    if group.path().parent() == Some(Path::new(OWN_PARENT)) {
+        group.remove_empty_parent();
+    }
+}
+
+/// A path as systemd's driver writes it (`SLICE:PREFIX:NAME`) as a plain path.
+fn slice_path(path: &str) -> String {
+    let mut parts = path.split(':');
+    match (parts.next(), parts.next(), parts.next(), parts.next()) {
+        (Some(slice), Some(prefix), Some(name), None) if !path.contains('/') => {
+            let slice = if slice.is_empty() {
+                "system.slice"
+            } else {
+                slice
+            };
+            let separator = if prefix.is_empty() { "" } else { "-" };
+            format!("/{slice}/{prefix}{separator}{name}.scope")
+        }
+        _ => path.to_owned(),
+    }
+}
+
+/// The FIFO at which the child waits, open for both so that there is always a
+/// reader and a writer.
+fn make_fifo(path: &Path) -> Result<OwnedFd> {
+    let failed = |error| RuntimeError::io("make", path, error);
+    rustix::fs::mknodat(CWD, path, rustix::fs::FileType::Fifo, Mode::from(0o600), 0)
+        .map_err(failed)?;
+    let fifo = rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
+    fifo.map_err(failed)
+}
+
+impl Created {
+    /// Descriptor that becomes readable when the start has succeeded or failed.
+    #[must_use]
+    pub fn progress(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.channel.as_fd()
+    }
+
+    /// Starts the program and waits until it is executed.
+    ///
+    /// # Errors
+    ///
+    /// [`RuntimeError::Program`] and [`RuntimeError::Step`] with the child's
+    /// reason; the child has ended then and is to be collected.
+    pub fn start(&mut self) -> Result<()> {
+        self.container.start()?;
+        loop {
+            match self
+                .channel
+                .next()
+                .map_err(RuntimeError::sys("hear from the container's process"))?
+            {
+                Report::Warning { step, error } => {
+                    self.warnings
+                        .push(format!("{}: {error}", self.later.describe(step)));
+                }
+                // The end of the socket is execve's work.
+                Report::Closed => return Ok(()),
+                Report::Failed { step, error } if self.later.is_last(step) => {
+                    let name = self.later.program.clone();
+                    return Err(RuntimeError::Program {
+                        name,
+                        source: error,
+                    });
+                }
+                Report::Failed { step, error } => {
+                    let step = self.later.describe(step);
+                    return Err(RuntimeError::Step {
+                        step,
+                        source: error,
+                    });
+                }
+                Report::Reached { .. } => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn systemd_paths_become_plain() {
+        assert_eq!(
+            slice_path("machine.slice:libpod:1a"),
+            "/machine.slice/libpod-1a.scope"
+        );
+        assert_eq!(slice_path(":docker:1a"), "/system.slice/docker-1a.scope");
+        assert_eq!(slice_path("/a/b:c:d"), "/a/b:c:d");
+        assert_eq!(slice_path("/docker/1a"), "/docker/1a");
+    }
+}

@@ -1,0 +1,93 @@
+//! `delete`: nothing is left of a container.
+
+use std::os::fd::AsFd;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::container::Container;
+use crate::create::remove_own_parent;
+use crate::error::{Result, RuntimeError};
+use crate::hooks;
+use crate::state::Status;
+
+/// What to do with a container that is alive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Alive {
+    /// One whose program runs is not deleted.
+    Refuse,
+    /// It is killed.
+    Kill,
+}
+
+/// Seconds a process may take to end after it was killed.
+const PATIENCE: i64 = 10;
+
+impl Container {
+    /// Removes the control group, with every process left in it, and the state.
+    /// A container that waits for its start is killed in any case.
+    ///
+    /// # Errors
+    ///
+    /// [`RuntimeError::State`] if its program runs and it is not to be killed.
+    /// Errors of `poststop` hooks are told after everything was removed.
+    pub fn delete(&self, alive: Alive) -> Result<()> {
+        match self.status()? {
+            Status::Stopped => {}
+            status @ (Status::Running | Status::Paused) if alive == Alive::Refuse => {
+                return Err(RuntimeError::State {
+                    action: "delete",
+                    status,
+                });
+            }
+            _ => self.end()?,
+        }
+        // Without a PID namespace of its own, others may have outlived the first.
+        if let Some(group) = self.group()?
+            && group.exists()
+        {
+            group.kill()?;
+            if group.is_frozen()? {
+                group.thaw()?;
+            }
+            group.remove()?;
+            remove_own_parent(&group);
+        }
+        let poststop = self
+            .spec()
+            .map(|spec| spec.hooks.poststop)
+            .unwrap_or_default();
+        std::fs::remove_dir_all(&self.dir)
+            .map_err(|error| RuntimeError::io("remove", &self.dir, error))?;
+        hooks::run(&poststop, &hooks::state(&self.state_as(Status::Stopped)))
+    }
+
+    /// Kills the first process and waits for its end.
+    fn end(&self) -> Result<()> {
+        let process = match self.process() {
+            Ok(process) => process,
+            Err(RuntimeError::NotRunning) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        match self.kill(libc::SIGKILL, crate::Reach::First) {
+            Ok(()) | Err(RuntimeError::NotRunning) => {}
+            Err(error) => return Err(error),
+        }
+        let fd = process.pidfd.as_fd();
+        let patience = Timespec {
+            tv_sec: PATIENCE,
+            tv_nsec: 0,
+        };
+        match poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&patience)) {
+            Ok(0) => Err(RuntimeError::State {
+                action: "end",
+                status: self.status()?,
+            }),
+            Ok(_) => {
+                // If it is a child of this process it is collected; else somebody else does.
+                let _ = process.try_wait();
+                Ok(())
+            }
+            Err(error) => Err(RuntimeError::sys("wait for the container's process")(error)),
+        }
+    }
+}

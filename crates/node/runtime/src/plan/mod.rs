@@ -1,0 +1,343 @@
+//! From a configuration to a child's plan: everything is looked at, opened and
+//! checked here, before there is a child.
+
+mod devices;
+mod exec;
+mod mounts;
+mod namespaces;
+mod options;
+mod process;
+mod root;
+mod sysctl;
+
+use std::ffi::CString;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use dhow_cgroup::Group;
+use dhow_sys::child::{Plan, Script, Step};
+use dhow_sys::mount::{Attributes, Depth};
+use dhow_sys::namespace::Kind;
+
+use crate::error::{Result, RuntimeError};
+use crate::spec::{Linux, Process, Spec};
+use crate::{Pivot, RootSource, Streams};
+
+pub(crate) use exec::{Input as ExecInput, compile as compile_exec};
+pub(crate) use mounts::write_id_maps;
+pub(crate) use namespaces::Namespaces;
+
+/// What a plan is made from.
+pub(crate) struct Input<'a> {
+    pub(crate) spec: &'a Spec,
+    pub(crate) bundle: &'a Path,
+    pub(crate) root: &'a RootSource,
+    /// Directory of the container's state, for the place the root is put at.
+    pub(crate) state_dir: &'a Path,
+    pub(crate) id: &'a str,
+    pub(crate) group: Option<&'a Group>,
+    pub(crate) streams: Streams,
+    pub(crate) fifo: OwnedFd,
+    /// Descriptors above the standard streams that the program keeps.
+    pub(crate) n_preserved: u32,
+    pub(crate) pivot: Pivot,
+}
+
+/// A plan, and what is to be known about it.
+#[derive(Debug)]
+pub(crate) struct Compiled {
+    pub(crate) plan: Plan,
+    pub(crate) namespaces: Namespaces,
+    /// What was left out, for the caller to tell.
+    pub(crate) warnings: Vec<String>,
+}
+
+/// A step's text: no zero bytes inside.
+pub(crate) fn text(field: &str, value: impl AsRef<std::ffi::OsStr>) -> Result<CString> {
+    let bytes = value.as_ref().as_bytes();
+    CString::new(bytes).map_err(|_| RuntimeError::spec(field, "holds a zero byte"))
+}
+
+/// Compiles the plan of a container's first process.
+pub(crate) fn compile(input: Input<'_>) -> Result<Compiled> {
+    let spec = input.spec;
+    let nothing = Linux::default();
+    let linux = spec.linux.as_ref().unwrap_or(&nothing);
+    let no_process = || RuntimeError::spec("process", "is absent; there is nothing to run");
+    let process = spec.process.as_ref().ok_or_else(no_process)?;
+    check(spec, linux, process)?;
+    let namespaces = Namespaces::new(linux)?;
+    let mut warnings = Vec::new();
+    let root = root::open(spec, input.bundle, input.root)?;
+    let identity = process::identity(process, &namespaces, &mut warnings)?;
+    let program = process::program(process, Some(&root), &mut warnings)?;
+
+    let mut steps = Vec::with_capacity(64);
+    let mut add = |step: Step| steps.push(step);
+    if namespaces.is_new(Kind::User) {
+        add(Step::Rendezvous);
+    }
+    if let Some(adjustment) = process.oom_score_adj {
+        add(attempt(Step::WriteProc {
+            path: c"self/oom_score_adj".into(),
+            value: text("process.oomScoreAdj", adjustment.to_string())?,
+        }));
+    }
+    add(Step::Undumpable);
+    let doors = input.group.map(Group::doors).transpose()?;
+    let (v1, v2) = doors.map_or((Vec::new(), None), |doors| (doors.v1, doors.v2));
+    if !v1.is_empty() {
+        add(Step::EnterCgroups(v1));
+    }
+    if namespaces.is_new(Kind::Cgroup) {
+        add(Step::NewCgroupView);
+    }
+    let (born_into, joined) = namespaces.open()?;
+    for (kind, file) in joined {
+        add(Step::Join {
+            file,
+            flags: kind.flag(),
+        });
+    }
+    if namespaces.has_user() {
+        add(Step::BecomeRoot);
+    }
+    add(Step::ResetSignals);
+    add(Step::NewSession);
+    add(attempt(Step::NewKeyring(text(
+        "id",
+        format!("_ses.{}", input.id),
+    )?)));
+    if namespaces.is_new(Kind::Network) {
+        add(attempt(Step::LoopbackUp));
+    }
+    for (name, field, value) in [
+        ("hostname", Step::HostName as fn(_) -> _, &spec.hostname),
+        ("domainname", Step::DomainName, &spec.domainname),
+    ] {
+        if !value.is_empty() {
+            if !namespaces.has(Kind::Uts) {
+                return Err(RuntimeError::spec(
+                    name,
+                    "needs a UTS namespace of the container's own",
+                ));
+            }
+            add(field(text(name, value)?));
+        }
+    }
+    sysctl::compile(linux, &namespaces, &mut add)?;
+
+    add(Step::PrivateMounts);
+    add(Step::AttachRoot(root::place(
+        spec,
+        input.bundle,
+        input.root,
+        input.state_dir,
+    )?));
+    let context = mounts::Context {
+        bundle: input.bundle,
+        namespaces: &namespaces,
+        group: input.group,
+        linux,
+    };
+    for (index, mount) in spec.mounts.iter().enumerate() {
+        mounts::compile(&context, index, mount, &mut add)?;
+    }
+    devices::compile(spec, linux, &namespaces, &mut add)?;
+    let mut streams = input.streams;
+    let terminal = match streams.take_terminal() {
+        Some(socket) if process.terminal => Some(Step::Terminal {
+            socket,
+            size: process.console_size.map(|size| (size.height, size.width)),
+            owner: process.user.uid,
+            console: true,
+        }),
+        None if process.terminal => {
+            return Err(RuntimeError::spec(
+                "process.terminal",
+                "is true, but there is no console socket to send the terminal to",
+            ));
+        }
+        Some(_) => {
+            return Err(RuntimeError::spec(
+                "process.terminal",
+                "is false, so there is no terminal for the console socket",
+            ));
+        }
+        None => None,
+    };
+    let has_terminal = terminal.is_some();
+    terminal.into_iter().for_each(&mut add);
+
+    let hooks = &spec.hooks;
+    if !(hooks.prestart.is_empty()
+        && hooks.create_runtime.is_empty()
+        && hooks.create_container.is_empty()
+        && hooks.start_container.is_empty())
+    {
+        add(Step::Rendezvous);
+    }
+    if !hooks.create_container.is_empty() {
+        add(Step::Scripts(scripts(
+            "hooks.createContainer",
+            &hooks.create_container,
+        )?));
+    }
+    for path in &linux.readonly_paths {
+        add(Step::ReadOnly(text("linux.readonlyPaths", path)?));
+    }
+    for path in &linux.masked_paths {
+        add(Step::Mask(text("linux.maskedPaths", path)?));
+    }
+    add(Step::MakeDirectory(text("process.cwd", &process.cwd)?));
+    add(match input.pivot {
+        Pivot::Change => Step::ChangeRoot,
+        Pivot::Cover => Step::CoverRoot,
+    });
+    if let Some((propagation, depth)) = root::propagation(linux)? {
+        add(Step::RootPropagation(propagation, depth));
+    }
+    if spec.root.as_ref().is_some_and(|root| root.readonly) {
+        add(Step::Change {
+            path: c"/".into(),
+            attributes: Attributes::READ_ONLY,
+            depth: Depth::One,
+        });
+    }
+    if mounts::has_read_only_dev(spec) {
+        add(Step::Change {
+            path: c"/dev".into(),
+            attributes: Attributes::READ_ONLY,
+            depth: Depth::One,
+        });
+    }
+    if !has_terminal {
+        add(Step::Streams {
+            files: streams.into_files(),
+            owner: process.user.uid,
+        });
+    }
+    process::limits(process, &mut add)?;
+    add(Step::CloseOnExec(3 + input.n_preserved));
+    let filter = linux
+        .seccomp
+        .as_ref()
+        .map(crate::seccomp::compile)
+        .transpose()?;
+    let filter = filter.map(Step::Filter);
+    let (late, early) = if process.no_new_privileges {
+        (filter, None)
+    } else {
+        (None, filter)
+    };
+    // Without no_new_privs the filter needs the capability that is about to go.
+    early.into_iter().for_each(&mut add);
+    add(Step::Identity(identity));
+    add(Step::ChangeDirectory(text("process.cwd", &process.cwd)?));
+    if process.no_new_privileges {
+        add(Step::NoNewPrivileges);
+    }
+    add(Step::Find(program));
+    add(Step::AwaitStart {
+        fifo: Some(input.fifo),
+    });
+    if !hooks.start_container.is_empty() {
+        add(Step::Scripts(scripts(
+            "hooks.startContainer",
+            &hooks.start_container,
+        )?));
+    }
+    late.into_iter().for_each(&mut add);
+    add(Step::Execute);
+
+    let plan = Plan {
+        new: namespaces.new_kinds(),
+        born_into,
+        time_offsets: namespaces::time_offsets(linux),
+        cgroup: v2,
+        root: Some(root),
+        proc: Some(
+            dhow_sys::resolve::open_proc().map_err(RuntimeError::sys("open the host's /proc"))?,
+        ),
+        steps,
+    };
+    Ok(Compiled {
+        plan,
+        namespaces,
+        warnings,
+    })
+}
+
+fn attempt(step: Step) -> Step {
+    Step::Attempt(Box::new(step))
+}
+
+/// What can be said about a configuration without looking at the machine.
+fn check(spec: &Spec, linux: &Linux, process: &Process) -> Result<()> {
+    let version = spec.oci_version.split('.').next();
+    if version != Some("1") {
+        return Err(RuntimeError::spec(
+            "ociVersion",
+            format!(
+                "{:?} is not supported; this runtime speaks 1.x",
+                spec.oci_version
+            ),
+        ));
+    }
+    if process.args.is_empty() {
+        return Err(RuntimeError::spec(
+            "process.args",
+            "is empty; name a program",
+        ));
+    }
+    if !process.cwd.starts_with('/') {
+        return Err(RuntimeError::spec(
+            "process.cwd",
+            format!("{:?} is not absolute", process.cwd),
+        ));
+    }
+    for path in linux.masked_paths.iter().chain(&linux.readonly_paths) {
+        if !path.starts_with('/') {
+            return Err(RuntimeError::spec(
+                "linux",
+                format!("path {path:?} is not absolute"),
+            ));
+        }
+    }
+    if !process.apparmor_profile.is_empty() && !Path::new("/sys/kernel/security/apparmor").exists()
+    {
+        return Err(RuntimeError::spec(
+            "process.apparmorProfile",
+            "this kernel has no AppArmor",
+        ));
+    }
+    let labelled = !process.selinux_label.is_empty() || !linux.mount_label.is_empty();
+    if labelled && !Path::new("/sys/fs/selinux/enforce").exists() {
+        return Err(RuntimeError::spec(
+            "process.selinuxLabel",
+            "this kernel has no SELinux",
+        ));
+    }
+    Ok(())
+}
+
+/// Hooks as programs a child can run.
+fn scripts(field: &str, hooks: &[crate::spec::Hook]) -> Result<Vec<Script>> {
+    let script = |hook: &crate::spec::Hook| {
+        let texts = |values: &[String]| -> Result<Vec<CString>> {
+            values.iter().map(|value| text(field, value)).collect()
+        };
+        let path = text(field, &hook.path)?;
+        let mut arguments = texts(&hook.args)?;
+        if arguments.is_empty() {
+            arguments.push(path.clone());
+        }
+        let program = dhow_sys::child::Program::new(vec![path], arguments, texts(&hook.env)?);
+        let timeout = hook.timeout.map_or(-1, |seconds| {
+            i32::try_from(seconds.saturating_mul(1000)).unwrap_or(i32::MAX)
+        });
+        Ok(Script { program, timeout })
+    };
+    hooks.iter().map(script).collect()
+}

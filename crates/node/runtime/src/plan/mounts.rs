@@ -1,0 +1,336 @@
+//! The mounts of a configuration, as steps.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use dhow_cgroup::Group;
+use dhow_sys::child::{MountSource, MountStep, Plan, ProcAllowed, Report, Step};
+use dhow_sys::mount::{self, Attributes, Depth, Parameter, Propagation};
+use dhow_sys::namespace::{self, Kind as NamespaceKind};
+use dhow_sys::resolve::{Kind, Links};
+use rustix::fs::{CWD, FileType};
+
+use super::namespaces::{Namespaces, id_map};
+use super::options::Options;
+use super::text;
+use crate::error::{Result, RuntimeError};
+use crate::spec::{IdMapping, Linux, Mount, Spec};
+
+/// What mounts depend on besides themselves.
+pub(super) struct Context<'a> {
+    pub(super) bundle: &'a Path,
+    pub(super) namespaces: &'a Namespaces,
+    pub(super) group: Option<&'a Group>,
+    pub(super) linux: &'a Linux,
+}
+
+/// Places of procfs that may be covered, as runc has them: files whose contents
+/// are made up for containers, and nothing that protects anything.
+const COVERABLE: [&str; 11] = [
+    "/proc/cpuinfo",
+    "/proc/diskstats",
+    "/proc/meminfo",
+    "/proc/stat",
+    "/proc/swaps",
+    "/proc/uptime",
+    "/proc/loadavg",
+    "/proc/slabinfo",
+    "/proc/net/dev",
+    "/proc/sys/kernel/ns_last_pid",
+    "/proc/sys/crypto/fips_enabled",
+];
+
+/// Whether `/dev` is to be read-only; that waits until everything is in it.
+pub(super) fn has_read_only_dev(spec: &Spec) -> bool {
+    spec.mounts
+        .iter()
+        .any(|mount| is_dev(mount) && mount.options.iter().any(|option| option == "ro"))
+}
+
+fn is_dev(mount: &Mount) -> bool {
+    mount.destination == Path::new("/dev") && !is_bind(mount)
+}
+
+pub(super) fn is_bind(mount: &Mount) -> bool {
+    mount.kind.as_deref() == Some("bind")
+        || mount
+            .options
+            .iter()
+            .any(|option| option == "bind" || option == "rbind")
+}
+
+/// Adds the steps of one mount.
+pub(super) fn compile(
+    context: &Context<'_>,
+    index: usize,
+    spec: &Mount,
+    add: &mut impl FnMut(Step),
+) -> Result<()> {
+    let field = format!("mounts[{index}] ({})", spec.destination.display());
+    if !spec.destination.is_absolute() {
+        return Err(RuntimeError::spec(field, "the destination is not absolute"));
+    }
+    let mut options = Options::parse(&field, &spec.options)?;
+    if is_bind(spec) {
+        return bind(context, &field, spec, options).map(add);
+    }
+    let kind = spec.kind.as_deref().unwrap_or_default();
+    if kind.is_empty() || kind == "none" {
+        return Err(RuntimeError::spec(
+            field,
+            "has neither a filesystem type nor the option bind",
+        ));
+    }
+    if kind == "cgroup" || kind == "cgroup2" {
+        return cgroup(context, &field, spec, &options, add);
+    }
+    if is_dev(spec) {
+        options.attributes.set &= !libc::MOUNT_ATTR_RDONLY;
+    }
+    let source = spec.source.as_deref().unwrap_or(kind);
+    options
+        .parameters
+        .insert(0, Parameter::Text(c"source".into(), text(&field, source)?));
+    // What protects /proc and /sys names them by path: a link in their place
+    // would leave the real thing open.
+    let fixed = matches!(kind, "proc" | "sysfs");
+    let source = if options.copy_up {
+        if kind != "tmpfs" {
+            return Err(RuntimeError::spec(field, "tmpcopyup is for tmpfs"));
+        }
+        MountSource::CopyUp {
+            parameters: options.parameters,
+        }
+    } else {
+        MountSource::New {
+            kind: text(&field, kind)?,
+            parameters: options.parameters,
+        }
+    };
+    add(Step::Mount(MountStep {
+        path: text(&field, &spec.destination)?,
+        kind: Kind::Directory,
+        links: if fixed { Links::Refuse } else { Links::Follow },
+        proc: if kind == "proc" {
+            ProcAllowed::Yes
+        } else {
+            ProcAllowed::No
+        },
+        source,
+        attributes: options.attributes,
+        tree_attributes: options.tree,
+        propagation: options.propagation,
+    }));
+    Ok(())
+}
+
+fn bind(context: &Context<'_>, field: &str, spec: &Mount, options: Options) -> Result<Step> {
+    let source = spec.source.as_deref().filter(|source| !source.is_empty());
+    let source = source.ok_or_else(|| RuntimeError::spec(field, "a bind mount needs a source"))?;
+    let source = context.bundle.join(source);
+    let failed = |error| RuntimeError::io("bind mount", &source, error);
+    let depth = options.bind.unwrap_or(Depth::Tree);
+    let tree = mount::copy(CWD, &text(field, &source)?, depth).map_err(failed)?;
+    let stat = rustix::fs::fstat(&tree).map_err(failed)?;
+    let kind = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => Kind::Directory,
+        _ => Kind::File,
+    };
+    let private = [(Propagation::Private, Depth::Tree)];
+    let propagation = if options.propagation.is_empty() {
+        &private[..]
+    } else {
+        &options.propagation
+    };
+    for (propagation, depth) in propagation {
+        mount::change(
+            tree.as_fd(),
+            c"",
+            *depth,
+            Attributes::default(),
+            Some(*propagation),
+        )
+        .map_err(failed)?;
+    }
+    let mapped = options
+        .mapped
+        .or((!spec.uid_mappings.is_empty()).then_some(Depth::One));
+    if let Some(depth) = mapped {
+        let own = |own: &[IdMapping], container: &[IdMapping]| {
+            if own.is_empty() {
+                container.to_vec()
+            } else {
+                own.to_vec()
+            }
+        };
+        let users = own(&spec.uid_mappings, &context.linux.uid_mappings);
+        let groups = own(&spec.gid_mappings, &context.linux.gid_mappings);
+        let namespace = user_namespace(field, &users, &groups)?;
+        mount::map_identities(tree.as_fd(), namespace.as_fd(), depth).map_err(failed)?;
+    }
+    let coverable = COVERABLE
+        .iter()
+        .any(|path| spec.destination == Path::new(path));
+    Ok(Step::Mount(MountStep {
+        path: text(field, &spec.destination)?,
+        kind,
+        links: Links::Follow,
+        proc: if coverable {
+            ProcAllowed::Yes
+        } else {
+            ProcAllowed::No
+        },
+        source: MountSource::Detached(tree),
+        attributes: options.attributes,
+        tree_attributes: options.tree,
+        propagation: Vec::new(),
+    }))
+}
+
+/// A user namespace with these maps, held by nothing but the descriptor.
+fn user_namespace(field: &str, users: &[IdMapping], groups: &[IdMapping]) -> Result<OwnedFd> {
+    if users.is_empty() || groups.is_empty() {
+        return Err(RuntimeError::spec(
+            field,
+            "an identity-mapped mount needs both mappings",
+        ));
+    }
+    let failed = RuntimeError::sys("make a user namespace for a mount");
+    let plan = Plan {
+        new: vec![NamespaceKind::User],
+        steps: vec![Step::Rendezvous],
+        ..Plan::default()
+    };
+    let child = plan.launch().map_err(&failed)?;
+    let opened = (|| {
+        let reached = child.channel.next().map_err(&failed)?;
+        if !matches!(reached, Report::Reached { .. }) {
+            return Err(RuntimeError::Died(reached.to_string()));
+        }
+        write_id_maps(child.process.pid, users, groups)?;
+        let path = format!("/proc/{}/ns/user", child.process.pid);
+        namespace::open(path.as_ref(), NamespaceKind::User).map_err(&failed)
+    })();
+    // The end of the socket is the end of the child.
+    drop(child.channel);
+    child.process.wait().map_err(&failed)?;
+    opened
+}
+
+/// Writes the maps of a child's new user namespace.
+pub(crate) fn write_id_maps(pid: i32, users: &[IdMapping], groups: &[IdMapping]) -> Result<()> {
+    for (file, mappings) in [("uid_map", users), ("gid_map", groups)] {
+        let path = format!("/proc/{pid}/{file}");
+        std::fs::write(&path, id_map(mappings))
+            .map_err(|error| RuntimeError::io("write", path.as_ref(), error))?;
+    }
+    Ok(())
+}
+
+/// The control groups as the container sees them.
+fn cgroup(
+    context: &Context<'_>,
+    field: &str,
+    spec: &Mount,
+    options: &Options,
+    add: &mut impl FnMut(Step),
+) -> Result<()> {
+    let Some(group) = context.group else {
+        return Err(RuntimeError::spec(
+            field,
+            "this machine has no control groups",
+        ));
+    };
+    let own_view = context.namespaces.is_new(NamespaceKind::Cgroup);
+    let destination = text(field, &spec.destination)?;
+    let step = |path: CString, source, attributes| {
+        Step::Mount(MountStep {
+            path,
+            kind: Kind::Directory,
+            links: Links::Refuse,
+            proc: ProcAllowed::No,
+            source,
+            attributes,
+            tree_attributes: Attributes::default(),
+            propagation: options.propagation.clone(),
+        })
+    };
+    let copy = |directory: &Path| {
+        let failed = |error| RuntimeError::io("bind mount", directory, error);
+        let tree = mount::copy(CWD, &text(field, directory)?, Depth::One).map_err(failed)?;
+        mount::change(
+            tree.as_fd(),
+            c"",
+            Depth::One,
+            Attributes::default(),
+            Some(Propagation::Private),
+        )
+        .map_err(failed)?;
+        Ok::<_, RuntimeError>(MountSource::Detached(tree))
+    };
+    if group.layout().is_pure_v2() {
+        let source = match group.v2() {
+            Some(directory) if !own_view => copy(&directory)?,
+            _ => MountSource::New {
+                kind: c"cgroup2".into(),
+                parameters: Vec::new(),
+            },
+        };
+        add(step(destination, source, options.attributes));
+        return Ok(());
+    }
+
+    let parameters = vec![
+        Parameter::Text(c"source".into(), c"tmpfs".into()),
+        Parameter::Text(c"mode".into(), c"755".into()),
+    ];
+    let mut writable = options.attributes;
+    writable.set &= !libc::MOUNT_ATTR_RDONLY;
+    add(step(
+        destination.clone(),
+        MountSource::New {
+            kind: c"tmpfs".into(),
+            parameters,
+        },
+        writable,
+    ));
+    for hierarchy in &group.layout().v1 {
+        let name = hierarchy.usual_name();
+        let source = if own_view {
+            let parameter = |controller: &String| match controller.strip_prefix("name=") {
+                Some(name) => Ok(Parameter::Text(c"name".into(), text(field, name)?)),
+                None => Ok(Parameter::Flag(text(field, controller)?)),
+            };
+            let parameters = hierarchy
+                .controllers
+                .iter()
+                .map(parameter)
+                .collect::<Result<_>>()?;
+            MountSource::New {
+                kind: c"cgroup".into(),
+                parameters,
+            }
+        } else {
+            copy(&hierarchy.mount.join(group.path()))?
+        };
+        let place = spec.destination.join(&name);
+        add(step(text(field, &place)?, source, options.attributes));
+        if hierarchy.controllers.len() > 1 {
+            for controller in &hierarchy.controllers {
+                add(Step::Symlink {
+                    path: text(field, spec.destination.join(controller))?,
+                    target: text(field, &name)?,
+                });
+            }
+        }
+    }
+    if options.attributes.set & libc::MOUNT_ATTR_RDONLY != 0 {
+        add(Step::Change {
+            path: destination,
+            attributes: Attributes::READ_ONLY,
+            depth: Depth::One,
+        });
+    }
+    Ok(())
+}

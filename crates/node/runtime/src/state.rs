@@ -1,0 +1,172 @@
+//! What is kept of a container on disk, and where it stands in its life.
+//!
+//! ```text
+//!   create -> Created -> start -> Running <-> Paused
+//!                |                   |
+//!                +--------+----------+
+//!                         v
+//!                      Stopped -> delete
+//! ```
+//!
+//! Only what cannot be found out is kept; the status is asked of the kernel.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::Moment;
+use crate::error::{Result, RuntimeError};
+
+/// Name of the record in a container's directory.
+const RECORD: &str = "state.json";
+/// Name of the configuration's copy in a container's directory.
+pub(crate) const CONFIG: &str = "config.json";
+/// Name of the FIFO a created container waits at.
+pub(crate) const START: &str = "start";
+
+/// Where a container stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// Being made.
+    Creating,
+    /// Made, its program not yet started.
+    Created,
+    /// Its program runs.
+    Running,
+    /// Frozen.
+    Paused,
+    /// Its program has ended.
+    Stopped,
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Creating => "creating",
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Stopped => "stopped",
+        })
+    }
+}
+
+/// The state of a container as the specification has it (runtime.md, "State").
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OciState {
+    /// Version of the specification.
+    pub oci_version: String,
+    /// Identifier.
+    pub id: String,
+    /// Where it stands.
+    pub status: Status,
+    /// First process, in the runtime's PID namespace; zero when there is none.
+    pub pid: i32,
+    /// Directory of the bundle.
+    pub bundle: PathBuf,
+    /// Labels of the configuration.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// The record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Record {
+    /// Version of this form.
+    pub(crate) version: u32,
+    pub(crate) id: String,
+    pub(crate) bundle: PathBuf,
+    pub(crate) rootfs: PathBuf,
+    pub(crate) pid: i32,
+    /// Start of the process, in ticks since boot: with it the number is unique.
+    pub(crate) start_time: u64,
+    pub(crate) created: Moment,
+    /// Path of the control group below each hierarchy's root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) cgroup: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) annotations: BTreeMap<String, String>,
+}
+
+/// Version of the record's form.
+pub(crate) const VERSION: u32 = 1;
+
+impl Record {
+    pub(crate) fn read(dir: &Path) -> Result<Self> {
+        let path = dir.join(RECORD);
+        let text = match std::fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(RuntimeError::NotFound);
+            }
+            Err(error) => return Err(RuntimeError::io("read", &path, error)),
+        };
+        let record: Self = serde_json::from_slice(&text).map_err(|source| RuntimeError::Parse {
+            path: path.clone(),
+            source,
+        })?;
+        if record.version != VERSION {
+            let problem = format!("version {} is not this runtime's {VERSION}", record.version);
+            return Err(RuntimeError::spec(path.display().to_string(), problem));
+        }
+        Ok(record)
+    }
+
+    /// Writes the record so that a reader sees the old or the new one.
+    pub(crate) fn write(&self, dir: &Path) -> Result<()> {
+        let (path, fresh) = (dir.join(RECORD), dir.join("state.json.new"));
+        let text = serde_json::to_vec(self).map_err(|source| RuntimeError::Parse {
+            path: path.clone(),
+            source,
+        })?;
+        std::fs::write(&fresh, text)
+            .and_then(|()| std::fs::rename(&fresh, &path))
+            .map_err(|error| RuntimeError::io("write", &path, error))
+    }
+}
+
+/// Refuses what is no identifier: it becomes part of paths.
+pub(crate) fn check_id(id: &str) -> Result<()> {
+    const MAX_LENGTH: usize = 1024;
+    let letter = |byte: u8| byte.is_ascii_alphanumeric() || b"_+-.".contains(&byte);
+    let good = !id.is_empty()
+        && id.len() <= MAX_LENGTH
+        && id.bytes().all(letter)
+        && id != "."
+        && id != "..";
+    if good {
+        Ok(())
+    } else {
+        Err(RuntimeError::Id(id.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identifiers_stay_in_their_directory() {
+        for id in ["a", "A_1+2-3.4", "..."] {
+            check_id(id).unwrap();
+        }
+        for id in [
+            "",
+            ".",
+            "..",
+            "a/b",
+            "../x",
+            "a b",
+            "ä",
+            "a\0",
+            &"a".repeat(1025),
+        ] {
+            assert!(check_id(id).is_err(), "{id:?}");
+        }
+    }
+}

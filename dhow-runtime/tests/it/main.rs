@@ -1,0 +1,9 @@
+//! Real containers, made by the executable as its users make them.
+//!
+//! Needs root and Debian's `busybox-static`. Everything is below a directory of
+//! the test's own, and each test ends with an audit that nothing is left.
+
+#![allow(clippy::unwrap_used, reason = "a test stops at what fails")]
+
+mod bundle;
+mod shim;

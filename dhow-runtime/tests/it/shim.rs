@@ -1,0 +1,455 @@
+//! The supervisor, driven by its client.
+
+use std::path::Path;
+use std::time::Duration;
+
+use dhow_runtime::RootSource;
+use dhow_shim::client::{Events, Shim, ShimError};
+use dhow_shim::wire::{
+    Attach, Event, ExecSpec, FailureKind, LogSpec, Reach, Running, ShimSpec, Status, Stdin, Target,
+    VERSION, read_exit,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::bundle::{Bundle, EXECUTABLE, words};
+
+/// Everything is over long before.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+fn shim_spec(bundle: &Bundle, stdin: Stdin) -> ShimSpec {
+    bundle.write();
+    ShimSpec {
+        version: VERSION,
+        id: bundle.id.clone(),
+        bundle: bundle.path().to_owned(),
+        runtime_root: bundle.runtime_root(),
+        dir: bundle.path().join("shim"),
+        root: RootSource::Bundle,
+        stdin,
+        log: LogSpec::JsonFile {
+            path: bundle.path().join("container.log"),
+            max_size: None,
+            max_files: 1,
+            attributes: Default::default(),
+        },
+    }
+}
+
+async fn launch(bundle: &Bundle, stdin: Stdin) -> (Shim, Events) {
+    Shim::launch(Path::new(EXECUTABLE), &shim_spec(bundle, stdin))
+        .await
+        .unwrap()
+}
+
+fn logged(bundle: &Bundle) -> String {
+    let text = std::fs::read_to_string(bundle.path().join("container.log")).unwrap();
+    let line = |line: &str| {
+        let value: serde_json::Value = serde_json::from_str(line).unwrap();
+        format!(
+            "{}:{}",
+            value["stream"].as_str().unwrap(),
+            value["log"].as_str().unwrap()
+        )
+    };
+    text.lines().map(line).collect()
+}
+
+fn both(target: Target, stdin: bool) -> Attach {
+    Attach {
+        target,
+        stdin,
+        stdout: true,
+        stderr: true,
+    }
+}
+
+/// Splits Docker's frames into output and error.
+fn unframed(mut bytes: &[u8]) -> (String, String) {
+    let (mut stdout, mut stderr) = (String::new(), String::new());
+    while let Some((header, rest)) = bytes.split_first_chunk::<8>() {
+        let length = u32::from_be_bytes([header[4], header[5], header[6], header[7]]) as usize;
+        let text = std::str::from_utf8(&rest[..length]).unwrap();
+        if header[0] == 1 {
+            stdout.push_str(text);
+        } else {
+            stderr.push_str(text);
+        }
+        bytes = &rest[length..];
+    }
+    (stdout, stderr)
+}
+
+async fn gone(bundle: &Bundle, shim: &Shim) {
+    assert!(!shim.dir().exists());
+    // The answer comes from the shim's last breath; its process ends right after.
+    while Path::new(&format!("/proc/{}/exe", shim.pid())).exists() {
+        tokio::task::yield_now().await;
+    }
+    bundle.audit();
+}
+
+async fn within<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(DEADLINE, future)
+        .await
+        .expect("took too long")
+}
+
+#[tokio::test]
+async fn a_life_is_told_logged_and_recorded() {
+    let bundle = Bundle::new("life", "echo out; echo err >&2; exit 7");
+    within(async {
+        let (shim, mut events) = launch(&bundle, Stdin::Closed).await;
+        assert_eq!(shim.state().await.unwrap().status, Status::Empty);
+        let pid = shim.create().await.unwrap();
+        let state = shim.state().await.unwrap();
+        assert_eq!((state.status, state.pid), (Status::Created, Some(pid)));
+        shim.start().await.unwrap();
+        let exit = shim.wait(Target::Container).await.unwrap();
+        assert_eq!(
+            (exit.code, exit.signal, exit.pid, exit.oom),
+            (7, None, pid, false)
+        );
+        assert!(exit.started_at.unwrap() < exit.finished_at);
+        assert_eq!(read_exit(shim.dir()).unwrap().as_ref(), Some(&exit));
+        assert_eq!(events.next().await, Some(Event::Started { pid }));
+        assert_eq!(
+            events.next().await,
+            Some(Event::Exited { exit: exit.clone() })
+        );
+        let log = logged(&bundle);
+        assert!(
+            log.contains("stdout:out\n") && log.contains("stderr:err\n"),
+            "{log}"
+        );
+        assert_eq!(shim.delete(Running::Refuse).await.unwrap(), Some(exit));
+        assert_eq!(events.next().await, None);
+        gone(&bundle, &shim).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn clients_share_streams_and_end_input() {
+    let bundle = Bundle::new("attach", "cat; echo done >&2");
+    within(async {
+        let (shim, _events) = launch(&bundle, Stdin::Once).await;
+        shim.create().await.unwrap();
+        let mut first = shim.attach(both(Target::Container, true)).await.unwrap();
+        let mut second = shim.attach(both(Target::Container, false)).await.unwrap();
+        assert!(!first.terminal);
+        shim.start().await.unwrap();
+        let sent: String = (0..20_000)
+            .map(|number| format!("line {number}\n"))
+            .collect();
+        let (mut reader, mut writer) = first.stream.split();
+        let mut received = Vec::new();
+        let write = async {
+            writer.write_all(sent.as_bytes()).await.unwrap();
+            writer.shutdown().await.unwrap();
+        };
+        let mut received_too = Vec::new();
+        let (_, read, read_too) = tokio::join!(
+            write,
+            reader.read_to_end(&mut received),
+            second.stream.read_to_end(&mut received_too)
+        );
+        read.unwrap();
+        read_too.unwrap();
+        assert_eq!(unframed(&received), (sent.clone(), "done\n".to_owned()));
+        assert_eq!(unframed(&received_too), (sent.clone(), "done\n".to_owned()));
+        let expected: String = sent
+            .lines()
+            .map(|line| format!("stdout:{line}\n"))
+            .collect();
+        assert_eq!(logged(&bundle).replace("stderr:done\n", ""), expected);
+        assert_eq!(shim.wait(Target::Container).await.unwrap().code, 0);
+        let error = shim
+            .attach(both(Target::Container, false))
+            .await
+            .unwrap_err();
+        assert_eq!(error.failure().unwrap().kind, FailureKind::State);
+        shim.delete(Running::Refuse).await.unwrap();
+        gone(&bundle, &shim).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn programs_that_cannot_run_say_so() {
+    for (program, kind) in [
+        ("no-such-program", FailureKind::CommandNotFound),
+        ("/etc/passwd", FailureKind::CommandNotExecutable),
+    ] {
+        let mut bundle = Bundle::new("absent", "");
+        bundle.process().args = words(program);
+        within(async {
+            let (shim, _events) = launch(&bundle, Stdin::Closed).await;
+            let error = shim.create().await.unwrap_err();
+            assert_eq!(error.failure().unwrap().kind, kind, "{error:?}");
+            assert_eq!(shim.delete(Running::Refuse).await.unwrap(), None);
+            gone(&bundle, &shim).await;
+        })
+        .await;
+    }
+}
+
+fn exec(id: &str, args: &[&str], bundle: &Bundle) -> ExecSpec {
+    let mut process = bundle.spec.process.clone().unwrap();
+    process.args = args.iter().map(|word| (*word).to_owned()).collect();
+    ExecSpec {
+        id: id.to_owned(),
+        process,
+        stdin: true,
+    }
+}
+
+#[tokio::test]
+async fn execs_have_streams_and_ends_of_their_own() {
+    let bundle = Bundle::new("exec", "exec sleep 1000");
+    within(async {
+        let (shim, mut events) = launch(&bundle, Stdin::Closed).await;
+        let first = shim.create().await.unwrap();
+        shim.start().await.unwrap();
+        assert_eq!(events.next().await, Some(Event::Started { pid: first }));
+
+        shim.exec(exec(
+            "one",
+            &["sh", "-c", "cat; echo $$ >&2; exit 3"],
+            &bundle,
+        ))
+        .await
+        .unwrap();
+        let target = Target::Exec("one".to_owned());
+        let mut streams = shim.attach(both(target.clone(), true)).await.unwrap();
+        // Sent before it runs, and not lost.
+        streams.stream.write_all(b"early\n").await.unwrap();
+        streams.stream.shutdown().await.unwrap();
+        let pid = shim.exec_start("one").await.unwrap();
+        let mut received = Vec::new();
+        streams.stream.read_to_end(&mut received).await.unwrap();
+        let (stdout, stderr) = unframed(&received);
+        assert_eq!(stdout, "early\n");
+        assert!(stderr.trim().parse::<i32>().unwrap() > 1, "{stderr}");
+        let exit = shim.wait(target).await.unwrap();
+        assert_eq!((exit.code, exit.pid), (3, pid));
+        let exec_name = "one".to_owned();
+        assert_eq!(
+            events.next().await,
+            Some(Event::ExecStarted {
+                exec: exec_name.clone(),
+                pid
+            })
+        );
+        assert_eq!(
+            events.next().await,
+            Some(Event::ExecExited {
+                exec: exec_name,
+                exit
+            })
+        );
+
+        shim.exec(exec("two", &["nothing-here"], &bundle))
+            .await
+            .unwrap();
+        let error = shim.exec_start("two").await.unwrap_err();
+        assert_eq!(error.failure().unwrap().kind, FailureKind::CommandNotFound);
+        assert_eq!(
+            shim.wait(Target::Exec("two".to_owned()))
+                .await
+                .unwrap()
+                .code,
+            127
+        );
+
+        // One that is still there when the container ends.
+        shim.exec(exec("three", &["sleep", "1000"], &bundle))
+            .await
+            .unwrap();
+        shim.exec_start("three").await.unwrap();
+        assert_eq!(shim.processes().await.unwrap().len(), 2);
+        shim.exec_delete("one").await.unwrap();
+        assert!(shim.exec_delete("three").await.is_err());
+        shim.signal(Target::Container, 9, Reach::Process)
+            .await
+            .unwrap();
+        let (exit, other) = tokio::join!(
+            shim.wait(Target::Container),
+            shim.wait(Target::Exec("three".to_owned()))
+        );
+        assert_eq!(
+            (exit.unwrap().signal, other.unwrap().signal),
+            (Some(9), Some(9))
+        );
+        shim.delete(Running::Refuse).await.unwrap();
+        gone(&bundle, &shim).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn terminals_have_size_and_echo() {
+    let mut bundle = Bundle::new(
+        "terminal",
+        "read go; stty size; tty; ls -l /dev/console; exit 5",
+    );
+    bundle.process().terminal = true;
+    within(async {
+        let (shim, _events) = launch(&bundle, Stdin::Open).await;
+        shim.create().await.unwrap();
+        let mut streams = shim.attach(both(Target::Container, true)).await.unwrap();
+        assert!(streams.terminal);
+        shim.resize(Target::Container, 33, 101).await.unwrap();
+        shim.start().await.unwrap();
+        streams.stream.write_all(b"go\n").await.unwrap();
+        let mut received = String::new();
+        streams.stream.read_to_string(&mut received).await.unwrap();
+        assert!(received.starts_with("go\r\n33 101\r\n/dev/"), "{received}");
+        assert!(received.contains("crw"), "{received}");
+
+        assert_eq!(shim.wait(Target::Container).await.unwrap().code, 5);
+        shim.delete(Running::Refuse).await.unwrap();
+        gone(&bundle, &shim).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn pause_stats_update_and_kill() {
+    let bundle = Bundle::new("pause", "while :; do :; done");
+    within(async {
+        let (shim, mut events) = launch(&bundle, Stdin::Closed).await;
+        let pid = shim.create().await.unwrap();
+        shim.start().await.unwrap();
+        shim.pause().await.unwrap();
+        assert_eq!(shim.state().await.unwrap().status, Status::Paused);
+        let before = shim.stats().await.unwrap();
+        let after = shim.stats().await.unwrap();
+        assert!(before.cpu.total > 0 && before.memory.usage > 0 && before.pids.current == 1);
+        assert_eq!(before.cpu.total, after.cpu.total, "it does not stand still");
+        shim.resume().await.unwrap();
+        let pids = Some(dhow_runtime::spec::Pids { limit: 77 });
+        let resources = dhow_runtime::spec::Resources {
+            pids,
+            ..Default::default()
+        };
+        shim.update(resources).await.unwrap();
+        assert_eq!(shim.stats().await.unwrap().pids.limit, Some(77));
+        let error = shim.delete(Running::Refuse).await.unwrap_err();
+        assert_eq!(error.failure().unwrap().kind, FailureKind::State);
+        // Frozen, and killed nevertheless.
+        shim.pause().await.unwrap();
+        let exit = shim.delete(Running::Kill).await.unwrap().unwrap();
+        assert_eq!(exit.signal, Some(9));
+        let mut seen = Vec::new();
+        while let Some(event) = events.next().await {
+            seen.push(event);
+        }
+        assert_eq!(
+            seen[..4],
+            [
+                Event::Started { pid },
+                Event::Paused,
+                Event::Resumed,
+                Event::Paused
+            ]
+        );
+        gone(&bundle, &shim).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_end_of_memory_is_told() {
+    let mut bundle = Bundle::new("oom", "x=x; while :; do x=$x$x; done");
+    let memory = dhow_runtime::spec::Memory {
+        limit: Some(8 << 20),
+        swap: Some(8 << 20),
+        ..Default::default()
+    };
+    bundle.linux().resources = Some(dhow_runtime::spec::Resources {
+        memory: Some(memory),
+        ..Default::default()
+    });
+    within(async {
+        let (shim, mut events) = launch(&bundle, Stdin::Closed).await;
+        shim.create().await.unwrap();
+        shim.start().await.unwrap();
+        let exit = shim.wait(Target::Container).await.unwrap();
+        assert!(exit.oom && exit.code == 137, "{exit:?}");
+        let mut oom = false;
+        while let Some(event) = events.next().await {
+            oom |= event == Event::Oom;
+            if matches!(event, Event::Exited { .. }) {
+                break;
+            }
+        }
+        assert!(oom);
+        shim.delete(Running::Refuse).await.unwrap();
+        gone(&bundle, &shim).await;
+    })
+    .await;
+}
+
+/// Regression: whatever the daemon does, the container goes on, and no line of
+/// its log is lost or doubled.
+#[tokio::test]
+async fn the_daemon_may_go_and_come_back() {
+    let script = "i=0; while [ $i -lt 2000 ]; do echo line $i; i=$((i+1)); done; read go; echo end";
+    let bundle = Bundle::new("daemon", script);
+    within(async {
+        let (shim, events) = launch(&bundle, Stdin::Open).await;
+        let pid = shim.create().await.unwrap();
+        let mut streams = shim.attach(both(Target::Container, false)).await.unwrap();
+        shim.start().await.unwrap();
+        // It goes in the middle of a frame, as with kill -9.
+        let mut some = [0; 100];
+        streams.stream.read_exact(&mut some).await.unwrap();
+        let dir = shim.dir().to_owned();
+        drop((shim, events, streams));
+
+        let (shim, mut events) = Shim::connect(&dir).await.unwrap();
+        let state = shim.state().await.unwrap();
+        assert_eq!((state.status, state.pid), (Status::Running, Some(pid)));
+        let mut streams = shim.attach(both(Target::Container, true)).await.unwrap();
+        streams.stream.write_all(b"go\n").await.unwrap();
+        assert!(matches!(events.next().await, Some(Event::Exited { .. })));
+        let expected: String = (0..2000)
+            .map(|number| format!("stdout:line {number}\n"))
+            .collect();
+        assert_eq!(logged(&bundle), expected + "stdout:end\n");
+        drop((shim, events));
+
+        // Gone at the moment of the end: the record is there.
+        let (shim, _events) = Shim::connect(&dir).await.unwrap();
+        let exit = shim.state().await.unwrap().exit.unwrap();
+        assert_eq!(read_exit(&dir).unwrap(), Some(exit.clone()));
+        assert_eq!(shim.delete(Running::Refuse).await.unwrap(), Some(exit));
+        gone(&bundle, &shim).await;
+        let error = Shim::connect(&dir).await.unwrap_err();
+        assert!(matches!(error, ShimError::Gone { .. }), "{error:?}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_shim_that_cannot_begin_says_why() {
+    let bundle = Bundle::new("broken", "");
+    let mut spec = shim_spec(&bundle, Stdin::Closed);
+    spec.log = LogSpec::JsonFile {
+        path: bundle.path().join("no/such/directory/log"),
+        max_size: None,
+        max_files: 1,
+        attributes: Default::default(),
+    };
+    within(async {
+        let error = Shim::launch(Path::new(EXECUTABLE), &spec)
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("open log") && error.contains("No such file"),
+            "{error}"
+        );
+    })
+    .await;
+}
