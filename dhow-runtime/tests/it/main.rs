@@ -6,4 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at what fails")]
 
 mod bundle;
+mod command_line;
+mod container;
+mod hostile;
 mod shim;

@@ -149,12 +149,24 @@ pub fn become_subreaper() -> Result<()> {
 }
 
 /// When a process started, in clock ticks since boot: with its identifier it
-/// names a process for ever, while identifiers are used again.
+/// names a process for ever, while identifiers are used again. One that has
+/// ended and was not collected yet counts.
 ///
 /// # Errors
 ///
-/// `ESRCH` if there is no such process (any more), or it is a zombie.
+/// `ESRCH` if there is no such process (any more).
 pub fn start_time(pid: i32) -> Result<u64> {
+    stat(pid).map(|(_, start_time)| start_time)
+}
+
+/// Whether the process of that identifier and start is there and has not ended.
+#[must_use]
+pub fn is_running(pid: i32, start_time: u64) -> bool {
+    stat(pid).is_ok_and(|(state, start)| start == start_time && !matches!(state, b'Z' | b'X'))
+}
+
+/// State and start of a process (proc_pid_stat(5), fields 3 and 22).
+fn stat(pid: i32) -> Result<(u8, u64)> {
     let text = std::fs::read(format!("/proc/{pid}/stat")).map_err(|_| Errno::SRCH)?;
     // The name may hold anything, brackets included; it ends at the last one.
     let after = text
@@ -163,14 +175,9 @@ pub fn start_time(pid: i32) -> Result<u64> {
         .ok_or(Errno::SRCH)?;
     let text = std::str::from_utf8(&text[after + 1..]).map_err(|_| Errno::SRCH)?;
     let mut fields = text.split_ascii_whitespace();
-    if matches!(fields.next(), None | Some("Z" | "X")) {
-        return Err(Errno::SRCH);
-    }
-    // The state was field 3; the start is field 22.
-    fields
-        .nth(18)
-        .and_then(|field| field.parse().ok())
-        .ok_or(Errno::SRCH)
+    let state = fields.next().and_then(|state| state.bytes().next());
+    let start = fields.nth(18).and_then(|start| start.parse().ok());
+    state.zip(start).ok_or(Errno::SRCH)
 }
 
 /// A descriptor that becomes readable when one of the signals has come; they
@@ -225,6 +232,8 @@ mod tests {
     fn a_process_has_one_start() {
         let own = i32::try_from(std::process::id()).unwrap();
         assert_eq!(start_time(own).unwrap(), start_time(own).unwrap());
+        assert!(is_running(own, start_time(own).unwrap()));
+        assert!(!is_running(own, start_time(own).unwrap() + 1));
         assert_eq!(start_time(0), Err(Errno::SRCH));
     }
 

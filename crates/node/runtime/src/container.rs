@@ -104,7 +104,7 @@ impl Container {
     /// Whether its first process is there, that very one.
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        process::start_time(self.record.pid) == Ok(self.record.start_time)
+        process::is_running(self.record.pid, self.record.start_time)
     }
 
     /// Its first process.

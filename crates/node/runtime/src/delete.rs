@@ -56,8 +56,13 @@ impl Container {
             .spec()
             .map(|spec| spec.hooks.poststop)
             .unwrap_or_default();
-        std::fs::remove_dir_all(&self.dir)
-            .map_err(|error| RuntimeError::io("remove", &self.dir, error))?;
+        // Somebody else may delete it at this very moment.
+        match std::fs::remove_dir_all(&self.dir) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(RuntimeError::io("remove", &self.dir, error));
+            }
+            _ => {}
+        }
         hooks::run(&poststop, &hooks::state(&self.state_as(Status::Stopped)))
     }
 

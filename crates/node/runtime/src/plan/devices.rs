@@ -25,13 +25,12 @@ const DEFAULT: [(&str, u32, u32); 6] = [
 ];
 
 /// Links every container has (runtime-linux.md, "Dev symbolic links").
-const LINKS: [(&str, &str); 6] = [
+const LINKS: [(&str, &str); 5] = [
     ("/dev/fd", "/proc/self/fd"),
     ("/dev/stdin", "/proc/self/fd/0"),
     ("/dev/stdout", "/proc/self/fd/1"),
     ("/dev/stderr", "/proc/self/fd/2"),
     ("/dev/ptmx", "pts/ptmx"),
-    ("/dev/core", "/proc/kcore"),
 ];
 
 /// Adds the steps; none if the host's `/dev` is used.
@@ -68,6 +67,12 @@ pub(super) fn compile(
         add(Step::Symlink {
             path: text("dev", path)?,
             target: text("dev", target)?,
+        });
+    }
+    if Path::new("/proc/kcore").exists() {
+        add(Step::Symlink {
+            path: c"/dev/core".into(),
+            target: c"/proc/kcore".into(),
         });
     }
     Ok(())

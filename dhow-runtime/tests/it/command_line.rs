@@ -1,0 +1,295 @@
+//! The command line, as those who drive runc use it.
+
+use std::io::Read;
+use std::os::unix::net::UnixListener;
+use std::process::{Command, Stdio};
+
+use crate::bundle::{Bundle, words};
+
+fn text(command: &mut Command) -> (i32, String, String) {
+    let output = command.output().unwrap();
+    let string = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (
+        output.status.code().unwrap(),
+        string(output.stdout),
+        string(output.stderr),
+    )
+}
+
+#[test]
+fn create_start_state_kill_delete() {
+    let bundle = Bundle::new("life", "trap 'exit 3' TERM; while :; do sleep 1; done");
+    bundle.write();
+    let id = bundle.id.as_str();
+    let pid_file = bundle.path().join("pid");
+    let command = |words: &[&str]| text(&mut bundle.command(words));
+    let (code, out, errors) = text(
+        bundle
+            .command(&["create", "--pid-file"])
+            .arg(&pid_file)
+            .arg("--bundle")
+            .arg(bundle.path())
+            .arg(id)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null()),
+    );
+    assert_eq!((code, out, errors), (0, String::new(), String::new()));
+    let pid: i32 = std::fs::read_to_string(&pid_file).unwrap().parse().unwrap();
+    let state = |status: &str| {
+        let (code, out, _) = command(&["state", id]);
+        assert_eq!(code, 0);
+        let state: serde_json::Value = serde_json::from_str(&out).unwrap();
+        assert_eq!(
+            (state["status"].as_str(), state["id"].as_str()),
+            (Some(status), Some(id))
+        );
+        state["pid"].as_i64().unwrap()
+    };
+    assert_eq!(state("created"), i64::from(pid));
+    let (code, _, errors) = text(
+        bundle
+            .command(&["create", "--bundle"])
+            .arg(bundle.path())
+            .arg(id),
+    );
+    assert_eq!(code, 1);
+    assert!(
+        errors.contains("container with given ID already exists"),
+        "{errors}"
+    );
+
+    assert_eq!(command(&["start", id]).0, 0);
+    state("running");
+    let (code, _, errors) = command(&["start", id]);
+    assert_eq!(
+        (code, errors.as_str()),
+        (1, "cannot start a container that is running\n")
+    );
+    assert_eq!(command(&["pause", id]).0, 0);
+    state("paused");
+    assert_eq!(command(&["exec", id, "true"]).0, 255);
+    assert_eq!(command(&["resume", id]).0, 0);
+    let (code, _, errors) = command(&["delete", id]);
+    assert_eq!(code, 1);
+    assert!(errors.contains("that is not stopped: running"), "{errors}");
+    assert_eq!(command(&["list", "-q"]).1, format!("{id}\n"));
+    let (_, out, _) = command(&["ps", "--format", "json", id]);
+    assert!(out.contains(&pid.to_string()), "{out}");
+
+    assert_eq!(command(&["kill", id, "SIGKILL"]).0, 0);
+    // Somebody else collects it; until then it is not deleted, but ended.
+    let process = dhow_sys::process::Process::find(pid);
+    if let Ok(process) = process {
+        let mut wait = [rustix::event::PollFd::new(
+            &process.pidfd,
+            rustix::event::PollFlags::IN,
+        )];
+        rustix::event::poll(&mut wait, None).unwrap();
+    }
+    assert_eq!(state("stopped"), 0);
+    let (code, _, errors) = command(&["kill", id, "TERM"]);
+    assert_eq!((code, errors.as_str()), (1, "container not running\n"));
+    assert_eq!(command(&["delete", id]).0, 0);
+    let (code, _, errors) = command(&["state", id]);
+    assert_eq!((code, errors.as_str()), (1, "container does not exist\n"));
+    assert_eq!(command(&["delete", "--force", id]).0, 0);
+    bundle.audit();
+}
+
+#[test]
+fn exec_is_inside_with_the_same_rights() {
+    let bundle = Bundle::new("exec", "exec sleep 1000");
+    bundle.write();
+    let id = bundle.id.as_str();
+    let mut run = bundle
+        .command(&["run", "--bundle"])
+        .arg(bundle.path())
+        .arg(id)
+        .spawn()
+        .unwrap();
+    wait_for_status(&bundle, dhow_runtime::Status::Running);
+    let script = "echo $$ $WORD; hostname; grep -E 'CapEff|Seccomp:' /proc/self/status /proc/1/status | wc -l; \
+        cat /proc/self/cgroup | grep -c ':/$'; id -u; mount -t tmpfs none /tmp 2>&1; exit 9";
+    let (code, out, _) = text(&mut bundle.command(&[
+        "exec",
+        "--env",
+        "WORD=here",
+        "--user",
+        "42:43",
+        "--cwd",
+        "/tmp",
+        id,
+        "sh",
+        "-c",
+        script,
+    ]));
+    let seen: Vec<_> = out.lines().collect();
+    assert_eq!(code, 9);
+    assert!(
+        seen[0].ends_with(" here") && !seen[0].starts_with("1 "),
+        "{out}"
+    );
+    assert_eq!(seen[1..3], ["inside", "4"]);
+    assert_ne!(seen[3], "0");
+    assert_eq!(seen[4], "42");
+    assert!(seen[5].contains("ermi"), "{out}");
+    let (code, _, errors) = text(&mut bundle.command(&["exec", id, "nothing"]));
+    assert_eq!(code, 255);
+    assert!(errors.contains("exec failed: "), "{errors}");
+    assert!(
+        errors.contains("executable file not found in $PATH"),
+        "{errors}"
+    );
+    assert_eq!(text(&mut bundle.command(&["delete", "--force", id])).0, 0);
+    // Whoever ran it may find it gone already.
+    run.wait().unwrap();
+    bundle.audit();
+}
+
+fn wait_for_status(bundle: &Bundle, wanted: dhow_runtime::Status) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    loop {
+        let status = bundle
+            .runtime()
+            .open(&bundle.id)
+            .and_then(|container| container.status());
+        if status.is_ok_and(|status| status == wanted) {
+            return;
+        }
+        assert!(
+            std::time::Instant::now() < deadline,
+            "it never was {wanted}"
+        );
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn terminals_go_over_the_console_socket() {
+    let mut bundle = Bundle::new("console", "stty size; tty");
+    bundle.process().terminal = true;
+    bundle.process().console_size = Some(dhow_runtime::spec::ConsoleSize {
+        height: 24,
+        width: 77,
+    });
+    bundle.write();
+    let path = bundle.path().join("console.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let status = bundle
+        .command(&["create", "--console-socket"])
+        .arg(&path)
+        .arg("--bundle")
+        .arg(bundle.path())
+        .arg(&bundle.id)
+        .status();
+    assert!(status.unwrap().success());
+    let (stream, _) = listener.accept().unwrap();
+    let mut name = [0; 64];
+    let (length, master) =
+        dhow_sys::fdpass::receive(std::os::fd::AsFd::as_fd(&stream), &mut name).unwrap();
+    assert_eq!(&name[..length], b"/dev/pts/ptmx");
+    assert!(
+        bundle
+            .command(&["start", &bundle.id])
+            .status()
+            .unwrap()
+            .success()
+    );
+    let mut written = Vec::new();
+    // A terminal nobody has open any more answers with an error.
+    let _ = std::fs::File::from(master).read_to_end(&mut written);
+    let written = String::from_utf8(written).unwrap();
+    assert!(written.starts_with("24 77\r\n/dev/"), "{written}");
+    assert!(
+        bundle
+            .command(&["delete", "--force", &bundle.id])
+            .status()
+            .unwrap()
+            .success()
+    );
+    bundle.audit();
+}
+
+#[test]
+fn descriptors_are_kept_when_asked_for() {
+    let bundle = Bundle::new("keep", "echo kept >&3");
+    bundle.write();
+    let script = format!(
+        "exec {} --root {} run --preserve-fds 1 --bundle {} {} 3>&1 >/dev/null",
+        crate::bundle::EXECUTABLE,
+        bundle.runtime_root().display(),
+        bundle.path().display(),
+        bundle.id
+    );
+    let (code, out, errors) = text(Command::new("/bin/sh").args(["-c", &script]));
+    assert_eq!((code, out.as_str(), errors.as_str()), (0, "kept\n", ""));
+    bundle.audit();
+}
+
+#[test]
+fn the_log_file_has_what_containerd_reads() {
+    let mut bundle = Bundle::new("log", "");
+    bundle.process().args = words("nothing");
+    bundle.write();
+    let log = bundle.path().join("log.json");
+    let (code, _, _) = text(
+        Command::new(crate::bundle::EXECUTABLE)
+            .arg("--root")
+            .arg(bundle.runtime_root())
+            .arg("--log")
+            .arg(&log)
+            .args(["--log-format", "json", "create", "--bundle"])
+            .arg(bundle.path())
+            .arg(&bundle.id),
+    );
+    assert_eq!(code, 1);
+    let text = std::fs::read_to_string(&log).unwrap();
+    let line: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    assert_eq!(line["level"], "error");
+    assert!(
+        line["msg"]
+            .as_str()
+            .unwrap()
+            .contains("executable file not found"),
+        "{text}"
+    );
+    bundle.audit();
+}
+
+/// The same bundle, run by runc: what the program sees is the same. Needs
+/// Debian's `runc`.
+#[test]
+fn runc_shows_the_same() {
+    let script = "cat /proc/self/mountinfo | while read a b c d where how rest; do echo $where $how; done | sort; \
+        ls -ln /dev | while read mode links user group rest; do echo $mode $user $group; done | sort; \
+        grep -E '^(Cap|NoNew|Seccomp:|Uid|Gid|Groups)' /proc/self/status; env | sort; id; \
+        ulimit -n; cat /proc/self/oom_score_adj; ls /proc/self/fd; hostname; echo $$";
+    let mut bundle = Bundle::new("peer", script);
+    bundle.linux().cgroups_path = Some(format!("/dhow-peer-{}", std::process::id()));
+    bundle.process().env.push("HOME=/root".to_owned());
+    // Which of the control groups are shown is this runtime's own choice.
+    bundle
+        .spec
+        .mounts
+        .retain(|mount| !mount.destination.ends_with("cgroup"));
+    // What covers masked paths has stricter options here.
+    bundle.linux().masked_paths.clear();
+    let ours = bundle.output();
+    let theirs = Command::new("runc")
+        .arg("--root")
+        .arg(bundle.path().join("runc"))
+        .args(["run", "--bundle"])
+        .arg(bundle.path())
+        .arg(&bundle.id)
+        .output()
+        .expect("tests need runc: apt-get install runc");
+    assert!(
+        theirs.status.success(),
+        "{}",
+        String::from_utf8_lossy(&theirs.stderr)
+    );
+    let theirs = String::from_utf8(theirs.stdout).unwrap();
+    let lines = |text: &str| text.lines().map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(lines(&ours), lines(&theirs));
+    bundle.audit();
+}

@@ -1,0 +1,441 @@
+//! What a program sees and may do inside.
+
+use dhow_runtime::spec::{
+    Cpu, Device, DeviceKind, DeviceRule, IdMapping, Memory, Mount, Namespace, NamespaceKind, Pids,
+    Resources, Rlimit, User,
+};
+
+use crate::bundle::{Bundle, words};
+
+/// Runs a script; what it wrote, line by line.
+#[track_caller]
+fn lines(name: &str, script: &str, change: impl FnOnce(&mut Bundle)) -> Vec<String> {
+    let mut bundle = Bundle::new(name, script);
+    change(&mut bundle);
+    let lines = bundle.output().lines().map(str::to_owned).collect();
+    bundle.audit();
+    lines
+}
+
+fn bind(source: &std::path::Path, destination: &str, options: &str) -> Mount {
+    Mount {
+        destination: destination.into(),
+        kind: Some("bind".to_owned()),
+        source: Some(source.to_str().unwrap().to_owned()),
+        options: options.split(',').map(str::to_owned).collect(),
+        ..Mount::default()
+    }
+}
+
+#[test]
+fn namespaces_are_its_own() {
+    let script = "echo $$; hostname; ls /sys/class/net; cat /proc/self/cgroup | grep -c ':/$'; \
+        for kind in mnt net uts pid ipc cgroup user; do readlink /proc/self/ns/$kind; done";
+    let inside = lines("namespaces", script, |_| {});
+    assert_eq!(inside[..3], ["1", "inside", "lo"]);
+    let n_groups = std::fs::read_to_string("/proc/self/cgroup")
+        .unwrap()
+        .lines()
+        .count();
+    assert_eq!(inside[3], n_groups.to_string(), "{inside:?}");
+    for (kind, inside) in words("mnt net uts pid ipc cgroup user")
+        .iter()
+        .zip(&inside[4..])
+    {
+        let outside = std::fs::read_link(format!("/proc/self/ns/{kind}")).unwrap();
+        assert_eq!(outside.to_str() == Some(inside), kind == "user", "{kind}");
+    }
+}
+
+#[test]
+fn loopback_is_up() {
+    let flags = lines("loopback", "cat /sys/class/net/lo/flags", |_| {});
+    assert_eq!(flags, ["0x9"]);
+}
+
+#[test]
+fn identity_capabilities_and_limits_are_as_asked() {
+    let script = "id -u; id -g; id -G; umask; grep -E 'Cap|NoNew|Seccomp:' /proc/self/status; ulimit -n; \
+        echo $HOME; echo $PWD; cat /proc/self/oom_score_adj";
+    let seen = lines("identity", script, |bundle| {
+        let process = bundle.process();
+        process.user = User {
+            uid: 1234,
+            gid: 567,
+            umask: Some(0o27),
+            additional_gids: vec![8, 9],
+        };
+        process.no_new_privileges = true;
+        process.cwd = "/made/for/it".to_owned();
+        process.oom_score_adj = Some(500);
+        process.rlimits = vec![Rlimit {
+            kind: "RLIMIT_NOFILE".to_owned(),
+            hard: 300,
+            soft: 200,
+        }];
+        let sets = process.capabilities.as_mut().unwrap();
+        sets.bounding = words("CAP_CHOWN CAP_KILL CAP_SYS_RESOURCE");
+        sets.permitted = words("CAP_CHOWN CAP_KILL");
+        sets.effective = words("CAP_CHOWN");
+        sets.inheritable = words("CAP_KILL");
+        sets.ambient = words("CAP_KILL");
+    });
+    assert_eq!(seen[..4], ["1234", "567", "567 8 9", "0027"]);
+    let status = |name: &str| {
+        let line = seen.iter().find(|line| line.starts_with(name)).unwrap();
+        u64::from_str_radix(line.split('\t').nth(1).unwrap(), 16).unwrap()
+    };
+    let kill = 1 << 5;
+    assert_eq!(status("CapInh"), kill);
+    assert_eq!(
+        (status("CapPrm"), status("CapEff"), status("CapAmb")),
+        (kill, kill, kill)
+    );
+    // What this machine lacks is left out.
+    let own = dhow_sys::capability::bounding();
+    let resource = dhow_sys::capability::Set::named("CAP_SYS_RESOURCE").unwrap();
+    let expected = if own.within(resource).is_empty() {
+        0x21
+    } else {
+        0x21 | 1 << 24
+    };
+    assert_eq!(status("CapBnd"), expected);
+    assert_eq!((status("NoNewPrivs"), status("Seccomp")), (1, 2));
+    assert_eq!(seen[seen.len() - 4..], ["200", "/", "/made/for/it", "500"]);
+}
+
+#[test]
+fn filters_answer_as_dockers_do() {
+    let script = "mount -t tmpfs none /tmp 2>&1; hostname other 2>&1; mknod /tmp/x p && echo made; \
+        unshare -U true 2>&1; true";
+    let seen = lines("filter", script, |bundle| {
+        std::os::unix::fs::symlink("busybox", bundle.rootfs().join("bin/unshare")).unwrap();
+        // The filter alone stands in the way.
+        let sets = bundle.process().capabilities.as_mut().unwrap();
+        for set in [&mut sets.bounding, &mut sets.permitted, &mut sets.effective] {
+            set.push("CAP_SYS_ADMIN".to_owned());
+        }
+    });
+    assert!(seen[0].contains("permission denied"), "{seen:?}");
+    assert!(seen[1].contains("Operation not permitted"), "{seen:?}");
+    assert_eq!(seen[2], "made");
+    assert!(seen[3].contains("Operation not permitted"), "{seen:?}");
+}
+
+#[test]
+fn masked_paths_are_empty_and_read_only_ones_are() {
+    let script = "wc -c < /proc/keys; ls /sys/firmware | wc -l; \
+        echo 1 > /proc/sys/net/ipv4/ip_forward 2>/dev/null || echo refused; \
+        echo x > /sys/x 2>/dev/null || echo refused; \
+        stat -c %t:%T /proc/timer_list";
+    let seen = lines("masks", script, |_| {});
+    assert_eq!(seen, ["0", "0", "refused", "refused", "1:3"]);
+}
+
+#[test]
+fn devices_and_links_are_there() {
+    let script = "for d in null zero full random urandom tty; do stat -c '%n %F %a %t:%T' /dev/$d; done; \
+        for l in fd stdin stdout stderr ptmx; do readlink /dev/$l; done; \
+        stat -c '%F %a %t:%T %u:%g' /dev/deep/own; echo x > /dev/null && echo fine; \
+        head -c 4 /dev/zero | wc -c";
+    let seen = lines("devices", script, |bundle| {
+        bundle.linux().devices = vec![Device {
+            kind: DeviceKind::Character,
+            path: "/dev/deep/own".into(),
+            major: 1,
+            minor: 5,
+            file_mode: Some(0o640),
+            uid: Some(3),
+            gid: Some(4),
+        }];
+    });
+    let expected = [
+        "/dev/null character special file 666 1:3",
+        "/dev/zero character special file 666 1:5",
+        "/dev/full character special file 666 1:7",
+        "/dev/random character special file 666 1:8",
+        "/dev/urandom character special file 666 1:9",
+        "/dev/tty character special file 666 5:0",
+        "/proc/self/fd",
+        "/proc/self/fd/0",
+        "/proc/self/fd/1",
+        "/proc/self/fd/2",
+        "pts/ptmx",
+        "character special file 640 1:5 3:4",
+        "fine",
+        "4",
+    ];
+    assert_eq!(seen, expected);
+}
+
+#[test]
+fn device_rules_hold() {
+    let script = "cat /dev/null && echo null; head -c 1 /dev/kmsg 2>&1; mknod /tmp/d b 7 0 && echo node; \
+        cat /tmp/d 2>&1; true";
+    let seen = lines("device-rules", script, |bundle| {
+        bundle.linux().devices = vec![Device {
+            kind: DeviceKind::Character,
+            path: "/dev/kmsg".into(),
+            major: 1,
+            minor: 11,
+            file_mode: None,
+            uid: None,
+            gid: None,
+        }];
+        let deny = DeviceRule {
+            allow: false,
+            kind: None,
+            major: None,
+            minor: None,
+            access: None,
+        };
+        bundle.linux().resources = Some(Resources {
+            devices: vec![deny],
+            ..Resources::default()
+        });
+    });
+    assert_eq!(seen[0], "null");
+    assert!(seen[1].contains("Operation not permitted"), "{seen:?}");
+    assert_eq!(seen[2], "node");
+    assert!(seen[3].contains("Operation not permitted"), "{seen:?}");
+}
+
+#[test]
+fn limits_are_in_the_control_groups() {
+    let script = "cd /sys/fs/cgroup; cat memory/memory.limit_in_bytes cpu/cpu.shares \
+        cpu/cpu.cfs_quota_us cpu/cpu.cfs_period_us cpuset/cpuset.cpus pids/pids.max; \
+        : & : & : & : & : & : & : & : & wait 2>&1; true";
+    let seen = lines("limits", script, |bundle| {
+        bundle.linux().resources = Some(Resources {
+            memory: Some(Memory {
+                limit: Some(64 << 20),
+                swap: Some(64 << 20),
+                ..Memory::default()
+            }),
+            cpu: Some(Cpu {
+                shares: Some(512),
+                quota: Some(50_000),
+                period: Some(100_000),
+                cpus: Some("0".to_owned()),
+                ..Cpu::default()
+            }),
+            pids: Some(Pids { limit: 42 }),
+            ..Resources::default()
+        });
+    });
+    assert_eq!(seen[..6], ["67108864", "512", "50000", "100000", "0", "42"]);
+}
+
+#[test]
+fn binds_keep_their_options() {
+    let script = "cat /file /dir/sub/file; touch /dir/x 2>/dev/null || echo refused; \
+        touch /rw/x && echo written; grep -o ' /dir [^ ]*' /proc/self/mountinfo; \
+        grep -c 'shared:\\|master:' /proc/self/mountinfo; cat /etc/resolv.conf";
+    let seen = lines("binds", script, |bundle| {
+        let host = bundle.path().join("host");
+        std::fs::create_dir_all(host.join("sub")).unwrap();
+        std::fs::create_dir_all(bundle.path().join("rw")).unwrap();
+        std::fs::write(host.join("sub/file"), "below\n").unwrap();
+        std::fs::write(bundle.path().join("file"), "file\n").unwrap();
+        // A dangling link is made good inside.
+        std::os::unix::fs::symlink("/run/there/stub", bundle.rootfs().join("etc/resolv.conf"))
+            .unwrap();
+        let file = bundle.path().join("file");
+        bundle.spec.mounts.extend([
+            bind(&file, "/file", "bind,ro"),
+            bind(&host, "/dir", "rbind,ro,nosuid,nodev,noexec"),
+            bind(&bundle.path().join("rw"), "/rw", "rbind"),
+            bind(&file, "/etc/resolv.conf", "bind"),
+        ]);
+    });
+    assert_eq!(seen[..4], ["file", "below", "refused", "written"]);
+    assert_eq!(seen[4], " /dir ro,nosuid,nodev,noexec,relatime");
+    assert_eq!(seen[5..], ["0", "file"]);
+}
+
+#[test]
+fn the_root_can_be_read_only() {
+    let seen = lines(
+        "readonly",
+        "touch /x 2>&1; touch /tmp/x && echo fine",
+        |bundle| {
+            bundle.spec.root.as_mut().unwrap().readonly = true;
+            bundle.spec.mounts.push(Mount {
+                destination: "/tmp".into(),
+                kind: Some("tmpfs".to_owned()),
+                source: Some("tmpfs".to_owned()),
+                options: vec!["mode=1777".to_owned(), "tmpcopyup".to_owned()],
+                ..Mount::default()
+            });
+        },
+    );
+    assert!(seen[0].contains("Read-only file system"), "{seen:?}");
+    assert_eq!(seen[1], "fine");
+}
+
+#[test]
+fn kernel_parameters_are_the_namespaces() {
+    let script = "cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/kernel/msgmax";
+    let seen = lines("sysctl", script, |bundle| {
+        let sysctl = &mut bundle.linux().sysctl;
+        sysctl.insert(
+            "net.ipv4.ip_unprivileged_port_start".to_owned(),
+            "0".to_owned(),
+        );
+        sysctl.insert("kernel.msgmax".to_owned(), "4321".to_owned());
+    });
+    assert_eq!(seen, ["0", "4321"]);
+}
+
+#[test]
+fn users_are_mapped() {
+    let script = "id -u; cat /proc/self/uid_map; touch /tmp/x; stat -c %u /dev/null; echo x > /dev/null && echo fine; \
+        hostname; chown 5 /tmp/x && echo owned";
+    let mut bundle = Bundle::new("users", script);
+    let mapping = IdMapping {
+        container_id: 0,
+        host_id: 100_000,
+        size: 65_536,
+    };
+    let linux = bundle.linux();
+    linux.namespaces.push(Namespace {
+        kind: NamespaceKind::User,
+        path: None,
+    });
+    linux.uid_mappings = vec![mapping];
+    linux.gid_mappings = vec![mapping];
+    std::os::unix::fs::chown(bundle.rootfs().join("tmp"), Some(100_000), Some(100_000)).unwrap();
+    std::os::unix::fs::chown(bundle.rootfs(), Some(100_000), Some(100_000)).unwrap();
+    let output = bundle.output();
+    let seen: Vec<_> = output.lines().collect();
+    assert_eq!(seen[0], "0");
+    assert_eq!(words(seen[1]), ["0", "100000", "65536"]);
+    assert_eq!(seen[3..], ["fine", "inside", "owned"]);
+    let owner =
+        std::os::unix::fs::MetadataExt::uid(&bundle.rootfs().join("tmp/x").metadata().unwrap());
+    assert_eq!(owner, 100_005);
+    bundle.audit();
+}
+
+#[test]
+fn namespaces_are_joined_by_path() {
+    use dhow_sys::namespace::{Kind, pin_new, unpin};
+    let pins = tempfile::tempdir().unwrap();
+    let path = |name: &str| pins.path().join(name);
+    let pinned = [Kind::Network, Kind::Ipc, Kind::Uts];
+    let paths: Vec<_> = pinned.iter().map(|kind| path(kind.name())).collect();
+    let list: Vec<_> = pinned
+        .iter()
+        .copied()
+        .zip(paths.iter().map(std::path::PathBuf::as_path))
+        .collect();
+    pin_new(&list).unwrap();
+    let inode =
+        |path: &std::path::Path| std::os::unix::fs::MetadataExt::ino(&path.metadata().unwrap());
+    let script = "for kind in net ipc uts; do readlink /proc/self/ns/$kind; done";
+    for round in ["first", "second"] {
+        let seen = lines(&format!("joined-{round}"), script, |bundle| {
+            for namespace in &mut bundle.linux().namespaces {
+                namespace.path = match namespace.kind {
+                    NamespaceKind::Network => Some(path("net")),
+                    NamespaceKind::Ipc => Some(path("ipc")),
+                    NamespaceKind::Uts => Some(path("uts")),
+                    _ => None,
+                };
+            }
+        });
+        for ((kind, seen), path) in pinned.iter().zip(&seen).zip(&paths) {
+            assert_eq!(*seen, format!("{}:[{}]", kind.name(), inode(path)));
+        }
+    }
+    paths.iter().for_each(|path| unpin(path).unwrap());
+}
+
+#[test]
+fn an_overlay_is_nowhere_but_inside() {
+    use dhow_runtime::{Alive, Create, Pivot, RootSource, Streams};
+    let mut bundle = Bundle::new("overlay", "echo new > /etc/new; rm /etc/passwd; exit 4");
+    std::os::unix::fs::symlink("busybox", bundle.rootfs().join("bin/rm")).unwrap();
+    let layer = |name: &str| {
+        let path = bundle.path().join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        path
+    };
+    // Colons and commas are no separators here.
+    let top = layer("top:layer,x");
+    std::fs::create_dir(top.join("etc")).unwrap();
+    let root = RootSource::Overlay {
+        lower: vec![top, bundle.rootfs()],
+        upper: layer("upper"),
+        work: layer("work"),
+    };
+    bundle.spec.root = None;
+    bundle.write();
+    let runtime = bundle.runtime();
+    let mut created = runtime
+        .create(Create {
+            id: &bundle.id,
+            bundle: bundle.path(),
+            root: &root,
+            streams: Streams::inherited(),
+            n_preserved: 0,
+            pivot: Pivot::Change,
+        })
+        .unwrap();
+    created.start().unwrap();
+    assert_eq!(created.process.wait().unwrap().shell_code(), 4);
+    created.container.delete(Alive::Refuse).unwrap();
+    assert_eq!(
+        std::fs::read_to_string(bundle.path().join("upper/etc/new")).unwrap(),
+        "new\n"
+    );
+    assert!(bundle.rootfs().join("etc/passwd").exists());
+    bundle.audit();
+}
+
+#[test]
+fn hooks_run_where_they_should() {
+    use dhow_runtime::spec::Hook;
+    let mut bundle = Bundle::new("hooks", "cat /tmp/start");
+    let trace = bundle.path().join("trace");
+    let hook = |what: &str, script: &str| Hook {
+        path: "/bin/sh".into(),
+        args: vec![
+            "sh".to_owned(),
+            "-c".to_owned(),
+            format!("echo {what} >> $TRACE; {script}"),
+        ],
+        env: vec![format!("TRACE={}", trace.display()), "PATH=/bin".to_owned()],
+        timeout: Some(30),
+    };
+    let hooks = &mut bundle.spec.hooks;
+    hooks.prestart = vec![hook("prestart", "")];
+    hooks.create_runtime = vec![hook("createRuntime", "grep -q '\"pid\":[1-9]'")];
+    hooks.create_container = vec![hook("createContainer", "[ $(hostname) = inside ]")];
+    hooks.start_container = vec![hook("startContainer", "cat > /tmp/start")];
+    // This one has the container's root and sees nothing of ours.
+    hooks.start_container[0].env = vec!["TRACE=/dev/null".to_owned(), "PATH=/bin".to_owned()];
+    hooks.poststart = vec![hook("poststart", "")];
+    hooks.poststop = vec![hook("poststop", "")];
+    let output = bundle.output();
+    assert!(
+        output.contains("\"status\":\"created\"") && output.contains(&bundle.id),
+        "{output}"
+    );
+    let order = std::fs::read_to_string(&trace).unwrap();
+    assert_eq!(
+        words(&order),
+        words("prestart createRuntime createContainer poststart poststop")
+    );
+    bundle.audit();
+
+    let mut bundle = Bundle::new("bad-hook", "true");
+    bundle.spec.hooks.create_runtime = vec![hook("bad", "exit 9")];
+    let output = bundle.run();
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        errors.contains("error running hook /bin/sh: exit status: 9"),
+        "{errors}"
+    );
+    bundle.audit();
+}
