@@ -374,8 +374,7 @@ impl SecurityOptions {
         match self.profile.as_deref() {
             Some("unconfined") => Ok(None),
             None | Some("builtin" | "default") => {
-                let _ = capabilities;
-                Ok(None)
+                Ok(Some(dhow_runtime::seccomp::docker_default(capabilities)))
             }
             // The client reads the file and sends what is in it.
             Some(profile) => serde_json::from_str(profile).map(Some).map_err(|error| {

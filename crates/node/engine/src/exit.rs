@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use dhow_runtime::{Alive, Runtime};
 use dhow_shim::Moment;
 use dhow_shim::client::Events;
 use dhow_shim::wire::{self, Event, ExitRecord, Running};
@@ -58,6 +59,18 @@ impl Engine {
         }
     }
 
+    /// Ends what a shim that was killed could not end itself.
+    fn end_processes(&self, container: &Container) {
+        let runtime = Runtime::new(self.inner.config.run.join("runtime"));
+        // A shim that ended well has deleted it already.
+        let Ok(left) = runtime.open(&container.id) else {
+            return;
+        };
+        if let Err(error) = left.delete(Alive::Kill) {
+            tracing::warn!(container = container.id, %error, "processes are not ended");
+        }
+    }
+
     /// Records the end of a container's program and cleans up after it.
     pub(crate) async fn settle_exit(&self, container: &Arc<Container>, exit: &ExitRecord) {
         let shim = container.shim.lock().take();
@@ -67,6 +80,7 @@ impl Engine {
         let record = container.record();
         let (engine, cleaned) = (self.clone(), Arc::clone(container));
         let _ = spawn_blocking(move || {
+            engine.end_processes(&cleaned);
             if has_own_sandbox(&record)
                 && let Err(error) = engine.networks().remove_sandbox(&cleaned.id)
             {
