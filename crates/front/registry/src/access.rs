@@ -18,6 +18,10 @@ use crate::server::Access;
 /// them costs a tenth of a second.
 const MAX_KNOWN: usize = 1000;
 
+/// The hash of nobody's password: somebody who does not exist takes as long as
+/// somebody who does.
+const NOBODY: &str = "$2b$10$abcdefghijklmnopqrstuuKJ7yVq1kX3hTz8mC1x9d0b6sV2mQ7Wy";
+
 /// Users and the hashes of their passwords.
 #[derive(Debug, Default)]
 pub(crate) struct Users {
@@ -59,8 +63,6 @@ impl Users {
         if self.known().contains_key(&fingerprint) {
             return true;
         }
-        // Somebody who does not exist takes as long as somebody who does.
-        const NOBODY: &str = "$2b$10$abcdefghijklmnopqrstuuKJ7yVq1kX3hTz8mC1x9d0b6sV2mQ7Wy";
         let hash = self.hashes.get(user);
         let fits = bcrypt::verify(password, hash.map_or(NOBODY, String::as_str)).unwrap_or(false);
         if !(fits && hash.is_some()) {
@@ -127,6 +129,7 @@ mod tests {
         let users = Users::open(file.path()).unwrap();
         assert!(users.knows("me", "secret") && users.knows("me", "secret"));
         assert!(!users.knows("me", "wrong") && !users.knows("you", "secret"));
+        assert_eq!(bcrypt::verify("anything", NOBODY).ok(), Some(false));
         std::fs::write(file.path(), "me:{SHA}xyz\n").unwrap();
         assert!(Users::open(file.path()).is_err());
         assert_eq!(

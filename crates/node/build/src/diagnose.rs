@@ -13,10 +13,10 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub enum Error {
     /// The Dockerfile makes no sense (HTTP 400).
     #[error("{0}")]
-    Dockerfile(Trouble),
+    Dockerfile(Box<Trouble>),
     /// A step failed.
     #[error("{0}")]
-    Step(Trouble),
+    Step(Box<Trouble>),
     /// A command returned something else than zero.
     #[error("The command '{command}' returned a non-zero code: {code}")]
     Command {

@@ -8,8 +8,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use dhow_image::tar::ReadLimits;
-use dhow_image::{Hold, Image, Images, Layer, ProgressSender, PullOptions, Step};
-use dhow_oci::{Digest, Empty, History, ImageConfig, Platform, Reference, chain_id};
+use dhow_image::{Hold, Image, Images, Layer, ProgressSender, PullOptions, RegistryAuth, Step};
+use dhow_oci::{
+    DEFAULT_REGISTRY, Digest, Empty, History, ImageConfig, Platform, Reference, chain_id,
+};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
@@ -143,13 +145,6 @@ impl Build<'_> {
             self.images.tag(&image.id, tag)?;
         }
         self.output.event(Event::Image(image.id.clone()))?;
-        self.output
-            .say(format!("Successfully built {}\n", image.id.short()))?;
-        for tag in &self.options.tags {
-            let tag = tag.clone().or_latest();
-            self.output
-                .say(format!("Successfully tagged {}\n", tag.familiar()))?;
-        }
         Ok(image.id.clone())
     }
 
@@ -248,7 +243,7 @@ impl Build<'_> {
         }
         let reference = Reference::parse(name).map_err(dhow_image::Error::from)?;
         let options = PullOptions {
-            auth: self.options.auths.get(reference.registry()).cloned(),
+            auth: self.auth(reference.registry()),
             platform: platform.cloned(),
         };
         let (sender, mut lines) = mpsc::channel(256);
@@ -271,6 +266,16 @@ impl Build<'_> {
                 () = self.output.closed() => Err(Error::Cancelled),
             }
         })
+    }
+
+    /// Who we are to a registry. Clients know Docker Hub by an old address.
+    fn auth(&self, registry: &str) -> Option<RegistryAuth> {
+        let auths = &self.options.auths;
+        let of_hub = || auths.get("https://index.docker.io/v1/");
+        let found = auths.get(registry);
+        found
+            .or_else(|| of_hub().filter(|_| registry == DEFAULT_REGISTRY))
+            .cloned()
     }
 
     fn statement(

@@ -13,7 +13,8 @@ pub enum Event {
     Stream(String),
     /// Progress of a pull.
     Progress(Progress),
-    /// The image is done: `{"aux": {"ID": …}}`.
+    /// The image is done and has its names: `{"aux": {"ID": …}}`. The last
+    /// event; what the classic builder says at its end is the receiver's.
     Image(Digest),
 }
 

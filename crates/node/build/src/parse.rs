@@ -58,13 +58,13 @@ pub struct Heredoc {
 
 impl Dockerfile {
     /// Something is wrong with a part of the text.
-    pub(crate) fn trouble(&self, span: Range<usize>, message: impl Into<String>) -> Trouble {
-        trouble(&self.name, &self.text, span, message)
+    pub(crate) fn trouble(&self, span: Range<usize>, message: impl Into<String>) -> Box<Trouble> {
+        Box::new(trouble(&self.name, &self.text, span, message))
     }
 
     /// Something is wrong with a statement; its first line is shown from the
     /// keyword to its end.
-    pub(crate) fn about(&self, statement: &Statement, message: impl Into<String>) -> Trouble {
+    pub(crate) fn about(&self, statement: &Statement, message: impl Into<String>) -> Box<Trouble> {
         let start = statement.span.start;
         let end = self.text[start..]
             .find('\n')
