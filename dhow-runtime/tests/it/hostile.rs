@@ -37,13 +37,13 @@ fn configurations_that_cannot_be_are_explained() {
     type Change = fn(&mut Bundle);
     let cases: [(&str, Change); 13] = [
         ("process.args: is empty", |bundle| {
-            bundle.process().args.clear()
+            bundle.process().args.clear();
         }),
         ("process.cwd: \"tmp\" is not absolute", |bundle| {
-            bundle.process().cwd = "tmp".to_owned()
+            bundle.process().cwd = "tmp".to_owned();
         }),
         ("ociVersion: \"2.0\" is not supported", |bundle| {
-            bundle.spec.oci_version = "2.0".to_owned()
+            bundle.spec.oci_version = "2.0".to_owned();
         }),
         (
             "vm.swappiness): is not in a separate kernel namespace",

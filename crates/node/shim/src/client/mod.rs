@@ -117,7 +117,13 @@ impl Shim {
             Ok((UnixStream::from_std(ours)?, theirs.into()))
         };
         let (ours, theirs) = pair().map_err(|source| io_error("make a socket for", dir, source))?;
-        let mut child = Command::new(executable)
+        // From a read-only mount of its own the shim need not start itself over.
+        let protected = dhow_sys::protect::read_only(executable).ok();
+        let program = protected
+            .as_ref()
+            .map(|file| dhow_sys::resolve::descriptor_path(file.as_fd()));
+        let mut child = Command::new(program.as_deref().unwrap_or(executable))
+            .arg0(executable)
             .arg("shim")
             .arg("--dir")
             .arg(dir)
