@@ -32,8 +32,8 @@ pub(crate) struct Options {
     insecure_registry: Vec<String>,
 }
 
-/// Serves until SIGTERM or SIGINT.
-pub(crate) async fn run(options: &Options) -> Result<()> {
+/// What every serving role does first: it logs, and speaks TLS by one provider.
+pub(crate) fn prepare_process() {
     tracing_subscriber::fmt()
         .with_env_filter(
             tracing_subscriber::EnvFilter::try_from_env("DHOW_LOG")
@@ -44,6 +44,11 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
         .init();
     // One crypto provider for everything that speaks TLS.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+}
+
+/// Serves until SIGTERM or SIGINT.
+pub(crate) async fn run(options: &Options) -> Result<()> {
+    prepare_process();
     let instance = &options.instance;
     instance.prepare()?;
     let _lock = instance.lock()?;
@@ -115,8 +120,8 @@ async fn open_engine(options: &Options, networks: Arc<Networks>) -> Result<Engin
         .context("open containers")
 }
 
-/// Ready when somebody asks the daemon to stop.
-async fn stopped() {
+/// Ready when somebody asks the process to stop.
+pub(crate) async fn stopped() {
     let (Ok(mut terminate), Ok(mut interrupt)) = (
         signal(SignalKind::terminate()),
         signal(SignalKind::interrupt()),
@@ -127,7 +132,7 @@ async fn stopped() {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
-    tracing::info!("stopping; containers run on");
+    tracing::info!("stopping");
 }
 
 /// Takes what is ours out of the kernel when no container needs it any more.

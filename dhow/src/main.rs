@@ -2,6 +2,7 @@
 
 mod daemon;
 mod instance;
+mod registry;
 
 use std::process::ExitCode;
 
@@ -22,6 +23,8 @@ struct Arguments {
 enum Role {
     /// Serve containers on a socket, until it is told to stop.
     Daemon(daemon::Options),
+    /// Serve images to others, until it is told to stop.
+    Registry(registry::Options),
     #[command(flatten)]
     Client(dhow_cli::Command),
 }
@@ -29,7 +32,7 @@ enum Role {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let threads = match &arguments.role {
-        Role::Daemon(_) => tokio::runtime::Builder::new_multi_thread(),
+        Role::Daemon(_) | Role::Registry(_) => tokio::runtime::Builder::new_multi_thread(),
         // A client waits for one thing at a time.
         Role::Client(_) => tokio::runtime::Builder::new_current_thread(),
     };
@@ -42,16 +45,22 @@ fn main() -> ExitCode {
         }
     };
     let code = match arguments.role {
-        Role::Daemon(options) => match runtime.block_on(daemon::run(&options)) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("dhow: {error:#}");
-                ExitCode::FAILURE
-            }
-        },
+        Role::Daemon(options) => told(runtime.block_on(daemon::run(&options))),
+        Role::Registry(options) => told(runtime.block_on(registry::run(options))),
         Role::Client(command) => runtime.block_on(dhow_cli::run(&arguments.connection, command)),
     };
     // A thread that reads the user's terminal cannot be waited for.
     runtime.shutdown_background();
     code
+}
+
+/// The exit code of a serving role; what went wrong is told.
+fn told(result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("dhow: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }

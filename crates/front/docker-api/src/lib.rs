@@ -58,7 +58,7 @@ pub(crate) struct Door {
 /// # Errors
 ///
 /// When what earlier builds left behind cannot be removed.
-pub fn router(engine: Engine, about: About) -> Result<Router, dhow_build::Error> {
+pub fn router(engine: Engine, about: About) -> Result<Router, Box<dhow_build::Error>> {
     let scratch = engine.config().data.join("build");
     let steps = Arc::new(build::Steps(engine.clone()));
     let builder = Builder::new(engine.images().clone(), steps, &scratch)?;
