@@ -5,12 +5,18 @@ use serde_json::{Value, json};
 use crate::api::{Api, DryRun};
 use crate::auth::bootstrap;
 use crate::error::ApiError;
+use crate::managed::Manager;
 use crate::resource::Resource;
+use crate::tree;
 use crate::verb::{Scope, Write};
-use crate::{managed, tree};
 
-fn own_manager() -> managed::Manager {
-    managed::Manager::Update("kube-apiserver".to_owned())
+fn own_write() -> Write {
+    Write {
+        scope: Scope::Internal,
+        manager: Manager::Update("kube-apiserver".to_owned()),
+        dry_run: DryRun::No,
+        user: None,
+    }
 }
 
 impl Api {
@@ -45,10 +51,7 @@ impl Api {
         if self.find(resource, namespace, name).await?.is_some() {
             return Ok(());
         }
-        match self
-            .create_value(resource, value, DryRun::No, &own_manager())
-            .await
-        {
+        match self.create_value(resource, value, &own_write()).await {
             Err(error) if error.reason != "AlreadyExists" => Err(error),
             _ => Ok(()),
         }
@@ -100,12 +103,7 @@ impl Api {
         let resource = self.registry.known(group, plural);
         self.ensure(resource, value.clone()).await?;
         let name = tree::text(&value, &["metadata", "name"]).to_owned();
-        let write = Write {
-            scope: Scope::Internal,
-            manager: own_manager(),
-            dry_run: DryRun::No,
-        };
-        self.modify(resource, "default", &name, &write, |current| {
+        self.modify(resource, "default", &name, &own_write(), |current| {
             let mut new = current.clone();
             tree::set(&mut new, &[field], value[field].clone());
             Ok(new)

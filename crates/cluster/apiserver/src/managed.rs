@@ -299,14 +299,14 @@ impl Api {
             subresource: scope.subresource(),
             config,
         };
-        let dry_run = context.dry_run()?;
         let (namespace, name) = (&*context.target.namespace, &*context.target.name);
         let stored_as = self.stored(resource);
         let exists = self.find(stored_as, namespace, name).await?.is_some();
         if !exists && scope == Scope::Whole {
-            let manager = Manager::Apply(applied.manager.clone(), applied.set.clone());
+            let mut write = Write::by(context, scope)?;
+            write.manager = Manager::Apply(applied.manager.clone(), applied.set.clone());
             let created = self
-                .create_value(resource, applied.config.clone(), dry_run, &manager)
+                .create_value(resource, applied.config.clone(), &write)
                 .await;
             match created {
                 Ok(object) => {
@@ -318,11 +318,8 @@ impl Api {
                 Err(error) => return Err(error),
             }
         }
-        let write = Write {
-            scope,
-            manager: Manager::Settled,
-            dry_run,
-        };
+        let mut write = Write::by(context, scope)?;
+        write.manager = Manager::Settled;
         let object = self
             .modify(resource, namespace, name, &write, |live| {
                 self.apply_to(resource, live, &applied)

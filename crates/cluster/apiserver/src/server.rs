@@ -3,7 +3,7 @@
 
 use std::future::Future;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use dhow_store::{Embedded, Options, Store, StoreError};
@@ -125,6 +125,11 @@ impl ApiServer {
             closing: watch::channel(false).0,
         });
         api.bootstrap().await.map_err(OpenError::Bootstrap)?;
+        tokio::spawn(forget_history(
+            Arc::downgrade(&api),
+            api.config.compact_after,
+            api.closing.subscribe(),
+        ));
         Ok(Self {
             api,
             authority: Arc::new(authority),
@@ -201,14 +206,10 @@ impl ApiServer {
         let acceptor = self.acceptor()?;
         let room = Arc::new(Semaphore::new(MOST_CONNECTIONS));
         let mut connections = JoinSet::new();
-        let mut compaction = tokio::time::interval(self.api.config.compact_after);
-        compaction.tick().await;
-        let mut kept = self.api.store.revision();
         tokio::pin!(shutdown);
         loop {
             tokio::select! {
                 () = &mut shutdown => break,
-                _ = compaction.tick() => self.compact(&mut kept),
                 Some(_) = connections.join_next(), if !connections.is_empty() => {}
                 accepted = listener.accept() => match accepted {
                     Ok((stream, _)) => {
@@ -240,22 +241,32 @@ impl ApiServer {
         }
         Ok(())
     }
-
-    /// Forgets history older than one interval.
-    fn compact(&self, kept: &mut u64) {
-        let newest = self.api.store.revision();
-        let until = std::mem::replace(kept, newest);
-        let store = self.api.store.clone();
-        tokio::task::spawn_blocking(move || match store.compact(until) {
-            Ok(()) | Err(StoreError::Compacted { .. }) => {}
-            Err(error) => tracing::warn!(%error, "history was not compacted"),
-        });
-    }
 }
 
 impl Drop for ApiServer {
     fn drop(&mut self) {
         self.api.closing.send_replace(true);
+    }
+}
+
+/// Lets the store forget what is older than one interval, as long as there is a
+/// server.
+async fn forget_history(api: Weak<Api>, every: Duration, mut closing: watch::Receiver<bool>) {
+    let mut kept = 0;
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(every) => {}
+            _ = closing.changed() => return,
+        }
+        let Some(api) = api.upgrade() else {
+            return;
+        };
+        let until = std::mem::replace(&mut kept, api.store.revision());
+        let store = api.store.clone();
+        tokio::task::spawn_blocking(move || match store.compact(until) {
+            Ok(()) | Err(StoreError::Compacted { .. }) => {}
+            Err(error) => tracing::warn!(%error, "history was not compacted"),
+        });
     }
 }
 

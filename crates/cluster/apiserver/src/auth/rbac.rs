@@ -10,6 +10,7 @@ use super::{MASTERS, UserInfo};
 use crate::api::Api;
 use crate::config::Authorization;
 use crate::error::{ApiError, qualified};
+use crate::resource::Resource;
 use crate::tree;
 
 /// What somebody wants to do.
@@ -78,6 +79,89 @@ impl Rule {
         resource
             && has(&self.groups, wanted.group)
             && (self.names.is_empty() || self.names.iter().any(|name| name == wanted.name))
+    }
+
+    /// Everything the rule allows, one verb on one thing at a time.
+    fn each(&self) -> Vec<Rule> {
+        let one = |text: &String| vec![text.clone()];
+        let mut all = Vec::new();
+        for verb in &self.verbs {
+            for path in &self.paths {
+                all.push(Rule {
+                    verbs: one(verb),
+                    paths: one(path),
+                    ..Rule::default()
+                });
+            }
+            for group in &self.groups {
+                for resource in &self.resources {
+                    let part = Rule {
+                        verbs: one(verb),
+                        groups: one(group),
+                        resources: one(resource),
+                        ..Rule::default()
+                    };
+                    if self.names.is_empty() {
+                        all.push(part.clone());
+                    }
+                    for name in &self.names {
+                        all.push(Rule {
+                            names: one(name),
+                            ..part.clone()
+                        });
+                    }
+                }
+            }
+        }
+        all
+    }
+
+    /// Whether it allows all that a rule of [`Rule::each`] does.
+    fn covers(&self, part: &Rule) -> bool {
+        let has = |own: &[String], theirs: &[String]| {
+            theirs
+                .iter()
+                .all(|text| own.iter().any(|item| item == "*" || item == text))
+        };
+        let paths = part.paths.iter().all(|path| {
+            self.paths.iter().any(|own| match own.strip_suffix('*') {
+                Some(prefix) => path.starts_with(prefix),
+                None => own == path,
+            })
+        });
+        let resources = part.resources.iter().all(|resource| {
+            self.resources.iter().any(|own| {
+                own == "*"
+                    || own == resource
+                    || own
+                        .strip_prefix("*/")
+                        .is_some_and(|sub| resource.split_once('/').is_some_and(|(_, s)| s == sub))
+            })
+        });
+        let names = self.names.is_empty()
+            || !part.names.is_empty() && part.names.iter().all(|name| self.names.contains(name));
+        has(&self.verbs, &part.verbs)
+            && has(&self.groups, &part.groups)
+            && resources
+            && paths
+            && names
+    }
+
+    /// As upstream writes a rule in refusals.
+    fn text(&self) -> String {
+        let mut parts = Vec::new();
+        for (name, list) in [
+            ("APIGroups", &self.groups),
+            ("Resources", &self.resources),
+            ("ResourceNames", &self.names),
+            ("NonResourceURLs", &self.paths),
+            ("Verbs", &self.verbs),
+        ] {
+            if !list.is_empty() {
+                parts.push(format!("{name}:{list:?}"));
+            }
+        }
+        format!("{{{}}}", parts.join(", "))
     }
 
     /// As a SelfSubjectRulesReview shows it: resource rules, or path rules.
@@ -281,6 +365,85 @@ impl Api {
             wanted.resource,
             name,
         ))
+    }
+}
+
+impl Api {
+    /// Nobody grants what they do not have, unless they may `escalate` or `bind`.
+    pub(crate) fn admit_grants(
+        &self,
+        user: Option<&UserInfo>,
+        resource: &Resource,
+        new: &Value,
+        old: Option<&Value>,
+    ) -> Result<(), ApiError> {
+        let (Some(user), true) = (user, resource.group == GROUP) else {
+            return Ok(());
+        };
+        let field = if resource.kind.ends_with("Binding") {
+            "subjects"
+        } else {
+            "rules"
+        };
+        if old.is_some_and(|old| old.get(field) == new.get(field)) {
+            return Ok(());
+        }
+        let namespace = tree::text(new, &["metadata", "namespace"]);
+        let (granted, verb, plural, name) = if field == "rules" {
+            let rules: Vec<Rule> = tree::list(new, &["rules"]).iter().map(Rule::read).collect();
+            let name = tree::text(new, &["metadata", "name"]);
+            (rules, "escalate", &*resource.plural, name)
+        } else {
+            let plural = match tree::text(new, &["roleRef", "kind"]) {
+                "Role" => "roles",
+                _ => "clusterroles",
+            };
+            let name = tree::text(new, &["roleRef", "name"]);
+            let home = if plural == "roles" { namespace } else { "" };
+            let role = self.cached(self.registry.known(GROUP, plural), home, name);
+            let rules = role.map(|role| role.tree()).unwrap_or_default();
+            let rules = tree::list(&rules, &["rules"])
+                .iter()
+                .map(Rule::read)
+                .collect();
+            (rules, "bind", plural, name)
+        };
+        let allowed = self.may(
+            user,
+            &Attributes {
+                verb,
+                group: GROUP,
+                resource: plural,
+                namespace,
+                name,
+                ..Attributes::default()
+            },
+        );
+        if allowed {
+            return Ok(());
+        }
+        let own = self.rules(user, namespace);
+        let lacking: Vec<String> = granted
+            .iter()
+            .filter(|rule| {
+                !rule
+                    .each()
+                    .iter()
+                    .all(|part| own.iter().any(|own| own.covers(part)))
+            })
+            .map(Rule::text)
+            .collect();
+        if lacking.is_empty() {
+            return Ok(());
+        }
+        let why = format!(
+            "user {:?} (groups={:?}) is attempting to grant RBAC permissions not currently held:\n{}",
+            user.name,
+            user.groups,
+            lacking.join("\n")
+        );
+        let name = tree::text(new, &["metadata", "name"]);
+        Err(ApiError::forbidden(resource, name, &why))
     }
 }
 

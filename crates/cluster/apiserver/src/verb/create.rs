@@ -7,6 +7,7 @@ use rand::RngExt as _;
 use serde_json::Value;
 
 use super::body;
+use super::modify::{Scope, Write};
 use crate::api::{Api, Body, Context, DryRun, json_response};
 use crate::error::ApiError;
 use crate::managed;
@@ -39,11 +40,8 @@ impl Api {
         let parsed = body::parse(context, self.types, &bytes)?;
         let mut value = self.conform(context, resource, parsed)?;
         self.check_names(context, resource, &mut value)?;
-        let dry_run = context.dry_run()?;
-        let manager = managed::Manager::Update(context.field_manager());
-        let object = self
-            .create_value(resource, value, dry_run, &manager)
-            .await?;
+        let write = Write::by(context, Scope::Whole)?;
+        let object = self.create_value(resource, value, &write).await?;
         let json = context.show(resource).one(&object);
         Ok(json_response(StatusCode::CREATED, json))
     }
@@ -53,8 +51,7 @@ impl Api {
         &self,
         resource: &Resource,
         value: Value,
-        dry_run: DryRun,
-        manager: &managed::Manager,
+        write: &Write,
     ) -> Result<Object, ApiError> {
         let base = tree::text(&value, &["metadata", "generateName"]).to_owned();
         let generates = tree::text(&value, &["metadata", "name"]).is_empty() && !base.is_empty();
@@ -66,7 +63,7 @@ impl Api {
             if generates {
                 tree::set(&mut value, &["metadata", "name"], generated_name(&base));
             }
-            match self.create_once(resource, value, dry_run, manager).await {
+            match self.create_once(resource, value, write).await {
                 Err(error) if generates && error.reason == "AlreadyExists" => {}
                 done => return done,
             }
@@ -78,8 +75,7 @@ impl Api {
         &self,
         resource: &Resource,
         mut value: Value,
-        dry_run: DryRun,
-        manager: &managed::Manager,
+        write: &Write,
     ) -> Result<Object, ApiError> {
         if !tree::text(&value, &["metadata", "resourceVersion"]).is_empty() {
             return Err(ApiError::bad_request(
@@ -104,13 +100,14 @@ impl Api {
             return Err(ApiError::invalid(resource, &name, &errors));
         }
         let mut claim = self.addresses.claim(resource, &mut value, None)?;
-        managed::created(self, resource, &mut value, manager);
+        self.admit_grants(write.user.as_ref(), resource, &value, None)?;
+        managed::created(self, resource, &mut value, &write.manager);
         if let Some((_, conversion)) = resource.view {
             (conversion.to_stored)(&mut value);
         }
         let stored_as = self.stored(resource);
         let stored = to_stored(&value);
-        if dry_run == DryRun::All {
+        if write.dry_run == DryRun::All {
             let namespace = tree::text(&value, &["metadata", "namespace"]);
             if self.find(stored_as, namespace, &name).await?.is_some() {
                 return Err(ApiError::already_exists(resource, &name));

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::body;
 use crate::api::{Api, Body, Context, DryRun, durability, json_response};
+use crate::auth::UserInfo;
 use crate::error::ApiError;
 use crate::managed;
 use crate::object::{Object, Shared, to_stored};
@@ -51,6 +52,8 @@ pub(crate) struct Write {
     pub scope: Scope,
     pub manager: managed::Manager,
     pub dry_run: DryRun,
+    /// Who may grant no more than they have; `None` for the server itself.
+    pub user: Option<UserInfo>,
 }
 
 impl Write {
@@ -59,6 +62,7 @@ impl Write {
             scope,
             manager: managed::Manager::Update(context.field_manager()),
             dry_run: context.dry_run()?,
+            user: Some(context.user.clone()),
         })
     }
 }
@@ -199,6 +203,7 @@ impl Api {
         if !errors.is_empty() {
             return Err(ApiError::invalid(resource, name, &errors));
         }
+        self.admit_grants(write.user.as_ref(), resource, new, Some(old))?;
         managed::updated(self, resource, new, old, &write.manager, write.scope);
         Ok(claim)
     }
