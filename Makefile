@@ -1,6 +1,6 @@
 # One command each; what a target needs it installs itself (scripts/setup).
 
-.PHONY: all help build release test tidy setup clean
+.PHONY: all help build release test tidy demo setup clean
 
 all: build
 
@@ -24,6 +24,9 @@ tidy: ## Check format, lints, arrows, code map and file headers.
 
 test: setup build ## Run all tests, with real clients. Needs root.
 	cargo nextest run --locked --workspace
+
+demo: setup build ## Show the way from a Dockerfile to a running service. Needs root.
+	scripts/demo
 
 clean: ## Remove what was built.
 	cargo clean
