@@ -1,12 +1,13 @@
 //! Executing a Dockerfile: stage by stage, statement by statement.
 
+mod copy;
+mod run;
+
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use dhow_image::tar::ReadLimits;
 use dhow_image::{Hold, Image, Images, Layer, ProgressSender, PullOptions, RegistryAuth, Step};
 use dhow_oci::{
@@ -17,13 +18,12 @@ use tokio::sync::mpsc;
 
 use crate::builder::{BuildOptions, CacheUse, PullUse};
 use crate::context;
-use crate::copy::{self, Shape, Source, Target, Tree};
+use crate::copy::make_directories;
 use crate::diagnose::{Error, Result, at};
-use crate::ignore::Ignore;
-use crate::instruction::{Files, Form, Instruction, Keyword};
+use crate::instruction::{Form, Instruction, Keyword};
 use crate::output::{Event, Output};
 use crate::parse::{Dockerfile, Statement, parse};
-use crate::run::{RunRequest, RunStep};
+use crate::run::RunStep;
 use crate::stage::{Plan, Stage};
 
 /// Arguments everybody may give without declaring them, and which do not
@@ -542,295 +542,7 @@ impl Build<'_> {
         self.layer(session, state, key, &by, |build, workspace, _| {
             let rootfs = build.images.open_rootfs(&workspace.name)?;
             let path = path.trim_start_matches('/');
-            copy::make_directories(rootfs.as_fd(), path.as_bytes(), (0, 0))
-                .map_err(at("create", path))
-        })
-    }
-
-    fn run(
-        &self,
-        session: &mut Session,
-        state: &mut State,
-        form: Form,
-        network: Option<String>,
-        stdin: Option<String>,
-    ) -> Result<()> {
-        let words = self.command(&form, state);
-        let default = match self.options.network.as_str() {
-            "" => "default",
-            network => network,
-        };
-        let network = network.unwrap_or_else(|| default.to_owned());
-        // Declared arguments are part of the environment, and of the key.
-        let set: Vec<&str> = state
-            .config
-            .config
-            .env
-            .iter()
-            .map(|pair| pair.split('=').next().unwrap_or_default())
-            .collect();
-        let args: Vec<String> = state
-            .args
-            .iter()
-            .filter(|(name, _)| !set.contains(&name.as_str()))
-            .map(|(name, value)| format!("{name}={value}"))
-            .collect();
-        let command = match &form {
-            Form::Shell(_) => words.join(" "),
-            Form::Exec(_) => words.join(" "),
-        };
-        let by = match args.len() {
-            0 => command.clone(),
-            n => format!("|{n} {} {command}", args.join(" ")),
-        };
-        let encoded = serde_json::to_string(&(&words, &args, &network, &stdin))
-            .expect("texts are plain data");
-        let key = follow(&state.key, &["RUN", &encoded]);
-        let mut env = state.config.config.env.clone();
-        env.extend(args);
-        for name in UNDECLARED {
-            if let Some(Some(value)) = self.options.build_args.get(name)
-                && !state.args.contains_key(name)
-            {
-                env.push(format!("{name}={value}"));
-            }
-        }
-        let cwd = match state.config.config.working_dir.as_str() {
-            "" => "/".to_owned(),
-            cwd => cwd.to_owned(),
-        };
-        let user = state.config.config.user.clone();
-        self.layer(session, state, key, &by, |build, workspace, _| {
-            let request = RunRequest {
-                name: workspace.name.clone(),
-                rootfs: build.images.rootfs(&workspace.name)?,
-                args: words,
-                env,
-                cwd,
-                user,
-                network,
-                stdin: stdin.map(Bytes::from),
-            };
-            build
-                .output
-                .say(format!(" ---> Running in {}\n", workspace.name))?;
-            let code = build.run_to_end(request)?;
-            if code != 0 {
-                return Err(Error::Command { command, code });
-            }
-            build.output.say(format!(
-                " ---> Removed intermediate container {}\n",
-                workspace.name
-            ))
-        })
-    }
-
-    fn run_to_end(&self, request: RunRequest) -> Result<i32> {
-        self.handle.block_on(async {
-            let (sender, mut pieces) = mpsc::channel::<Bytes>(64);
-            let running = self.run.run(request, sender);
-            let telling = async {
-                let mut text = Text::default();
-                while let Some(piece) = pieces.recv().await {
-                    let text = text.take(&piece);
-                    if !text.is_empty() {
-                        self.output.send(Event::Stream(text)).await?;
-                    }
-                }
-                Ok::<_, Error>(())
-            };
-            tokio::select! {
-                // Whatever it wrote is told before its end is.
-                (code, told) = async { tokio::join!(running, telling) } => {
-                    told?;
-                    code.map_err(Error::Invalid)
-                }
-                () = self.output.closed() => Err(Error::Cancelled),
-            }
-        })
-    }
-
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "they are one statement in its surroundings"
-    )]
-    fn copy(
-        &self,
-        plan: &Plan<'_>,
-        stage: usize,
-        session: &mut Session,
-        state: &mut State,
-        files: &Files,
-        keyword: Keyword,
-        wrong: &dyn Fn(String) -> Error,
-    ) -> Result<()> {
-        let name = keyword.name();
-        let nothing = Ignore::default();
-        // Where the sources are, and what keeps them there.
-        let other: Option<(OwnedFd, Hold)> = match &files.from {
-            None => None,
-            Some(from) => {
-                let layers = match plan.find(from, stage) {
-                    Some(number) => session.results[&number].layers.clone(),
-                    None if from == "scratch" => Vec::new(),
-                    None => {
-                        let platform = self.options.platform.as_ref();
-                        let image = self.image(from, platform).map_err(|error| match error {
-                            Error::Image(error) => wrong(format!(
-                                "invalid from flag value {from}: {}",
-                                describe(&error)
-                            )),
-                            other => other,
-                        })?;
-                        image.layers.clone()
-                    }
-                };
-                let hold = self.images.hold(&layers);
-                Some((self.images.open_layers(&layers)?, hold))
-            }
-        };
-        let tree = match &other {
-            Some((root, _)) => Tree {
-                root: root.as_fd(),
-                ignore: &nothing,
-            },
-            None => Tree {
-                root: self.files.root.as_fd(),
-                ignore: &self.files.ignore,
-            },
-        };
-        let mut sources = Vec::new();
-        for pattern in &files.sources {
-            let is_remote = pattern.starts_with("http://") || pattern.starts_with("https://");
-            if keyword == Keyword::Add && is_remote {
-                sources.push(
-                    self.fetch(pattern)
-                        .map_err(|error| wrong(error.to_string()))?,
-                );
-                continue;
-            }
-            let found = tree
-                .find(pattern)
-                .map_err(|error| wrong(error.to_string()))?;
-            if found.is_empty() {
-                return Err(wrong(match &files.from {
-                    None => format!(
-                        "{name} failed: file not found in build context or excluded by \
-                         .dockerignore: stat {pattern}: file does not exist"
-                    ),
-                    Some(from) => {
-                        format!("{name} failed: stat {pattern} in {from}: file does not exist")
-                    }
-                }));
-            }
-            sources.extend(found);
-        }
-        for heredoc in &files.heredocs {
-            sources.push(Source::Inline {
-                name: heredoc.name.clone().into_bytes(),
-                content: heredoc.content.clone().into_bytes(),
-            });
-        }
-        let ends_as_directory = files.target.ends_with('/')
-            || matches!(files.target.as_str(), "." | "..")
-            || files.target.ends_with("/.");
-        let has_directory = sources
-            .iter()
-            .any(|source| matches!(source, Source::Directory(_)));
-        if sources.len() > 1 && !ends_as_directory {
-            return Err(wrong(format!(
-                "When using {name} with more than one source file, the destination must be a \
-                 directory and end with a /"
-            )));
-        }
-        let target = join(&state.config.config.working_dir, &files.target);
-        let content = tree
-            .digest(&sources)
-            .map_err(|error| wrong(format!("{name} failed: {error}")))?;
-        let parts = serde_json::to_string(&(
-            &target,
-            ends_as_directory,
-            &files.owner,
-            files.mode,
-            content.as_str(),
-        ))
-        .expect("texts are plain data");
-        let key = follow(&state.key, &[name, &parts]);
-        let kind = match sources.as_slice() {
-            [Source::File { .. } | Source::Inline { .. } | Source::Outside { .. }] => "file",
-            [Source::Directory(_)] => "dir",
-            _ => "multi",
-        };
-        let by = nop(&format!(
-            "{name} {kind}:{} in {}",
-            content.hex(),
-            files.target
-        ));
-        self.layer(session, state, key, &by, |build, workspace, _| {
-            let rootfs = build.images.open_rootfs(&workspace.name)?;
-            let rootfs = rootfs.as_fd();
-            let owner = match &files.owner {
-                Some(text) => Some(copy::owner(rootfs, text).map_err(wrong)?),
-                None => None,
-            };
-            let path = target.trim_start_matches('/').as_bytes().to_vec();
-            let failed = |error: std::io::Error| wrong(format!("{name} failed: {error}"));
-            let mut plain = Vec::new();
-            for source in sources {
-                // Local archives are unpacked, fetched ones are files.
-                if keyword == Keyword::Add
-                    && let Source::File { path: from, .. } = &source
-                {
-                    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::NONBLOCK;
-                    let opened = dhow_image::archive::open_in(tree.root, from, flags);
-                    let file = File::from(opened.map_err(failed)?);
-                    if copy::is_archive(&file).map_err(failed)? {
-                        copy::extract(&file, rootfs, &path, owner, build.limits).map_err(failed)?;
-                        continue;
-                    }
-                }
-                plain.push(source);
-            }
-            if plain.is_empty() {
-                return Ok(());
-            }
-            let into = ends_as_directory || has_directory || copy::is_directory(rootfs, &path);
-            let shape = if into { Shape::Directory } else { Shape::File };
-            let target = Target {
-                path,
-                shape,
-                owner: owner.unwrap_or((0, 0)),
-                mode: files.mode,
-            };
-            tree.copy(&plain, rootfs, &target, build.limits)
-                .map_err(failed)
-        })
-    }
-
-    /// Fetches what ADD names by address.
-    fn fetch(&self, address: &str) -> Result<Source> {
-        let path = address.split(['?', '#']).next().unwrap_or_default();
-        let name = path.rsplit('/').next().unwrap_or_default();
-        if name.is_empty() || path.matches('/').count() < 3 {
-            return Err(Error::Invalid(format!(
-                "cannot determine filename from url: {address}"
-            )));
-        }
-        std::fs::create_dir_all(self.scratch).map_err(at("create", self.scratch))?;
-        let mut file =
-            tempfile::tempfile_in(self.scratch).map_err(at("create a file in", self.scratch))?;
-        self.output.say(format!("Downloading {address}\n"))?;
-        self.handle.block_on(async {
-            tokio::select! {
-                fetched = self.images.fetch(address, &mut file) => Ok(fetched?),
-                () = self.output.closed() => Err(Error::Cancelled),
-            }
-        })?;
-        rustix::fs::fchmod(&file, rustix::fs::Mode::from_raw_mode(0o600))
-            .map_err(|error| at("set mode of", self.scratch)(error.into()))?;
-        Ok(Source::Outside {
-            file,
-            name: name.as_bytes().to_vec(),
+            make_directories(rootfs.as_fd(), path.as_bytes(), (0, 0)).map_err(at("create", path))
         })
     }
 
@@ -904,26 +616,6 @@ impl Build<'_> {
             .duration_since(std::time::UNIX_EPOCH)
             .unwrap_or_default();
         i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
-    }
-}
-
-/// Text from bytes that may be cut within a character.
-#[derive(Default)]
-struct Text(Vec<u8>);
-
-impl Text {
-    fn take(&mut self, piece: &[u8]) -> String {
-        self.0.extend_from_slice(piece);
-        let whole = match std::str::from_utf8(&self.0) {
-            Ok(_) => self.0.len(),
-            // Only an unfinished end waits for more.
-            Err(error) if error.error_len().is_none() => error.valid_up_to(),
-            Err(_) => self.0.len(),
-        };
-        let rest = self.0.split_off(whole);
-        let text = String::from_utf8_lossy(&self.0).into_owned();
-        self.0 = rest;
-        text
     }
 }
 
