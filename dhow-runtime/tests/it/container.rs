@@ -274,6 +274,34 @@ fn the_root_can_be_read_only() {
 }
 
 #[test]
+fn tmpfs_takes_over_what_it_should() {
+    let script = "stat -c %a /plain /moded /absent; cat /copied/deep/file; stat -c %a:%u /copied";
+    let seen = lines("tmpfs", script, |bundle| {
+        use std::os::unix::fs::{PermissionsExt, chown};
+        for (name, mode) in [("plain", 0o710), ("moded", 0o700), ("copied", 0o750)] {
+            let path = bundle.rootfs().join(name);
+            std::fs::create_dir_all(path.join("deep")).unwrap();
+            std::fs::write(path.join("deep/file"), "copied\n").unwrap();
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        }
+        chown(bundle.rootfs().join("copied"), Some(7), Some(7)).unwrap();
+        let mut tmpfs = |destination: &str, options: &str| {
+            bundle.spec.mounts.push(Mount {
+                destination: destination.into(),
+                kind: Some("tmpfs".to_owned()),
+                options: words(options),
+                ..Mount::default()
+            });
+        };
+        tmpfs("/plain", "nosuid");
+        tmpfs("/moded", "mode=1755");
+        tmpfs("/absent", "nosuid");
+        tmpfs("/copied", "tmpcopyup");
+    });
+    assert_eq!(seen, ["710", "1755", "1777", "copied", "750:7"]);
+}
+
+#[test]
 fn kernel_parameters_are_the_namespaces() {
     let script = "cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/kernel/msgmax";
     let seen = lines("sysctl", script, |bundle| {

@@ -238,7 +238,11 @@ pub(crate) fn load(path: &Path) -> Result<(Spec, Vec<u8>)> {
     use std::io::Read;
     let mut text = Vec::new();
     std::fs::File::open(path)
-        .and_then(|file| file.take(MAX_CONFIG).read_to_end(&mut text))
+        .and_then(|file| {
+            let length = file.metadata()?.len().min(MAX_CONFIG);
+            text.reserve(usize::try_from(length).unwrap_or(0) + 1);
+            file.take(MAX_CONFIG).read_to_end(&mut text)
+        })
         .map_err(|error| RuntimeError::io("read", path, error))?;
     let spec = serde_json::from_slice(&text).map_err(|source| RuntimeError::Parse {
         path: path.to_owned(),

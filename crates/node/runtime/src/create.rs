@@ -311,7 +311,7 @@ pub(crate) fn failure(plan: &Plan, report: Report, process: &Process) -> Runtime
         Report::Failed { step, error } => match plan.steps.get(step) {
             Some(Step::Find(_) | Step::Execute) => RuntimeError::Program {
                 name: program_name(plan),
-                source: error,
+                errno: error,
             },
             _ => RuntimeError::Step {
                 step: plan.describe(step),
@@ -419,10 +419,7 @@ impl Created {
                 Report::Closed => return Ok(()),
                 Report::Failed { step, error } if self.later.is_last(step) => {
                     let name = self.later.program.clone();
-                    return Err(RuntimeError::Program {
-                        name,
-                        source: error,
-                    });
+                    return Err(RuntimeError::Program { name, errno: error });
                 }
                 Report::Failed { step, error } => {
                     let step = self.later.describe(step);

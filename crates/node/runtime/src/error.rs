@@ -64,12 +64,12 @@ pub enum RuntimeError {
         source: Errno,
     },
     /// The program cannot be executed.
-    #[error("unable to start container process: exec: \"{name}\": {}", reason(name, *.source))]
+    #[error("unable to start container process: exec: \"{name}\": {}", reason(name, *.errno))]
     Program {
         /// The program as it was named.
         name: String,
         /// What the kernel said.
-        source: Errno,
+        errno: Errno,
     },
     /// A hook failed.
     #[error("error running hook {}: {problem}", path.display())]
@@ -145,7 +145,7 @@ impl RuntimeError {
         matches!(
             self,
             Self::Program {
-                source: Errno::NOENT | Errno::NOTDIR,
+                errno: Errno::NOENT | Errno::NOTDIR,
                 ..
             }
         )

@@ -33,7 +33,7 @@ use crate::{Errno, Result, check};
 
 use copy::copy_up;
 pub use program::{Program, Script};
-pub use step::{DeviceNode, Identity, MountSource, MountStep, ProcAllowed, Step};
+pub use step::{DeviceNode, Identity, Keep, MountSource, MountStep, ProcAllowed, Step};
 
 /// Longest message a maker may send to its child, in bytes.
 pub const MAX_MESSAGE: usize = 64 << 10;

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
 use rustix::net::{RecvFlags, SendFlags};
 
-use super::{Identity, MountSource, MountStep, Plan, ProcAllowed, Program, Script, Step};
+use super::{Identity, Keep, MountSource, MountStep, Plan, ProcAllowed, Program, Script, Step};
 use super::{TAG_FAILED, TAG_REACHED, TAG_WARNING};
 use crate::mount::{self, Attributes, Depth, Propagation};
 use crate::resolve::{self, Kind, Links};
@@ -340,6 +340,8 @@ fn set_limit(resource: u32, soft: u64, hard: u64) -> Result<()> {
 }
 
 fn make_mount(root: BorrowedFd<'_>, step: &MountStep) -> Result<()> {
+    let was_there = matches!(step.source, MountSource::Over { .. })
+        && resolve::open(root, &step.path, step.links).is_ok();
     let place = resolve::make(root, &step.path, step.kind, step.links)?;
     if step.proc == ProcAllowed::No && resolve::is_on_procfs(place.as_fd())? {
         return Err(Errno::PERM);
@@ -351,9 +353,18 @@ fn make_mount(root: BorrowedFd<'_>, step: &MountStep) -> Result<()> {
             made = mount::new(kind, parameters, step.attributes.set)?;
             made.as_fd()
         }
-        MountSource::CopyUp { parameters } => {
+        MountSource::Over { parameters, keep } => {
             made = mount::new(c"tmpfs", parameters, 0)?;
-            super::copy_up(place.as_fd(), made.as_fd())?;
+            match keep {
+                Keep::Contents => super::copy_up(place.as_fd(), made.as_fd())?,
+                Keep::Mode if was_there => {
+                    let mode = rustix::fs::fstat(&place)?.st_mode & 0o7777;
+                    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                    let top = rustix::fs::openat(&made, c".", flags, Mode::empty())?;
+                    rustix::fs::fchmod(&top, Mode::from_raw_mode(mode))?;
+                }
+                Keep::Mode => {}
+            }
             made.as_fd()
         }
     };

@@ -196,11 +196,22 @@ pub enum MountSource {
     },
     /// A detached mount.
     Detached(OwnedFd),
-    /// A new tmpfs with a copy of what lies at the place.
-    CopyUp {
+    /// A new tmpfs that takes something over from the directory it covers.
+    Over {
         /// Its parameters.
         parameters: Vec<Parameter>,
+        /// What it takes over.
+        keep: Keep,
     },
+}
+
+/// What a filesystem takes over from the directory it covers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// The permission bits, if the directory was there.
+    Mode,
+    /// Mode, owner and contents.
+    Contents,
 }
 
 /// A device node.
@@ -274,12 +285,8 @@ impl fmt::Display for Step {
                 MountSource::New { kind, .. } => {
                     write!(formatter, "mount {} to {}", path(kind), path(&mount.path))
                 }
-                MountSource::CopyUp { .. } => {
-                    write!(
-                        formatter,
-                        "mount tmpfs with a copy to {}",
-                        path(&mount.path)
-                    )
+                MountSource::Over { .. } => {
+                    write!(formatter, "mount tmpfs to {}", path(&mount.path))
                 }
                 MountSource::Detached(_) => {
                     write!(formatter, "bind mount to {}", path(&mount.path))

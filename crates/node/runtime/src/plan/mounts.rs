@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use dhow_cgroup::Group;
-use dhow_sys::child::{MountSource, MountStep, Plan, ProcAllowed, Report, Step};
+use dhow_sys::child::{Keep, MountSource, MountStep, Plan, ProcAllowed, Report, Step};
 use dhow_sys::mount::{self, Attributes, Depth, Parameter, Propagation};
 use dhow_sys::namespace::{self, Kind as NamespaceKind};
 use dhow_sys::resolve::{Kind, Links};
@@ -95,18 +95,27 @@ pub(super) fn compile(
     // What protects /proc and /sys names them by path: a link in their place
     // would leave the real thing open.
     let fixed = matches!(kind, "proc" | "sysfs");
-    let source = if options.copy_up {
-        if kind != "tmpfs" {
-            return Err(RuntimeError::spec(field, "tmpcopyup is for tmpfs"));
-        }
-        MountSource::CopyUp {
-            parameters: options.parameters,
-        }
-    } else {
-        MountSource::New {
+    let has_mode = options.parameters.iter().any(
+        |parameter| matches!(parameter, Parameter::Text(name, _) if name.as_c_str() == c"mode"),
+    );
+    if options.copy_up && kind != "tmpfs" {
+        return Err(RuntimeError::spec(field, "tmpcopyup is for tmpfs"));
+    }
+    let parameters = options.parameters;
+    let source = match kind {
+        "tmpfs" if options.copy_up => MountSource::Over {
+            parameters,
+            keep: Keep::Contents,
+        },
+        // As runc has it: the image knows better than the kernel's 1777.
+        "tmpfs" if !has_mode => MountSource::Over {
+            parameters,
+            keep: Keep::Mode,
+        },
+        _ => MountSource::New {
             kind: text(&field, kind)?,
-            parameters: options.parameters,
-        }
+            parameters,
+        },
     };
     add(Step::Mount(MountStep {
         path: text(&field, &spec.destination)?,
