@@ -77,7 +77,7 @@ struct Room {
     floor: usize,
     /// Folder, relative to the workspace.
     folder: PathBuf,
-    /// Names of the workspace crates it depends on, tests included.
+    /// Names of the workspace crates it depends on, those of its tests left out.
     dependencies: BTreeSet<String>,
 }
 
@@ -106,7 +106,9 @@ fn rooms(root: &Path) -> Result<BTreeMap<String, Room>> {
             .context("a manifest names its package")?
             .trim_matches('"')
             .to_owned();
-        let dependencies = text
+        // What only tests need is no arrow of the house.
+        let shipped = text.split("[dev-dependencies]").next().unwrap_or(&text);
+        let dependencies = shipped
             .lines()
             .filter_map(|line| line.split(['.', ' ', '=']).next())
             .filter(|name| name.starts_with("dhow-"))
