@@ -12,8 +12,10 @@ mod accounts;
 mod deployment;
 mod endpoints;
 mod error;
+mod namespace;
 mod owner;
 mod replicaset;
+mod resources;
 pub mod rollout;
 
 use kube::Client;
@@ -29,6 +31,7 @@ pub async fn run(client: Client, root_certificate: String) {
         replicaset::run(client.clone()),
         deployment::run(client.clone()),
         endpoints::run(client.clone()),
+        namespace::run(client.clone()),
         accounts::run(client, root_certificate),
     );
 }

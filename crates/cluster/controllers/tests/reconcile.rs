@@ -8,7 +8,7 @@ use std::time::Duration;
 use dhow_apiserver::{ApiServer, Config, UserInfo};
 use futures_util::{StreamExt, TryStreamExt};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::runtime::{WatchStreamExt, watcher};
@@ -287,4 +287,97 @@ async fn a_service_knows_its_pods() {
         })
         .await;
     kubelet.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_namespace_goes_when_its_pods_are_gone() {
+    let cluster = Cluster::new().await;
+    let namespaces: Api<Namespace> = Api::all(cluster.client.clone());
+    let namespace =
+        serde_json::from_value(json!({ "metadata": { "name": "away" } })).expect("a namespace");
+    namespaces
+        .create(&PostParams::default(), &namespace)
+        .await
+        .expect("created");
+    let maps: Api<ConfigMap> = Api::namespaced(cluster.client.clone(), "away");
+    let map = serde_json::from_value(json!({ "metadata": { "name": "a" } })).expect("a map");
+    maps.create(&PostParams::default(), &map)
+        .await
+        .expect("created");
+    let accounts: Api<ServiceAccount> = Api::namespaced(cluster.client.clone(), "away");
+    tokio::time::timeout(
+        PATIENCE,
+        kube::runtime::wait::await_condition(accounts, "default", |a: Option<&ServiceAccount>| {
+            a.is_some()
+        }),
+    )
+    .await
+    .expect("in time")
+    .expect("an account");
+    // A pod on a node goes with grace: it is the kubelet that ends it.
+    let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), "away");
+    let pod = serde_json::from_value(json!({
+        "metadata": { "name": "p" },
+        "spec": { "nodeName": "n", "containers": [{ "name": "c", "image": "i" }] },
+    }))
+    .expect("a pod");
+    pods.create(&PostParams::default(), &pod)
+        .await
+        .expect("created");
+    namespaces
+        .delete("away", &DeleteParams::default())
+        .await
+        .expect("deleted");
+    let remains = |namespace: Option<&Namespace>| {
+        namespace
+            .and_then(|namespace| namespace.status.as_ref()?.conditions.as_ref())
+            .is_some_and(|conditions| {
+                conditions.iter().any(|condition| {
+                    condition.type_ == "NamespaceContentRemaining"
+                        && condition.status == "True"
+                        && condition.message.as_deref()
+                            == Some("Some resources are remaining: pods. has 1 resource instances")
+                })
+            })
+    };
+    tokio::time::timeout(
+        PATIENCE,
+        kube::runtime::wait::await_condition(namespaces.clone(), "away", remains),
+    )
+    .await
+    .expect("in time")
+    .expect("it waits for the pod");
+    assert!(
+        maps.get_opt("a").await.expect("asked").is_some(),
+        "pods go first"
+    );
+    let refused = maps
+        .create(
+            &PostParams::default(),
+            &serde_json::from_value(json!({ "metadata": { "name": "b" } })).expect("a map"),
+        )
+        .await;
+    assert!(matches!(refused, Err(kube::Error::Api(status)) if status.code == 403));
+    let uid = namespaces.get("away").await.expect("there").uid();
+    pods.delete(
+        "p",
+        &DeleteParams {
+            grace_period_seconds: Some(0),
+            ..DeleteParams::default()
+        },
+    )
+    .await
+    .expect("ended");
+    tokio::time::timeout(
+        PATIENCE,
+        kube::runtime::wait::await_condition(
+            namespaces,
+            "away",
+            kube::runtime::conditions::is_deleted(&uid.expect("a uid")),
+        ),
+    )
+    .await
+    .expect("in time")
+    .expect("gone");
+    assert!(maps.get_opt("a").await.expect("asked").is_none());
 }
