@@ -291,3 +291,37 @@ async fn finalizers_hold_objects() {
         "configmaps \"late\" is forbidden: unable to create new content in namespace going because it is being terminated"
     );
 }
+
+/// A Service that waits for a finalizer goes by a change, not by the deletion;
+/// its address is free again all the same.
+#[tokio::test]
+async fn a_service_gives_its_address_back_when_its_last_finalizer_goes() {
+    let fixture = Fixture::new().await;
+    let services: Api<k8s_openapi::api::core::v1::Service> =
+        Api::default_namespaced(fixture.client());
+    let service = |name: &str, address: Option<&str>| {
+        serde_json::from_value(json!({
+            "metadata": { "name": name, "finalizers": ["example.com/hold"] },
+            "spec": { "clusterIP": address, "ports": [{ "port": 80 }] },
+        }))
+        .expect("a service")
+    };
+    let made = services
+        .create(&PostParams::default(), &service("a", None))
+        .await
+        .expect("created");
+    let address = made.spec.and_then(|spec| spec.cluster_ip).expect("one");
+    services
+        .delete("a", &DeleteParams::default())
+        .await
+        .expect("deleted");
+    let release = Patch::Merge(json!({"metadata": {"finalizers": null}}));
+    services
+        .patch("a", &PatchParams::default(), &release)
+        .await
+        .expect("released");
+    services
+        .create(&PostParams::default(), &service("b", Some(&address)))
+        .await
+        .expect("the address is free");
+}

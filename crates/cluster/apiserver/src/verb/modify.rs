@@ -127,7 +127,8 @@ impl Api {
             if write.dry_run == DryRun::All {
                 return Ok(Object::new(stored_as, &new, &stored, revision).into());
             }
-            let written = if is_over(stored_as, &new) {
+            let is_over = is_over(stored_as, &new);
+            let written = if is_over {
                 self.remove(stored_as, namespace, name, revision)
                     .await?
                     .map(|revision| Object::new(stored_as, &new, &stored, revision))
@@ -135,19 +136,19 @@ impl Api {
                 self.put(stored_as, &new, stored, revision).await?
             };
             if let Some(object) = written {
-                claim.keep();
-                self.released(resource, &old, &new);
+                if is_over {
+                    drop(claim);
+                    self.addresses.released(resource, &old, None);
+                } else {
+                    claim.keep();
+                    self.addresses.released(resource, &old, Some(&new));
+                }
                 return Ok(object.into());
             }
             // Somebody was faster: look again, at the store's newest.
             current = self.find(stored_as, namespace, name).await?;
         }
         Err(ApiError::modified(resource, name))
-    }
-
-    /// Gives back what a change no longer holds.
-    fn released(&self, resource: &Resource, old: &Value, new: &Value) {
-        self.addresses.released(resource, old, Some(new));
     }
 
     /// Deletes a key if nobody wrote it since `revision`; the deletion's
