@@ -12,6 +12,7 @@ mod accounts;
 mod deployment;
 mod endpoints;
 mod error;
+mod gc;
 mod namespace;
 mod owner;
 mod replicaset;
@@ -32,6 +33,7 @@ pub async fn run(client: Client, root_certificate: String) {
         deployment::run(client.clone()),
         endpoints::run(client.clone()),
         namespace::run(client.clone()),
+        gc::run(client.clone()),
         accounts::run(client, root_certificate),
     );
 }

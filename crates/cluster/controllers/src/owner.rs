@@ -6,13 +6,18 @@ use kube::Resource;
 
 use crate::error::Error;
 
-/// The reference by which `owner` controls what it makes.
+/// The reference by which `owner` controls what it makes, and waits for it
+/// when it is deleted in the foreground.
 pub(crate) fn controller_reference<K: Resource<DynamicType = ()>>(
     owner: &K,
 ) -> Result<OwnerReference, Error> {
-    owner
+    let reference = owner
         .controller_owner_ref(&())
-        .ok_or(Error::Incomplete("the owner", "name and uid"))
+        .ok_or(Error::Incomplete("the owner", "name and uid"))?;
+    Ok(OwnerReference {
+        block_owner_deletion: Some(true),
+        ..reference
+    })
 }
 
 /// Whether the object with this uid controls the one described.

@@ -381,3 +381,93 @@ async fn a_namespace_goes_when_its_pods_are_gone() {
     .expect("gone");
     assert!(maps.get_opt("a").await.expect("asked").is_none());
 }
+
+/// Waits until an object of this name is gone.
+async fn gone<K>(api: Api<K>, name: &str)
+where
+    K: Resource + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + 'static,
+{
+    let condition =
+        kube::runtime::wait::await_condition(api, name, |object: Option<&K>| object.is_none());
+    tokio::time::timeout(PATIENCE, condition)
+        .await
+        .unwrap_or_else(|_| panic!("{name} does not go"))
+        .expect("watched");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_owned_follows_its_owner() {
+    let cluster = Cluster::new().await;
+    cluster
+        .until(|accounts: &[ServiceAccount]| (!accounts.is_empty()).then_some(()))
+        .await;
+    let deployments: Api<Deployment> = cluster.api();
+    let made = |pods: &[Pod]| (pods.len() == 2).then_some(());
+    let empty = |pods: &[Pod]| pods.is_empty().then_some(());
+
+    // In the background: the owner at once, the others after it.
+    deployments
+        .create(&PostParams::default(), &deployment("one", 2))
+        .await
+        .expect("created");
+    cluster.until(made).await;
+    deployments
+        .delete("web", &DeleteParams::background())
+        .await
+        .expect("deleted");
+    cluster.until(empty).await;
+    cluster
+        .until(|sets: &[ReplicaSet]| sets.is_empty().then_some(()))
+        .await;
+
+    // In the foreground: the owner after the others.
+    deployments
+        .create(&PostParams::default(), &deployment("one", 2))
+        .await
+        .expect("created");
+    cluster.until(made).await;
+    deployments
+        .delete("web", &DeleteParams::foreground())
+        .await
+        .expect("deleted");
+    gone(deployments.clone(), "web").await;
+    let sets: Api<ReplicaSet> = cluster.api();
+    let pods: Api<Pod> = cluster.api();
+    let all = ListParams::default();
+    let left = sets.list(&all).await.expect("listed").items;
+    assert!(left.is_empty(), "{left:#?}");
+    assert!(pods.list(&all).await.expect("listed").items.is_empty());
+
+    // Orphans stay, without an owner.
+    deployments
+        .create(&PostParams::default(), &deployment("one", 2))
+        .await
+        .expect("created");
+    cluster.until(made).await;
+    deployments
+        .delete("web", &DeleteParams::orphan())
+        .await
+        .expect("deleted");
+    gone(deployments, "web").await;
+    let set = cluster
+        .until(|sets: &[ReplicaSet]| sets.first().cloned())
+        .await;
+    assert!(set.owner_references().is_empty());
+
+    // An owner that never was, and one whose uid is another's.
+    let maps: Api<ConfigMap> = cluster.api();
+    for (name, kind, version, owner, uid) in [
+        ("a", "ConfigMap", "v1", "nobody", "0-0"),
+        ("b", "ReplicaSet", "apps/v1", set.name_any().as_str(), "1-1"),
+    ] {
+        let map = serde_json::from_value(json!({ "metadata": {
+            "name": name,
+            "ownerReferences": [{ "apiVersion": version, "kind": kind, "name": owner, "uid": uid }],
+        } }))
+        .expect("a map");
+        maps.create(&PostParams::default(), &map)
+            .await
+            .expect("created");
+        gone(maps.clone(), name).await;
+    }
+}
