@@ -87,6 +87,27 @@ pub enum Ct {
     Status = 2,
 }
 
+/// Where a connection was bound for before any translation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Original {
+    /// Destination port in network order, 2 bytes.
+    Port = 12,
+    /// IPv4 destination, 4 bytes.
+    Ipv4 = 20,
+    /// IPv6 destination, 16 bytes.
+    Ipv6 = 22,
+}
+
+/// What a packet does to an element of a dynamic set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Learning {
+    /// It is added if it is not there; its timeout starts again either way.
+    /// The value of one that is there does not change.
+    Update = 1,
+    /// It is deleted if it is there.
+    Delete = 2,
+}
+
 /// How a register compares with a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cmp {
@@ -136,6 +157,13 @@ pub enum Expression {
         /// Which fact.
         key: Ct,
         /// The register that receives it.
+        to: Register,
+    },
+    /// Loads where the connection was bound for before any translation.
+    CtOriginal {
+        /// Which part.
+        key: Original,
+        /// First register that receives it.
         to: Register,
     },
     /// Loads the address type (`RTN_LOCAL` is 2) of the destination, 4 bytes.
@@ -202,10 +230,26 @@ pub enum Expression {
     },
     /// Translates the source to the outgoing interface's address.
     Masquerade,
-    /// Loads a random number below `modulus`, in host order.
+    /// Changes a dynamic set or map from the packet's path, and goes on.
+    Learn {
+        /// Name of the set or map.
+        set: String,
+        /// What is done.
+        operation: Learning,
+        /// First register of the key.
+        key: Register,
+        /// First register of a map's value, which deleting names too but does
+        /// not look at.
+        value: Option<Register>,
+        /// When the element is forgotten, in milliseconds from now.
+        timeout: Option<u64>,
+    },
+    /// Loads `offset` and a random number below `modulus`, in host order.
     Random {
         /// The number of outcomes.
         modulus: u32,
+        /// What is added to it.
+        offset: u32,
         /// The register that receives it.
         to: Register,
     },
@@ -243,7 +287,7 @@ impl Expression {
         match self {
             Expression::Payload { .. } => "payload",
             Expression::Meta { .. } | Expression::SetMark { .. } => "meta",
-            Expression::Ct { .. } => "ct",
+            Expression::Ct { .. } | Expression::CtOriginal { .. } => "ct",
             Expression::DestinationType { .. } => "fib",
             Expression::Cmp { .. } => "cmp",
             Expression::Bitwise { .. } => "bitwise",
@@ -251,6 +295,7 @@ impl Expression {
             Expression::Immediate { .. } | Expression::Verdict(_) => "immediate",
             Expression::Nat { .. } => "nat",
             Expression::Masquerade => "masq",
+            Expression::Learn { .. } => "dynset",
             Expression::Random { .. } => "numgen",
             Expression::Reject(_) => "reject",
             Expression::Counter => "counter",
@@ -279,6 +324,12 @@ impl Expression {
             }
             Expression::Ct { key, to } => {
                 data.number_be(1, to.wire()).number_be(2, *key as u32);
+            }
+            Expression::CtOriginal { key, to } => {
+                // IP_CT_DIR_ORIGINAL.
+                data.number_be(1, to.wire())
+                    .number_be(2, *key as u32)
+                    .attribute(3, &[0]);
             }
             Expression::DestinationType { to } => {
                 // NFT_FIB_RESULT_ADDRTYPE of NFTA_FIB_F_DADDR.
@@ -343,10 +394,33 @@ impl Expression {
                 }
             }
             Expression::Masquerade | Expression::Counter => {}
-            Expression::Random { modulus, to } => {
+            Expression::Learn {
+                set,
+                operation,
+                key,
+                value,
+                timeout,
+            } => {
+                data.string(1, set)
+                    .number_be(3, *operation as u32)
+                    .number_be(4, key.wire());
+                if let Some(value) = value {
+                    data.number_be(5, value.wire());
+                }
+                if let Some(timeout) = timeout {
+                    data.attribute(6, &timeout.to_be_bytes());
+                }
+            }
+            Expression::Random {
+                modulus,
+                offset,
+                to,
+            } => {
+                // NFT_NG_RANDOM.
                 data.number_be(1, to.wire())
                     .number_be(2, *modulus)
-                    .number_be(3, 1);
+                    .number_be(3, 1)
+                    .number_be(4, *offset);
             }
             Expression::Reject(rejection) => {
                 let (kind, code) = match rejection {

@@ -12,6 +12,10 @@ mod expression;
 mod ruleset;
 mod transaction;
 
-pub use expression::{Cmp, Ct, Expression, Meta, Nat, Payload, Register, Rejection, Verdict};
-pub use ruleset::{Chain, ChainKind, DataType, Element, Family, Hook, Set, Table, interface};
+pub use expression::{
+    Cmp, Ct, Expression, Learning, Meta, Nat, Original, Payload, Register, Rejection, Verdict,
+};
+pub use ruleset::{
+    Chain, ChainKind, DataType, Element, Family, Hook, Members, Set, Table, interface,
+};
 pub use transaction::{Transaction, tables};

@@ -113,8 +113,23 @@ pub struct Set<'a> {
     pub key: &'a [DataType],
     /// Types of the value's fields; empty for a plain set.
     pub value: &'a [DataType],
-    /// Elements are ranges instead of single keys (one field only).
-    pub is_interval: bool,
+    /// What its elements are.
+    pub members: Members,
+}
+
+/// What the elements of a set or map are, and who adds them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Members {
+    /// Single keys.
+    Keys,
+    /// Ranges of keys (of one field only).
+    Ranges,
+    /// Single keys that packets add ([`crate::Expression::Learn`]) and that may
+    /// time out; at most so many.
+    Learned {
+        /// The largest number of elements.
+        capacity: u32,
+    },
 }
 
 /// An element of a set or map.

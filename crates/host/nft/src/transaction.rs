@@ -3,7 +3,7 @@
 use dhow_netlink::{Batch, Error, Request, Socket};
 
 use crate::expression::Expression;
-use crate::ruleset::{Chain, ChainKind, DataType, Element, Family, Set, Table};
+use crate::ruleset::{Chain, ChainKind, DataType, Element, Family, Members, Set, Table};
 
 const NFNL_SUBSYS_NFTABLES: u16 = 10;
 const NFNL_MSG_BATCH_BEGIN: u16 = 0x10;
@@ -27,6 +27,8 @@ const NLM_F_APPEND: u16 = 0x800;
 
 const NFTA_SET_FLAG_INTERVAL: u32 = 0x4;
 const NFTA_SET_FLAG_MAP: u32 = 0x8;
+const NFTA_SET_FLAG_TIMEOUT: u32 = 0x10;
+const NFTA_SET_FLAG_EVAL: u32 = 0x20;
 const NFTA_SET_FLAG_CONCAT: u32 = 0x80;
 const ELEMENT_INTERVAL_END: u32 = 1;
 
@@ -135,10 +137,13 @@ impl Transaction {
         let table = self.table.name.clone();
         let id = self.next_set;
         self.next_set += 1;
-        let mut flags = 0;
-        if set.is_interval {
-            flags |= NFTA_SET_FLAG_INTERVAL;
-        }
+        let (mut flags, capacity) = match set.members {
+            Members::Keys => (0, None),
+            Members::Ranges => (NFTA_SET_FLAG_INTERVAL, None),
+            Members::Learned { capacity } => {
+                (NFTA_SET_FLAG_TIMEOUT | NFTA_SET_FLAG_EVAL, Some(capacity))
+            }
+        };
         if !set.value.is_empty() {
             flags |= NFTA_SET_FLAG_MAP;
         }
@@ -157,15 +162,20 @@ impl Transaction {
                 .number_be(6, concat_type(set.value))
                 .number_be(7, concat_length(set.value));
         }
-        if set.key.len() > 1 {
+        if set.key.len() > 1 || capacity.is_some() {
             request.nest(9, |description| {
-                description.nest(2, |fields| {
-                    for field in set.key {
-                        fields.nest(1, |nest| {
-                            nest.number_be(1, field.length());
-                        });
-                    }
-                });
+                if let Some(capacity) = capacity {
+                    description.number_be(1, capacity);
+                }
+                if set.key.len() > 1 {
+                    description.nest(2, |fields| {
+                        for field in set.key {
+                            fields.nest(1, |nest| {
+                                nest.number_be(1, field.length());
+                            });
+                        }
+                    });
+                }
             });
         }
         request.number_be(10, id);

@@ -5,8 +5,9 @@ use std::process::Command;
 
 use dhow_netlink::Socket;
 use dhow_nft::{
-    Chain, ChainKind, Cmp, Ct, DataType, Element, Expression, Family, Hook, Meta, Nat, Payload,
-    Register, Rejection, Set, Table, Transaction, Verdict, interface, tables,
+    Chain, ChainKind, Cmp, Ct, DataType, Element, Expression, Family, Hook, Learning, Members,
+    Meta, Nat, Original, Payload, Register, Rejection, Set, Table, Transaction, Verdict, interface,
+    tables,
 };
 
 /// Runs `body` on a thread in a network namespace of its own.
@@ -47,25 +48,25 @@ fn a_ruleset_reads_back_as_meant() {
                 name: "published",
                 key: &[DataType::Protocol, DataType::Port],
                 value: &[DataType::Ipv4, DataType::Port],
-                is_interval: false,
+                members: Members::Keys,
             })
             .add_set(&Set {
                 name: "pools",
                 key: &[DataType::Ipv4],
                 value: &[],
-                is_interval: true,
+                members: Members::Ranges,
             })
             .add_set(&Set {
                 name: "bridges",
                 key: &[DataType::Interface],
                 value: &[],
-                is_interval: false,
+                members: Members::Keys,
             })
             .add_set(&Set {
                 name: "services",
                 key: &[DataType::Ipv4, DataType::Protocol, DataType::Port],
                 value: &[DataType::Verdict],
-                is_interval: false,
+                members: Members::Keys,
             })
             .add_chain(&Chain {
                 name: "refused",
@@ -247,7 +248,7 @@ fn thousands_of_elements_are_one_transaction() {
             name: "many",
             key: &[DataType::Ipv4],
             value: &[],
-            is_interval: false,
+            members: Members::Keys,
         });
         transaction.add_elements("many", &elements);
         transaction.commit(&socket).expect("the kernel takes it");
@@ -255,5 +256,119 @@ fn thousands_of_elements_are_one_transaction() {
         transaction.delete_elements("many", &elements);
         transaction.commit(&socket).expect("the kernel takes it");
         assert!(!listing().contains("10.0.0.7"), "all elements are gone");
+    });
+}
+
+#[test]
+fn packets_add_elements_and_know_where_they_were_bound_for() {
+    in_namespace(|socket| {
+        let mut transaction = Transaction::new(table());
+        transaction
+            .add_table()
+            .add_set(&Set {
+                name: "affinity",
+                key: &[DataType::Ipv4, DataType::Port],
+                value: &[DataType::Ipv4, DataType::Port],
+                members: Members::Learned { capacity: 1000 },
+            })
+            .add_chain(&Chain {
+                name: "output",
+                base: Some((ChainKind::Filter, Hook::Output, 0)),
+            });
+        let source_and_port = [
+            Expression::Payload {
+                base: Payload::Network,
+                offset: 12,
+                length: 4,
+                to: Register(0),
+            },
+            Expression::Payload {
+                base: Payload::Transport,
+                offset: 2,
+                length: 2,
+                to: Register(1),
+            },
+        ];
+        let learn = |operation, value, timeout| Expression::Learn {
+            set: "affinity".into(),
+            operation,
+            key: Register(0),
+            value,
+            timeout,
+        };
+        let constants = [
+            Expression::Immediate {
+                to: Register(2),
+                value: vec![10, 0, 0, 1],
+            },
+            Expression::Immediate {
+                to: Register(3),
+                value: vec![0, 80],
+            },
+        ];
+        transaction
+            .add_rule(
+                "output",
+                &[
+                    &source_and_port[..],
+                    &constants[..],
+                    &[
+                        learn(Learning::Delete, Some(Register(2)), None),
+                        learn(Learning::Update, Some(Register(2)), Some(90_000)),
+                    ],
+                ]
+                .concat(),
+            )
+            .add_rule(
+                "output",
+                &[
+                    Expression::CtOriginal {
+                        key: Original::Ipv4,
+                        to: Register(0),
+                    },
+                    Expression::Cmp {
+                        from: Register(0),
+                        operation: Cmp::Equal,
+                        value: vec![127, 0, 0, 1],
+                    },
+                    Expression::CtOriginal {
+                        key: Original::Port,
+                        to: Register(0),
+                    },
+                    Expression::Cmp {
+                        from: Register(0),
+                        operation: Cmp::Equal,
+                        value: vec![0, 53],
+                    },
+                    Expression::Random {
+                        modulus: 3,
+                        offset: 7,
+                        to: Register(0),
+                    },
+                    Expression::SetMark { from: Register(0) },
+                ],
+            );
+        transaction.commit(&socket).expect("the kernel takes it");
+
+        // Loopback is down in a new namespace: bring it up and speak.
+        let route = Socket::route().expect("a socket");
+        let mut batch = dhow_netlink::Batch::new();
+        batch.set_up(1);
+        route.run(&mut batch).expect("loopback comes up");
+        let speaker = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        speaker.send_to(b"x", "127.0.0.1:53").expect("sent");
+        let text = listing();
+        assert!(
+            text.contains("127.0.0.1 . 53 timeout 90s expires"),
+            "{text}"
+        );
+        assert!(text.contains(": 10.0.0.1 . 80"), "{text}");
+        assert!(text.contains("size 1000"), "{text}");
+        for part in [
+            "ct original ip daddr 127.0.0.1 ct original proto-dst 0x35",
+            "meta mark set numgen random mod 3 offset 7",
+        ] {
+            assert!(text.contains(part), "{part:?} is not in\n{text}");
+        }
     });
 }

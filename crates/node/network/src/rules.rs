@@ -19,8 +19,8 @@ use std::net::IpAddr;
 
 use dhow_netlink::{Error, Prefix, Socket};
 use dhow_nft::{
-    Chain, ChainKind, Cmp, Ct, DataType, Element, Expression, Family, Hook, Meta, Nat, Payload,
-    Register, Set, Table, Transaction, Verdict, interface,
+    Chain, ChainKind, Cmp, Ct, DataType, Element, Expression, Family, Hook, Members, Meta, Nat,
+    Payload, Register, Set, Table, Transaction, Verdict, interface,
 };
 
 use crate::endpoint::Endpoint;
@@ -144,11 +144,11 @@ pub(crate) fn remove(socket: &Socket, table: &Table) -> Result<(), Error> {
 
 fn sets(family: Family) -> Vec<Set<'static>> {
     use DataType::{Interface, Ipv4, Ipv6, Port, Protocol};
-    let set = |name, key, value, is_interval| Set {
+    let set = |name, key, value, members| Set {
         name,
         key,
         value,
-        is_interval,
+        members,
     };
     let (pools, at, to): (&[DataType], &[DataType], &[DataType]) = if family == Family::Ip {
         (&[Ipv4], &[Ipv4, Protocol, Port], &[Ipv4, Port])
@@ -156,13 +156,13 @@ fn sets(family: Family) -> Vec<Set<'static>> {
         (&[Ipv6], &[Ipv6, Protocol, Port], &[Ipv6, Port])
     };
     vec![
-        set("bridges", &[Interface], &[], false),
-        set("internal", &[Interface], &[], false),
-        set("turning", &[Interface], &[], false),
-        set("paths", &[Interface, Interface], &[], false),
-        set("pools", pools, &[], true),
-        set("published", &[Protocol, Port], to, false),
-        set("published_at", at, to, false),
+        set("bridges", &[Interface], &[], Members::Keys),
+        set("internal", &[Interface], &[], Members::Keys),
+        set("turning", &[Interface], &[], Members::Keys),
+        set("paths", &[Interface, Interface], &[], Members::Keys),
+        set("pools", pools, &[], Members::Ranges),
+        set("published", &[Protocol, Port], to, Members::Keys),
+        set("published_at", at, to, Members::Keys),
     ]
 }
 
