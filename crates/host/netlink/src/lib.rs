@@ -17,12 +17,14 @@
 //! ```
 
 mod address;
+mod conntrack;
 mod link;
 mod namespace;
 mod socket;
 mod wire;
 
 pub use address::{Prefix, Route};
+pub use conntrack::{Ends, Flow, IsIpv4};
 pub use link::{Link, NewLink, Peer};
 pub use namespace::{Namespace, NamespaceError};
 pub use socket::{Error, Socket};

@@ -65,6 +65,12 @@ impl Error {
         )
     }
 
+    /// True when news was lost because the socket's buffer was full
+    /// (`ENOBUFS`).
+    pub fn is_overrun(&self) -> bool {
+        self.errno() == Some(libc::ENOBUFS)
+    }
+
     /// True when the object named is already there.
     pub fn is_exists(&self) -> bool {
         self.errno() == Some(libc::EEXIST)
@@ -131,6 +137,64 @@ impl Socket {
                 (&raw const value).cast(),
                 size_of_val(&value) as libc::socklen_t,
             );
+        }
+    }
+
+    /// Subscribes to a multicast group of the socket's family; what it says is
+    /// read by [`Socket::news`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Socket`] when there is no such group or the caller may not.
+    pub fn join(&self, group: u32) -> Result<(), Error> {
+        // SAFETY: the descriptor is open for the lifetime of self, and the
+        // pointer and length describe one live number.
+        let result = unsafe {
+            libc::setsockopt(
+                self.descriptor.as_raw_fd(),
+                libc::SOL_NETLINK,
+                libc::NETLINK_ADD_MEMBERSHIP,
+                (&raw const group).cast(),
+                size_of_val(&group) as libc::socklen_t,
+            )
+        };
+        if result == 0 {
+            return Ok(());
+        }
+        Err(Error::Socket {
+            operation: "join a group",
+            source: io::Error::last_os_error(),
+        })
+    }
+
+    /// The port by which the kernel knows this socket.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Socket`] when the socket does not tell.
+    pub fn port(&self) -> Result<u32, Error> {
+        let address = rustix::net::getsockname(&self.descriptor).map_err(socket_error("name"))?;
+        let address = netlink::SocketAddrNetlink::try_from(address)
+            .map_err(|_| Error::Malformed("the socket's name is of another family"))?;
+        Ok(address.pid())
+    }
+
+    /// Hands over what has come by [`Socket::join`], without waiting; a socket
+    /// that polls as readable has something.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Socket`] when receiving fails; `ENOBUFS` means that news was
+    /// lost.
+    pub fn news(&self, mut each: impl FnMut(Message<'_>)) -> Result<(), Error> {
+        let mut buffer = vec![0u8; RECEIVE];
+        loop {
+            match rustix::net::recv(&self.descriptor, &mut buffer[..], RecvFlags::DONTWAIT) {
+                Ok((received, _)) => Messages(&buffer[..received]).for_each(&mut each),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::AGAIN) => return Ok(()),
+                Err(error) => return Err(socket_error("receive")(error)),
+            }
         }
     }
 

@@ -165,6 +165,8 @@ pub struct Message<'a> {
     pub flags: u16,
     /// Sequence number of the request that this answers.
     pub sequence: u32,
+    /// Port of the socket that this answers, or whose request this tells of.
+    pub port: u32,
     /// Everything after the netlink header.
     pub payload: &'a [u8],
 }
@@ -193,6 +195,7 @@ impl<'a> Iterator for Messages<'a> {
             kind: u16_at(bytes, 4),
             flags: u16_at(bytes, 6),
             sequence: u32_at(bytes, 8),
+            port: u32_at(bytes, 12),
             payload: &bytes[HEADER..length],
         })
     }

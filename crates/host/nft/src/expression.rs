@@ -262,8 +262,9 @@ pub enum Expression {
 /// How a packet is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rejection {
-    /// ICMP or ICMPv6 "port unreachable".
-    PortUnreachable,
+    /// ICMP or ICMPv6 "port unreachable", as tables of this family say it. Of
+    /// another family it would drop in silence.
+    PortUnreachable(Family),
     /// TCP reset.
     Reset,
 }
@@ -424,8 +425,12 @@ impl Expression {
             }
             Expression::Reject(rejection) => {
                 let (kind, code) = match rejection {
+                    // NFT_REJECT_ICMP_UNREACH with ICMP_PORT_UNREACH.
+                    Rejection::PortUnreachable(Family::Ip) => (0, 3),
+                    // NFT_REJECT_ICMP_UNREACH with ICMPV6_PORT_UNREACH.
+                    Rejection::PortUnreachable(Family::Ip6) => (0, 4),
                     // NFT_REJECT_ICMPX_UNREACH with NFT_REJECT_ICMPX_PORT_UNREACH.
-                    Rejection::PortUnreachable => (2, 1),
+                    Rejection::PortUnreachable(Family::Inet) => (2, 1),
                     Rejection::Reset => (1, 0),
                 };
                 data.number_be(1, kind).attribute(2, &[code]);

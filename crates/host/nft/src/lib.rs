@@ -11,6 +11,7 @@
 mod expression;
 mod ruleset;
 mod transaction;
+mod watch;
 
 pub use expression::{
     Cmp, Ct, Expression, Learning, Meta, Nat, Original, Payload, Register, Rejection, Verdict,
@@ -19,3 +20,4 @@ pub use ruleset::{
     Chain, ChainKind, DataType, Element, Family, Hook, Members, Set, Table, interface,
 };
 pub use transaction::{Transaction, tables};
+pub use watch::{Touched, Watch};

@@ -6,8 +6,8 @@ use std::process::Command;
 use dhow_netlink::Socket;
 use dhow_nft::{
     Chain, ChainKind, Cmp, Ct, DataType, Element, Expression, Family, Hook, Learning, Members,
-    Meta, Nat, Original, Payload, Register, Rejection, Set, Table, Transaction, Verdict, interface,
-    tables,
+    Meta, Nat, Original, Payload, Register, Rejection, Set, Table, Touched, Transaction, Verdict,
+    Watch, interface, tables,
 };
 
 /// Runs `body` on a thread in a network namespace of its own.
@@ -106,7 +106,10 @@ fn a_ruleset_reads_back_as_meant() {
                     Verdict::Goto("refused".into()),
                 )],
             )
-            .add_rule("refused", &[Expression::Reject(Rejection::PortUnreachable)]);
+            .add_rule(
+                "refused",
+                &[Expression::Reject(Rejection::PortUnreachable(Family::Ip))],
+            );
         transaction.add_rule(
             "prerouting",
             &[
@@ -199,6 +202,7 @@ fn a_ruleset_reads_back_as_meant() {
             "elements = { 172.17.0.0/16 }",
             "\"dhow0\"",
             "10.96.0.1 . 6 . 443 : goto refused",
+            "reject",
             "fib daddr type 2 dnat ip to meta l4proto . th dport map @published",
             "ip saddr @pools oifname != @bridges counter packets 0 bytes 0 masquerade",
             "ct status 0x20 accept",
@@ -370,5 +374,33 @@ fn packets_add_elements_and_know_where_they_were_bound_for() {
         ] {
             assert!(text.contains(part), "{part:?} is not in\n{text}");
         }
+    });
+}
+
+#[test]
+fn strangers_are_told_from_ourselves() {
+    in_namespace(|socket| {
+        let watch = Watch::open().expect("a watch");
+        let ours = socket.port().expect("a port");
+        let mut transaction = Transaction::new(table());
+        transaction.add_table().add_set(&Set {
+            name: "some",
+            key: &[DataType::Ipv4],
+            value: &[],
+            members: Members::Keys,
+        });
+        transaction.commit(&socket).expect("the kernel takes it");
+        assert_eq!(watch.look("example", ours).expect("look"), Touched::No);
+        let stranger = |command: &str| {
+            let status = Command::new("nft").args(command.split(' ')).status();
+            assert!(status.expect("nft is installed").success());
+        };
+        stranger("add table ip another");
+        assert_eq!(watch.look("example", ours).expect("look"), Touched::No);
+        stranger("add element ip example some { 10.0.0.1 }");
+        assert_eq!(watch.look("example", ours).expect("look"), Touched::Yes);
+        stranger("flush ruleset");
+        assert_eq!(watch.look("example", ours).expect("look"), Touched::Yes);
+        assert_eq!(watch.look("example", ours).expect("look"), Touched::No);
     });
 }

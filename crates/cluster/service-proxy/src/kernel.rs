@@ -1,0 +1,190 @@
+//! The tables in the kernel: replaced whole, changed by differences, removed.
+//!
+//! All sockets belong to the network namespace in which they were opened.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use dhow_netlink::{Error, IsIpv4, Prefix, Socket};
+use dhow_nft::{Element, Family, Table, Touched, Transaction, Watch, tables};
+
+use crate::elements::{Elements, sets};
+use crate::flows::is_stale;
+use crate::rules::{Pods, add_chains, add_pick};
+use crate::services::{Frontends, Protocol};
+
+const FAMILIES: [Family; 2] = [Family::Ip, Family::Ip6];
+
+/// Removes the tables named `table`, there or not, in the caller's network
+/// namespace. Connections that they translated go on.
+///
+/// # Errors
+///
+/// The kernel's refusal.
+pub fn remove(table: &str) -> Result<(), Error> {
+    let socket = Socket::netfilter()?;
+    for family in FAMILIES {
+        let mut transaction = Transaction::new(Table {
+            family,
+            name: table.into(),
+        });
+        transaction.remove_table();
+        transaction.commit(&socket)?;
+    }
+    Ok(())
+}
+
+/// What the kernel holds of one family.
+#[derive(Debug)]
+struct Held {
+    table: Table,
+    /// `None` when it is not known, which makes the next change a replacement.
+    elements: Option<Elements>,
+}
+
+/// The proxy's tables and the sockets that lead to them.
+#[derive(Debug)]
+pub(crate) struct Kernel {
+    socket: Socket,
+    port: u32,
+    name: String,
+    pods: Vec<Prefix>,
+    held: Vec<Held>,
+    /// Whom flows were last compared with.
+    frontends: Frontends,
+}
+
+impl Kernel {
+    pub(crate) fn open(table: &str, pods: Vec<Prefix>) -> Result<Self, Error> {
+        let socket = Socket::netfilter()?;
+        Ok(Self {
+            port: socket.port()?,
+            socket,
+            name: table.into(),
+            pods,
+            held: FAMILIES
+                .map(|family| Held {
+                    table: Table {
+                        family,
+                        name: table.into(),
+                    },
+                    elements: None,
+                })
+                .into(),
+            frontends: Frontends::default(),
+        })
+    }
+
+    /// Makes the tables hold what `frontends` needs; each table changes in one
+    /// transaction. Flows of datagrams that lead elsewhere are forgotten.
+    pub(crate) fn apply(&mut self, frontends: Frontends) -> Result<(), Error> {
+        for held in &mut self.held {
+            let family = held.table.family;
+            let desired = Elements::desired(family, &frontends, &self.pods);
+            match held.elements.take() {
+                None => {
+                    let pods = if desired.of("pods").next().is_some() {
+                        Pods::Known
+                    } else {
+                        Pods::Unknown
+                    };
+                    replace(&self.socket, &held.table, &desired, pods)?;
+                }
+                Some(old) => change(&self.socket, &held.table, &old, &desired)?,
+            }
+            held.elements = Some(desired);
+        }
+        let old = std::mem::replace(&mut self.frontends, frontends);
+        self.forget_stale(&old)
+    }
+
+    fn forget_stale(&self, old: &Frontends) -> Result<(), Error> {
+        let new = &self.frontends;
+        let changed: BTreeSet<_> = old
+            .balances
+            .keys()
+            .chain(new.balances.keys())
+            .filter(|frontend| old.balances.get(frontend) != new.balances.get(frontend))
+            .filter(|frontend| frontend.protocol == Protocol::Udp)
+            .collect();
+        for family in [IsIpv4::Yes, IsIpv4::No] {
+            let is_ours = |address: IpAddr| address.is_ipv4() == (family == IsIpv4::Yes);
+            if !changed.iter().any(|frontend| is_ours(frontend.address)) {
+                continue;
+            }
+            let mut stale = self.socket.flows(family, Protocol::Udp as u8)?;
+            stale.retain(|flow| is_stale(flow, old, new));
+            self.socket.forget_flows(&stale)?;
+        }
+        Ok(())
+    }
+
+    /// Takes note that the tables may not hold what they did.
+    pub(crate) fn distrust(&mut self) {
+        for held in &mut self.held {
+            held.elements = None;
+        }
+    }
+
+    /// Whether somebody else changed our tables, as far as `watch` heard.
+    pub(crate) fn is_touched(&self, watch: &Watch) -> Result<bool, Error> {
+        match watch.look(&self.name, self.port)? {
+            Touched::No => Ok(false),
+            Touched::Yes => Ok(true),
+            Touched::Unknown => self.is_missing(),
+        }
+    }
+
+    /// Whether one of our tables is gone.
+    pub(crate) fn is_missing(&self) -> Result<bool, Error> {
+        for held in &self.held {
+            let there = tables(&self.socket, held.table.family)?;
+            if held.elements.is_some() && !there.contains(&held.table.name) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+fn replace(socket: &Socket, table: &Table, elements: &Elements, pods: Pods) -> Result<(), Error> {
+    let mut transaction = Transaction::new(table.clone());
+    transaction.remove_table().add_table();
+    for set in sets(table.family) {
+        transaction.add_set(&set);
+    }
+    add_chains(&mut transaction, table.family, pods);
+    for pick in &elements.picks {
+        add_pick(&mut transaction, table.family, *pick);
+    }
+    for set in sets(table.family) {
+        let wanted: Vec<Element> = elements.of(set.name).cloned().collect();
+        transaction.add_elements(set.name, &wanted);
+    }
+    transaction.commit(socket)
+}
+
+fn change(socket: &Socket, table: &Table, old: &Elements, new: &Elements) -> Result<(), Error> {
+    if old == new {
+        return Ok(());
+    }
+    let mut transaction = Transaction::new(table.clone());
+    for pick in new.picks.difference(&old.picks) {
+        add_pick(&mut transaction, table.family, *pick);
+    }
+    for set in sets(table.family) {
+        let (before, after): (BTreeSet<_>, BTreeSet<_>) =
+            (old.of(set.name).collect(), new.of(set.name).collect());
+        let gone: Vec<Element> = before.difference(&after).map(|e| (*e).clone()).collect();
+        let come: Vec<Element> = after.difference(&before).map(|e| (*e).clone()).collect();
+        transaction
+            .delete_elements(set.name, &gone)
+            .add_elements(set.name, &come);
+    }
+    for pick in old.picks.difference(&new.picks) {
+        transaction
+            .flush_chain(&pick.chain())
+            .delete_chain(&pick.chain());
+    }
+    transaction.commit(socket)
+}

@@ -1,0 +1,448 @@
+//! The rules of the table, which are the same however many Services there are.
+//!
+//! ```text
+//! prerouting   nat -100         inside clients, then all: to a pick chain
+//! output       nat -100         the same; the host itself is inside
+//! pick-…                        a random index -> backend -> translate
+//! postrouting  nat  100         what must come back this way is masqueraded
+//! forward      filter -10       refused: frontends without targets, other
+//! input        filter -10       ports of cluster addresses
+//! answer       filter -10       (output)
+//! ```
+//!
+//! A rule must load every register it reads, so nothing is handed from rule to
+//! rule: a frontend is looked up by what the packet itself says.
+
+use dhow_nft::{
+    Chain, ChainKind, Cmp, Ct, Expression, Family, Hook, Learning, Meta, Nat, Original, Payload,
+    Register, Rejection, Transaction, Verdict, interface,
+};
+
+use crate::elements::{Kind, Pick, REFUSE};
+
+/// Address type of an address of this host.
+const RTN_LOCAL: u32 = 2;
+/// State bits "established" and "related".
+const ESTABLISHED_OR_RELATED: u32 = 2 | 4;
+/// Status bit "destination translated".
+const DESTINATION_TRANSLATED: u32 = 32;
+const TCP: u8 = 6;
+
+/// Whether it is known which addresses are pods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pods {
+    Known,
+    Unknown,
+}
+
+/// Adds the chains that never change, with their rules. The sets must be there.
+pub(crate) fn add_chains(transaction: &mut Transaction, family: Family, pods: Pods) {
+    use ChainKind::{Filter, Nat as Translate};
+    for (name, base) in [
+        (REFUSE, None),
+        ("dispatch", None),
+        ("dispatch_inside", None),
+        ("prerouting", Some((Translate, Hook::Prerouting, -100))),
+        ("output", Some((Translate, Hook::Output, -100))),
+        ("postrouting", Some((Translate, Hook::Postrouting, 100))),
+        ("forward", Some((Filter, Hook::Forward, -10))),
+        ("input", Some((Filter, Hook::Input, -10))),
+        ("answer", Some((Filter, Hook::Output, -10))),
+    ] {
+        transaction.add_chain(&Chain { name, base });
+    }
+    let layout = Layout::of(family);
+
+    transaction.add_rule(
+        REFUSE,
+        &[
+            meta(Meta::TransportProtocol, 0),
+            equal(0, vec![TCP]),
+            Expression::Reject(Rejection::Reset),
+        ],
+    );
+    let unreachable = Rejection::PortUnreachable(family);
+    transaction.add_rule(REFUSE, &[Expression::Reject(unreachable)]);
+
+    dispatch(transaction, &layout, pods);
+    postrouting(transaction, &layout, pods);
+    refusals(transaction, &layout);
+}
+
+fn dispatch(transaction: &mut Transaction, layout: &Layout, pods: Pods) {
+    for (chain, addresses, ports) in [
+        ("dispatch", "services", "node_ports"),
+        ("dispatch_inside", "services_inside", "node_ports_inside"),
+    ] {
+        let by_address = [&layout.frontend(0)[..], &[verdict_map(addresses, 0)]].concat();
+        transaction.add_rule(chain, &by_address);
+        let by_port = [
+            &is_local()[..],
+            &protocol_and_port(0)[..],
+            &[verdict_map(ports, 0)],
+        ]
+        .concat();
+        transaction.add_rule(chain, &by_port);
+    }
+    if pods == Pods::Known {
+        transaction.add_rule(
+            "prerouting",
+            &[layout.source(0), within("pods", 0), jump("dispatch_inside")],
+        );
+    }
+    transaction.add_rule("output", &[jump("dispatch_inside")]);
+    for chain in ["prerouting", "output"] {
+        transaction.add_rule(chain, &[jump("dispatch")]);
+    }
+}
+
+fn postrouting(transaction: &mut Transaction, layout: &Layout, pods: Pods) {
+    let chain = "postrouting";
+    // Only what was translated concerns us; and what stays on this host finds
+    // its way back by itself.
+    transaction.add_rule(
+        chain,
+        &[
+            Expression::Ct {
+                key: Ct::Status,
+                to: Register(0),
+            },
+            masked(0, DESTINATION_TRANSLATED.to_ne_bytes().to_vec()),
+            equal(0, vec![0; 4]),
+            Expression::Verdict(Verdict::Accept),
+        ],
+    );
+    transaction.add_rule(
+        chain,
+        &[
+            meta(Meta::OutputName, 0),
+            equal(0, interface("lo").to_vec()),
+            Expression::Verdict(Verdict::Accept),
+        ],
+    );
+    // From a loopback address nothing else finds back.
+    transaction.add_rule(
+        chain,
+        &[
+            &[layout.source(0)][..],
+            &layout.is_loopback(0)[..],
+            &[Expression::Masquerade],
+        ]
+        .concat(),
+    );
+    // An endpoint that reached itself would answer itself.
+    transaction.add_rule(
+        chain,
+        &[
+            layout.source(0),
+            layout.destination(layout.address),
+            within("hairpins", 0),
+            Expression::Masquerade,
+        ],
+    );
+    let original = layout.original(0);
+    transaction.add_rule(
+        chain,
+        &[
+            &original[..],
+            &[within("masqueraded", 0), Expression::Masquerade],
+        ]
+        .concat(),
+    );
+    transaction.add_rule(
+        chain,
+        &[
+            &original[..],
+            &[
+                outside("cluster_ips", 0),
+                within("masqueraded_ports", layout.address),
+                Expression::Masquerade,
+            ],
+        ]
+        .concat(),
+    );
+    // A cluster address that somebody else speaks to.
+    if pods == Pods::Known {
+        transaction.add_rule(
+            chain,
+            &[
+                layout.source(0),
+                outside("pods", 0),
+                layout.original_address(0),
+                within("cluster_ips", 0),
+                Expression::Masquerade,
+            ],
+        );
+    }
+}
+
+fn refusals(transaction: &mut Transaction, layout: &Layout) {
+    let established = [
+        Expression::Ct {
+            key: Ct::State,
+            to: Register(0),
+        },
+        masked(0, ESTABLISHED_OR_RELATED.to_ne_bytes().to_vec()),
+        Expression::Cmp {
+            from: Register(0),
+            operation: Cmp::NotEqual,
+            value: vec![0; 4],
+        },
+        Expression::Verdict(Verdict::Accept),
+    ];
+    for chain in ["forward", "input", "answer"] {
+        transaction.add_rule(chain, &established);
+        transaction.add_rule(
+            chain,
+            &[&layout.frontend(0)[..], &[verdict_map("unserved", 0)]].concat(),
+        );
+        // What was translated has another destination by now.
+        transaction.add_rule(
+            chain,
+            &[
+                layout.destination(0),
+                within("cluster_ips", 0),
+                Expression::Verdict(Verdict::Goto(REFUSE.into())),
+            ],
+        );
+    }
+    transaction.add_rule(
+        "input",
+        &[
+            &is_local()[..],
+            &protocol_and_port(0)[..],
+            &[verdict_map("unserved_ports", 0)],
+        ]
+        .concat(),
+    );
+}
+
+/// Adds a chain that chooses a target, with its rules.
+pub(crate) fn add_pick(transaction: &mut Transaction, family: Family, pick: Pick) {
+    let layout = Layout::of(family);
+    let chain = pick.chain();
+    transaction.add_chain(&Chain {
+        name: &chain,
+        base: None,
+    });
+    // Registers: client, then frontend, then target, next to each other.
+    let frontend = layout.address;
+    let target = frontend + layout.address + 2;
+    let address = match pick.kind {
+        Kind::Address => layout.destination(frontend),
+        Kind::Node => Expression::Immediate {
+            to: Register(frontend),
+            value: vec![0; usize::from(layout.address) * 4],
+        },
+    };
+    let key = [
+        &[layout.source(0), address][..],
+        &protocol_and_port(frontend + layout.address),
+    ]
+    .concat();
+    let translate = Expression::Nat {
+        kind: Nat::Destination,
+        family,
+        address: Register(target),
+        port: Some(Register(target + layout.address)),
+    };
+    let learn = |operation, timeout| Expression::Learn {
+        set: "affinity".into(),
+        operation,
+        key: Register(0),
+        value: Some(Register(target)),
+        timeout,
+    };
+    let remember = pick
+        .affinity
+        .map(|seconds| learn(Learning::Update, Some(u64::from(seconds) * 1000)));
+
+    if let Some(remember) = &remember {
+        transaction.add_rule(
+            &chain,
+            &[
+                &key[..],
+                &[
+                    lookup("affinity", 0, target),
+                    within("members", frontend),
+                    remember.clone(),
+                    translate.clone(),
+                ],
+            ]
+            .concat(),
+        );
+    }
+    let mut choose = key;
+    choose.push(Expression::Random {
+        modulus: pick.n_targets,
+        offset: pick.first_index(),
+        to: Register(target),
+    });
+    choose.push(lookup("backends", frontend, target));
+    if let Some(remember) = remember {
+        // An element that is there would keep its value.
+        choose.push(learn(Learning::Delete, None));
+        choose.push(remember);
+    }
+    choose.push(translate);
+    transaction.add_rule(&chain, &choose);
+}
+
+/// Where the parts of a packet are, and how many registers an address takes.
+struct Layout {
+    family: Family,
+    address: u8,
+}
+
+impl Layout {
+    fn of(family: Family) -> Self {
+        let address = if family == Family::Ip { 1 } else { 4 };
+        Self { family, address }
+    }
+
+    fn network(&self, v4: u32, v6: u32, to: u8) -> Expression {
+        let (offset, length) = if self.family == Family::Ip {
+            (v4, 4)
+        } else {
+            (v6, 16)
+        };
+        Expression::Payload {
+            base: Payload::Network,
+            offset,
+            length,
+            to: Register(to),
+        }
+    }
+
+    fn source(&self, to: u8) -> Expression {
+        self.network(12, 8, to)
+    }
+
+    fn destination(&self, to: u8) -> Expression {
+        self.network(16, 24, to)
+    }
+
+    /// Destination, protocol and port as the packet has them.
+    fn frontend(&self, to: u8) -> Vec<Expression> {
+        let mut parts = vec![self.destination(to)];
+        parts.extend(protocol_and_port(to + self.address));
+        parts
+    }
+
+    fn original_address(&self, to: u8) -> Expression {
+        let key = if self.family == Family::Ip {
+            Original::Ipv4
+        } else {
+            Original::Ipv6
+        };
+        Expression::CtOriginal {
+            key,
+            to: Register(to),
+        }
+    }
+
+    /// Destination, protocol and port before translation.
+    fn original(&self, to: u8) -> Vec<Expression> {
+        vec![
+            self.original_address(to),
+            meta(Meta::TransportProtocol, to + self.address),
+            Expression::CtOriginal {
+                key: Original::Port,
+                to: Register(to + self.address + 1),
+            },
+        ]
+    }
+
+    fn is_loopback(&self, from: u8) -> Vec<Expression> {
+        if self.family == Family::Ip {
+            vec![
+                masked(from, vec![255, 0, 0, 0]),
+                equal(from, vec![127, 0, 0, 0]),
+            ]
+        } else {
+            let mut address = vec![0; 16];
+            address[15] = 1;
+            vec![equal(from, address)]
+        }
+    }
+}
+
+fn protocol_and_port(to: u8) -> [Expression; 2] {
+    [
+        meta(Meta::TransportProtocol, to),
+        Expression::Payload {
+            base: Payload::Transport,
+            offset: 2,
+            length: 2,
+            to: Register(to + 1),
+        },
+    ]
+}
+
+fn is_local() -> [Expression; 2] {
+    [
+        Expression::DestinationType { to: Register(0) },
+        equal(0, RTN_LOCAL.to_ne_bytes().to_vec()),
+    ]
+}
+
+fn meta(key: Meta, to: u8) -> Expression {
+    Expression::Meta {
+        key,
+        to: Register(to),
+    }
+}
+
+fn equal(from: u8, value: Vec<u8>) -> Expression {
+    Expression::Cmp {
+        from: Register(from),
+        operation: Cmp::Equal,
+        value,
+    }
+}
+
+fn masked(register: u8, mask: Vec<u8>) -> Expression {
+    Expression::Bitwise {
+        register: Register(register),
+        xor: vec![0; mask.len()],
+        mask,
+    }
+}
+
+fn jump(chain: &str) -> Expression {
+    Expression::Verdict(Verdict::Jump(chain.into()))
+}
+
+fn verdict_map(map: &str, from: u8) -> Expression {
+    Expression::VerdictMap {
+        map: map.into(),
+        from: Register(from),
+    }
+}
+
+fn lookup(set: &str, from: u8, to: u8) -> Expression {
+    Expression::Lookup {
+        set: set.into(),
+        from: Register(from),
+        to: Some(Register(to)),
+        invert: false,
+    }
+}
+
+fn within(set: &str, from: u8) -> Expression {
+    Expression::Lookup {
+        set: set.into(),
+        from: Register(from),
+        to: None,
+        invert: false,
+    }
+}
+
+fn outside(set: &str, from: u8) -> Expression {
+    Expression::Lookup {
+        set: set.into(),
+        from: Register(from),
+        to: None,
+        invert: true,
+    }
+}
