@@ -1,0 +1,124 @@
+//! What a worker finds out by looking at containers, and what it tells people.
+
+use k8s_openapi::api::core::v1::{ContainerStatus, PodStatus};
+
+use super::Worker;
+use crate::events::Tone;
+use crate::host::read_message;
+use crate::labels;
+use crate::lifecycle::View;
+use crate::runtime::{Container, ContainerState, LogOptions, Output};
+
+use std::path::Path;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+
+/// Lines and bytes of a log that stand for last words.
+const N_LINES: usize = 80;
+const N_BYTES: usize = 2048;
+/// A log is read for so long.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+impl Worker {
+    /// Reads the last words of containers that have ended.
+    pub(super) async fn learn(&mut self, view: &View) {
+        let is_there = |id: &String| view.containers.iter().any(|one| one.id == *id);
+        self.memory.messages.retain(|id, _| is_there(id));
+        self.memory.health.retain(|id, _| is_there(id));
+        for container in &view.containers {
+            let is_new = !self.memory.messages.contains_key(&container.id);
+            if container.state == ContainerState::Exited && is_new {
+                let words = self.last_words(container).await;
+                self.memory.messages.insert(container.id.clone(), words);
+            }
+        }
+    }
+
+    async fn last_words(&self, container: &Container) -> String {
+        let file = container.annotations.get(labels::MESSAGE_FILE);
+        let file = file.filter(|file| !file.is_empty());
+        let words = file.map(|file| read_message(Path::new(file)));
+        let words = words.unwrap_or_default();
+        let policy = container.annotations.get(labels::MESSAGE_POLICY);
+        let asks_log = policy.is_some_and(|policy| policy == "FallbackToLogsOnError");
+        if !words.is_empty() || !asks_log || container.exit_code == 0 {
+            return words;
+        }
+        let read = self.read_log(&container.id);
+        tokio::time::timeout(PATIENCE, read)
+            .await
+            .unwrap_or_default()
+    }
+
+    async fn read_log(&self, id: &str) -> String {
+        let options = LogOptions {
+            tail: Some(N_LINES),
+            ..LogOptions::default()
+        };
+        let Ok(mut lines) = self.shared.runtime.logs(id, options).await else {
+            return String::new();
+        };
+        let mut text = Vec::new();
+        while let Some(line) = lines.next().await {
+            let (Output::Stdout(bytes) | Output::Stderr(bytes)) = line.text;
+            text.extend_from_slice(&bytes);
+            let surplus = text.len().saturating_sub(N_BYTES);
+            text.drain(..surplus);
+        }
+        String::from_utf8_lossy(&text).into_owned()
+    }
+
+    /// Makes events of what a new status says for the first time.
+    pub(super) fn tell_changes(&self, new: &PodStatus) {
+        let old = self.pod.status.as_ref();
+        let of = |status: &PodStatus| -> Vec<ContainerStatus> {
+            let inits = status.init_container_statuses.iter().flatten();
+            let mains = status.container_statuses.iter().flatten();
+            inits.chain(mains).cloned().collect()
+        };
+        let former = old.map(of).unwrap_or_default();
+        for status in of(new) {
+            let before = former.iter().find(|one| one.name == status.name);
+            let reason = waiting(&status);
+            if reason == before.and_then(waiting) && reason_again(before, &status) {
+                continue;
+            }
+            let tell = |reason: &str, message: String| {
+                self.shared.events.container(
+                    &self.pod,
+                    &status.name,
+                    Tone::Warning,
+                    reason,
+                    message,
+                );
+            };
+            match reason {
+                Some("CrashLoopBackOff") => tell(
+                    "BackOff",
+                    format!(
+                        "Back-off restarting failed container {} in pod {}",
+                        status.name,
+                        crate::events::pod_words(&self.pod)
+                    ),
+                ),
+                Some("ImagePullBackOff") => {
+                    let image = &status.image;
+                    tell("BackOff", format!("Back-off pulling image \"{image}\""));
+                    tell("Failed", "Error: ImagePullBackOff".to_owned());
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+fn waiting(status: &ContainerStatus) -> Option<&str> {
+    let waiting = status.state.as_ref()?.waiting.as_ref()?;
+    waiting.reason.as_deref()
+}
+
+/// Whether the same reason is for the same restart.
+fn reason_again(before: Option<&ContainerStatus>, status: &ContainerStatus) -> bool {
+    before.is_some_and(|before| before.restart_count == status.restart_count)
+}
