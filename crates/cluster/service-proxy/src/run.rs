@@ -1,5 +1,6 @@
 //! The loop: follows Services and EndpointSlices, and the kernel's own news.
 
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::pin::pin;
 use std::time::Duration;
 
@@ -56,7 +57,8 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), Error> {
     let kernel = Kernel::open(&config.table, config.pods.clone())?;
-    let news = wait_on(Watch::open()?)?;
+    let watch = Watch::open()?;
+    let news = wait_on(&watch)?;
 
     let (services, service_writer) = store::<Service>();
     let (slices, slice_writer) = store::<EndpointSlice>();
@@ -100,7 +102,7 @@ pub async fn run(
             }
             ready = news.readable() => {
                 let mut ready = ready.map_err(Error::Watch)?;
-                let is_touched = proxy.kernel.is_touched(ready.get_inner())?;
+                let is_touched = proxy.kernel.is_touched(&watch)?;
                 ready.clear_ready();
                 if !is_touched { continue }
                 tracing::info!("somebody else changed the Services in the packet filter");
@@ -179,12 +181,15 @@ impl Proxy {
     }
 }
 
+/// Waits for the kernel's news on a descriptor of its own, so that the watch
+/// itself stays with one thread at a time.
 #[expect(
     deprecated,
-    reason = "its successor is unsafe because a type might change its descriptor; a watch does not"
+    reason = "its successor is unsafe for types that change their descriptor; an owned one does not"
 )]
-fn wait_on(watch: Watch) -> Result<AsyncFd<Watch>, Error> {
-    AsyncFd::with_interest(watch, Interest::READABLE).map_err(Error::Watch)
+fn wait_on(watch: &Watch) -> Result<AsyncFd<OwnedFd>, Error> {
+    let descriptor = watch.as_fd().try_clone_to_owned().map_err(Error::Watch)?;
+    AsyncFd::with_interest(descriptor, Interest::READABLE).map_err(Error::Watch)
 }
 
 fn report(change: Option<Result<(), watcher::Error>>) {
