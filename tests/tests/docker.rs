@@ -416,3 +416,161 @@ fn a_default_container_is_confined() {
     assert_eq!(tried, "done", "nothing else printed anything");
     daemon.finish();
 }
+
+#[test]
+fn health_is_probed_and_told() {
+    let daemon = daemon();
+    let mut events = daemon
+        .docker_command(&["events", "--filter", "event=health_status"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("docker starts");
+    let mut lines = BufReader::new(events.stdout.take().expect("it was piped")).lines();
+    daemon
+        .docker(&[
+            "run",
+            "-d",
+            "--name",
+            "patient",
+            "--health-cmd",
+            "test -e /tmp/well && echo well",
+            "--health-interval",
+            "200ms",
+            "--health-retries",
+            "2",
+            "busybox",
+            "sleep",
+            "600",
+        ])
+        .ok();
+    let mut until = |word: &str| {
+        let line = lines.next().expect("an event").expect("text");
+        assert!(line.contains(word), "{line}");
+    };
+    until("health_status: unhealthy");
+    daemon
+        .docker(&["exec", "patient", "touch", "/tmp/well"])
+        .ok();
+    until("health_status: healthy");
+    let inspect = |field: &str| daemon.docker(&["inspect", "-f", field, "patient"]).ok();
+    assert_eq!(inspect("{{.State.Health.Status}}"), "healthy");
+    let log = inspect("{{range .State.Health.Log}}{{.ExitCode}} {{end}}");
+    assert!(log.ends_with('0') && log.contains('1'), "{log}");
+    let shown = daemon.docker(&["ps", "--format", "{{.Status}}"]).ok();
+    assert!(shown.ends_with("(healthy)"), "{shown}");
+    events.kill().expect("it runs");
+    events.wait().expect("it ends");
+    daemon.remove_containers();
+    daemon.finish();
+}
+
+#[test]
+fn files_are_copied_in_and_out_and_nowhere_else() {
+    let daemon = daemon();
+    let folder = daemon.host().folder().join("files");
+    std::fs::create_dir_all(folder.join("tree/below")).expect("folders");
+    std::fs::write(folder.join("tree/below/file"), "deep\n").expect("written");
+    std::fs::write(folder.join("note"), "short\n").expect("written");
+    let local = |path: &str| folder.join(path).display().to_string();
+    daemon
+        .docker(&["run", "-d", "--name", "box", "busybox", "sleep", "600"])
+        .ok();
+    daemon
+        .docker(&["create", "--name", "still", "busybox", "true"])
+        .ok();
+    for (number, name) in ["box", "still"].into_iter().enumerate() {
+        let cp = |from: &str, to: &str| {
+            if number == 0 {
+                daemon.docker(&["cp", from, to])
+            } else {
+                daemon.dhow(&["cp", from, to])
+            }
+        };
+        let inside = |path: &str| format!("{name}:{path}");
+        cp(&local("note"), &inside("/data/renamed")).ok();
+        cp(&local("tree"), &inside("/data")).ok();
+        cp(&format!("{}/.", local("tree")), &inside("/tmp")).ok();
+        for (path, text) in [
+            ("/data/renamed", "short\n"),
+            ("/data/tree/below/file", "deep\n"),
+            ("/tmp/below/file", "deep\n"),
+            ("/data/greeting", "from the image\n"),
+        ] {
+            let back = local("back");
+            cp(&inside(path), &back).ok();
+            assert_eq!(std::fs::read_to_string(&back).expect(path), text);
+            std::fs::remove_file(back).expect("removed");
+        }
+        let back = local(&format!("tree-{name}"));
+        cp(&inside("/data/tree"), &back).ok();
+        let deep = std::fs::read_to_string(format!("{back}/below/file"));
+        assert_eq!(deep.expect("copied"), "deep\n");
+        let error = cp(&inside("/nothing"), &local("x")).fails(1);
+        assert!(error.contains("Could not find the file"), "{error}");
+    }
+    // A link inside leads inside: the host's file is out of reach.
+    daemon
+        .docker(&["exec", "box", "ln", "-s", &local("note"), "/data/link"])
+        .ok();
+    daemon
+        .docker(&["exec", "box", "ln", "-s", &local(""), "/data/folder"])
+        .ok();
+    daemon
+        .docker(&["cp", &local("note"), "box:/data/folder/x"])
+        .fails(1);
+    daemon
+        .docker(&["cp", "-L", "box:/data/link", &local("out")])
+        .fails(1);
+    assert!(!folder.join("x").exists());
+    daemon.remove_containers();
+    daemon.finish();
+}
+
+#[test]
+fn use_is_shown_and_limits_change() {
+    let daemon = daemon();
+    daemon
+        .docker(&[
+            "run", "-d", "--name", "busy", "-m", "64m", "busybox", "sleep", "600",
+        ])
+        .ok();
+    for ran in [
+        daemon.docker(&["top", "busy"]),
+        daemon.dhow(&["top", "busy"]),
+        daemon.docker(&["top", "busy", "-o", "pid,args"]),
+    ] {
+        let shown = ran.ok();
+        assert!(
+            shown.lines().count() == 2 && shown.contains("sleep 600"),
+            "{shown}"
+        );
+    }
+    let format = "{{.Name}} {{.MemUsage}} {{.PIDs}}";
+    let words = ["stats", "--no-stream", "--format", format, "busy"];
+    let shown = daemon.docker(&words).ok();
+    assert!(
+        shown.starts_with("busy ") && shown.ends_with("/ 64MiB 1"),
+        "{shown}"
+    );
+    let shown = daemon.dhow(&words).ok();
+    assert!(shown.ends_with("/ 67.1MB 1"), "{shown}");
+
+    let update = ["update", "-m", "32m", "--memory-swap", "32m", "busy"];
+    daemon.docker(&update).ok();
+    let limit = daemon
+        .docker(&["inspect", "-f", "{{.HostConfig.Memory}}", "busy"])
+        .ok();
+    assert_eq!(limit, "33554432");
+    let shown = daemon.docker(&words).ok();
+    assert!(shown.ends_with("/ 32MiB 1"), "{shown}");
+    daemon.dhow(&["update", "--restart", "always", "busy"]).ok();
+    let policy = "{{.HostConfig.RestartPolicy.Name}}";
+    assert_eq!(
+        daemon.docker(&["inspect", "-f", policy, "busy"]).ok(),
+        "always"
+    );
+    let error = daemon.docker(&["update", "-m", "1m", "busy"]).fails(1);
+    assert!(error.contains("Minimum memory limit"), "{error}");
+    daemon.remove_containers();
+    daemon.finish();
+}

@@ -120,6 +120,26 @@ impl Client {
         Ok(self.send(Self::json(method, path, body)).await?.into_body())
     }
 
+    /// One header of the answer to a request without a body.
+    pub(crate) async fn head(&self, path: &str, header: &str) -> Result<String, Error> {
+        let response = self.send(Self::json(Method::HEAD, path, None)).await?;
+        let value = response.headers().get(header);
+        let text = value.and_then(|value| value.to_str().ok());
+        Ok(text.unwrap_or_default().to_owned())
+    }
+
+    /// Sends an archive's chunks to a place.
+    pub(crate) async fn put(
+        &self,
+        path: &str,
+        chunks: mpsc::Receiver<std::io::Result<Bytes>>,
+    ) -> Result<(), Error> {
+        let body = BodyExt::boxed(StreamBody::new(ReceiverStream(chunks)));
+        let request = Self::request(Method::PUT, path, body, Some("application/x-tar"));
+        self.send(request).await?;
+        Ok(())
+    }
+
     /// Sends chunks as the body; the answer is read as it comes.
     pub(crate) async fn upload(
         &self,

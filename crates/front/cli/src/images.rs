@@ -395,7 +395,9 @@ pub(crate) async fn save(client: &Client, save: Save) -> Outcome {
 }
 
 /// Sends what `read` gives, block by block, from a thread that may block.
-fn blocks(mut read: impl Read + Send + 'static) -> mpsc::Receiver<std::io::Result<Bytes>> {
+pub(crate) fn blocks(
+    mut read: impl Read + Send + 'static,
+) -> mpsc::Receiver<std::io::Result<Bytes>> {
     let (sender, receiver) = mpsc::channel(4);
     tokio::task::spawn_blocking(move || {
         loop {
@@ -570,7 +572,8 @@ fn archive(
     Ok(receiver)
 }
 
-struct ToChannel(mpsc::Sender<std::io::Result<Bytes>>);
+/// Writes into a channel, from a thread that may block.
+pub(crate) struct ToChannel(pub(crate) mpsc::Sender<std::io::Result<Bytes>>);
 
 impl Write for ToChannel {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {

@@ -5,7 +5,9 @@
 //! one definition that parses, helps and completes.
 
 mod client;
+mod cluster;
 mod containers;
+mod copy;
 mod error;
 mod images;
 mod networks;
@@ -15,6 +17,7 @@ mod run;
 mod show;
 mod system;
 mod terminal;
+mod usage;
 mod volumes;
 
 use std::process::ExitCode;
@@ -77,6 +80,14 @@ pub enum Command {
     Attach(containers::Attach),
     /// Show everything about containers, images, networks or volumes, as JSON.
     Inspect(containers::Inspect),
+    /// Copy files between a container and this machine.
+    Cp(copy::Copy),
+    /// Show the processes of a container.
+    Top(usage::Top),
+    /// Show what containers use, as it changes.
+    Stats(usage::Stats),
+    /// Change the limits of containers.
+    Update(usage::Update),
     /// Show what a container changed in its filesystem.
     Diff(containers::Name),
     /// Make an image of a container's filesystem.
@@ -107,6 +118,10 @@ pub enum Command {
     /// Manage volumes.
     #[command(subcommand)]
     Volume(volumes::Command),
+    /// Bring a Kubernetes cluster up on this machine.
+    Up(cluster::Up),
+    /// End the cluster and its pods.
+    Down(cluster::Down),
     /// Show and clean up what the daemon holds.
     #[command(subcommand)]
     System(system::Command),
@@ -141,6 +156,10 @@ pub async fn run(connection: &Connection, command: Command) -> ExitCode {
         Command::Exec(exec) => containers::exec(&client, exec).await,
         Command::Attach(attach) => containers::attach(&client, attach).await,
         Command::Inspect(inspect) => containers::inspect(&client, inspect).await,
+        Command::Cp(copy) => copy::copy(&client, copy).await,
+        Command::Top(top) => usage::top(&client, top).await,
+        Command::Stats(stats) => usage::stats(&client, stats).await,
+        Command::Update(update) => usage::update(&client, update).await,
         Command::Diff(name) => containers::diff(&client, name).await,
         Command::Commit(commit) => images::commit(&client, commit).await,
         Command::Images(list) => images::list(&client, list).await,
@@ -156,6 +175,8 @@ pub async fn run(connection: &Connection, command: Command) -> ExitCode {
         Command::Network(command) => networks::run(&client, command).await,
         Command::Volume(command) => volumes::run(&client, command).await,
         Command::System(command) => system::run(&client, command).await,
+        Command::Up(up) => cluster::up(&client, up).await,
+        Command::Down(down) => cluster::down(&client, down).await,
         Command::Events(events) => system::events(&client, events).await,
         Command::Info => system::info(&client).await,
         Command::Version => system::version(&client).await,

@@ -245,15 +245,7 @@ impl Options {
             let (path, options) = entry.split_once(':').unwrap_or((entry, ""));
             tmpfs.insert(path.into(), json!(options));
         }
-        let (restart, retries) = match self.restart.as_deref().unwrap_or("no").split_once(':') {
-            Some((name, count)) => (
-                name,
-                count.parse().map_err(|_| {
-                    Error::Usage(format!("--restart {name}:{count}: {count:?} is no number"))
-                })?,
-            ),
-            None => (self.restart.as_deref().unwrap_or("no"), 0i64),
-        };
+        let restart = restart(self.restart.as_deref().unwrap_or("no"))?;
         Ok(json!({
             "Binds": self.volume.iter().map(|bind| absolute(bind)).collect::<Vec<_>>(),
             "Mounts": self.mount.iter().map(|mount| parse_mount(mount)).collect::<Result<Vec<_>, _>>()?,
@@ -262,7 +254,7 @@ impl Options {
             "NetworkMode": self.network.as_deref().unwrap_or("default"),
             "PortBindings": bindings,
             "PublishAllPorts": self.publish_all,
-            "RestartPolicy": { "Name": restart, "MaximumRetryCount": retries },
+            "RestartPolicy": restart,
             "AutoRemove": self.rm,
             "Memory": bytes("--memory", &self.memory)?,
             "MemorySwap": bytes("--memory-swap", &self.memory_swap)?,
@@ -312,6 +304,20 @@ impl Options {
 }
 
 /// `NAME` becomes `NAME=VALUE` with this process's value, if it has one.
+/// A restart policy as the API has it.
+pub(crate) fn restart(text: &str) -> Result<Value, Error> {
+    let (name, retries) = match text.split_once(':') {
+        Some((name, count)) => {
+            let count: i64 = count.parse().map_err(|_| {
+                Error::Usage(format!("--restart {name}:{count}: {count:?} is no number"))
+            })?;
+            (name, count)
+        }
+        None => (text, 0),
+    };
+    Ok(json!({ "Name": name, "MaximumRetryCount": retries }))
+}
+
 fn own_value(variable: &str) -> Option<String> {
     if variable.contains('=') {
         return Some(variable.to_owned());

@@ -49,7 +49,11 @@ impl IntoResponse for Failure {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let status = match &error {
-            Error::NoSuchContainer(_) | Error::NoSuchExec(_) => StatusCode::NOT_FOUND,
+            Error::NoSuchContainer(_)
+            | Error::NoSuchExec(_)
+            | Error::NoSuchSandbox(_)
+            | Error::NoSuchFile { .. } => StatusCode::NOT_FOUND,
+            Error::ReadOnly => StatusCode::FORBIDDEN,
             Error::Invalid(_) | Error::Command { .. } => StatusCode::BAD_REQUEST,
             Error::Conflict(_) => StatusCode::CONFLICT,
             Error::Already(_) => StatusCode::NOT_MODIFIED,

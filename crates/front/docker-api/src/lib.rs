@@ -95,6 +95,15 @@ fn routes(door: Door) -> Router {
         .route("/containers/{name}/logs", get(containers::logs))
         .route("/containers/{name}/changes", get(containers::changes))
         .route("/containers/{name}/export", get(containers::export))
+        .route("/containers/{name}/top", get(containers::top))
+        .route("/containers/{name}/stats", get(containers::stats))
+        .route("/containers/{name}/update", post(containers::update))
+        .route(
+            "/containers/{name}/archive",
+            get(containers::archive_get)
+                .head(containers::archive_get)
+                .put(containers::archive_put),
+        )
         .route("/containers/{name}/exec", post(exec::create))
         .route("/exec/{id}/start", post(exec::start))
         .route("/exec/{id}/resize", post(exec::resize))

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use dhow_image::archive::{
-    Decompressor, Devices, Ownership, UnpackOptions, Whiteouts, open_in, unpack,
+    Decompressor, Devices, Ownership, Replace, UnpackOptions, Whiteouts, open_in, unpack,
 };
 use dhow_image::tar::{Archive, ReadLimits};
 use rustix::fs::OFlags;
@@ -103,6 +103,7 @@ fn take_in(input: Box<dyn Read + Send>, directory: &Path, limits: ReadLimits) ->
         // What is copied belongs to root unless told otherwise.
         ownership: Ownership::Fixed { uid: 0, gid: 0 },
         devices: Devices::Refuse,
+        replace: Replace::Anything,
     };
     unpack(&mut archive, &root, options).map_err(failed)?;
     archive.finish().map_err(failed)

@@ -9,8 +9,8 @@ use std::io::{self, BufWriter, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use dhow_image::archive::{
-    Decompressor, Devices, Ownership, PackOptions, UnpackOptions, Unpacked, Whiteouts, attributes,
-    clean, names, open_in, pack, unpack,
+    Decompressor, Devices, Ownership, PackOptions, Replace, UnpackOptions, Unpacked, Whiteouts,
+    attributes, clean, names, open_in, pack, unpack,
 };
 use dhow_image::tar::{Archive, Entry, Kind, ReadLimits, Writer};
 use dhow_oci::{Algorithm, Digest, Digester};
@@ -190,6 +190,7 @@ impl Tree<'_> {
                 whiteouts: Whiteouts::Literal,
                 ownership: Ownership::Fixed { uid, gid },
                 devices: Devices::Create,
+                replace: Replace::Anything,
             };
             let mut archive = Archive::new(reader, limits);
             let unpacked = unpack(&mut archive, rootfs, options);
@@ -364,6 +365,7 @@ pub(crate) fn extract(
             None => Ownership::Recorded,
         },
         devices: Devices::Create,
+        replace: Replace::Anything,
     };
     unpack(&mut archive, &target, options)
 }

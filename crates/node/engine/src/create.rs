@@ -155,6 +155,19 @@ impl Engine {
                 });
             }
         }
+        if let Some(memory) = sandbox
+            .as_ref()
+            .map(|sandbox| self.sandbox_memory(sandbox))
+            .transpose()?
+            .flatten()
+            .filter(|memory| {
+                !points
+                    .iter()
+                    .any(|point| point.destination == memory.destination)
+            })
+        {
+            points.push(memory);
+        }
         Ok(Record {
             id: names::identifier(),
             name: name.unwrap_or_default().trim_start_matches('/').to_owned(),

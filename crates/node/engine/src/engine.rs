@@ -18,6 +18,7 @@ use crate::error::{Error, Result, at};
 use crate::events::Events;
 use crate::exec::Exec;
 use crate::record::{Record, Status};
+use crate::sandbox::Sandboxes;
 
 /// Where an engine keeps its containers and what it starts them with.
 #[derive(Debug, Clone)]
@@ -49,6 +50,7 @@ pub(crate) struct Inner {
     pub(crate) events: Events,
     pub(crate) table: Mutex<Table>,
     pub(crate) execs: Mutex<BTreeMap<String, Arc<Exec>>>,
+    pub(crate) sandboxes: Sandboxes,
 }
 
 /// The containers, by id and by name.
@@ -87,8 +89,10 @@ impl Engine {
                 events: Events::default(),
                 table: Mutex::default(),
                 execs: Mutex::default(),
+                sandboxes: Sandboxes::default(),
             }),
         };
+        engine.read_sandboxes()?;
         engine.read_containers(&data, &run)?;
         engine.take_up_again().await;
         engine.remove_orphans();
@@ -156,6 +160,7 @@ impl Engine {
                             let _ = container.change(|record| record.state.pid = pid);
                         }
                         self.watch(Arc::clone(&container), events);
+                        self.follow_health(&container);
                     }
                     Ok(wire::State {
                         exit: Some(exit), ..
@@ -180,10 +185,11 @@ impl Engine {
         let table = self.inner.table.lock();
         for sandbox in self.inner.networks.sandboxes().unwrap_or_default() {
             let is_container = sandbox.len() == 64;
-            let is_owned = table
-                .by_id
-                .get(&sandbox)
-                .is_some_and(|container| container.record().state.status.is_alive());
+            let is_owned = self.sandbox(&sandbox).is_ok()
+                || table
+                    .by_id
+                    .get(&sandbox)
+                    .is_some_and(|container| container.record().state.status.is_alive());
             if is_container && !is_owned {
                 let _ = self.inner.networks.remove_sandbox(&sandbox);
             }

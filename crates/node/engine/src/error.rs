@@ -12,6 +12,20 @@ pub enum Error {
     /// No exec has this id.
     #[error("No such exec instance: {0}")]
     NoSuchExec(String),
+    /// No sandbox has this id.
+    #[error("No such sandbox: {0}")]
+    NoSuchSandbox(String),
+    /// There is nothing at a path in a container.
+    #[error("Could not find the file {path} in container {container}")]
+    NoSuchFile {
+        /// The container, as it was named.
+        container: String,
+        /// The path.
+        path: String,
+    },
+    /// A container's root filesystem cannot be written.
+    #[error("container rootfs is marked read-only")]
+    ReadOnly,
     /// The request makes no sense.
     #[error("{0}")]
     Invalid(String),

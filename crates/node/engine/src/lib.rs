@@ -20,6 +20,7 @@ mod accounts;
 mod attach;
 mod bundle;
 mod container;
+mod copy;
 mod create;
 mod engine;
 mod error;
@@ -27,20 +28,24 @@ mod events;
 mod exec;
 mod exit;
 mod files;
+mod health;
 mod images;
 mod logs;
 mod mounts;
 mod names;
 mod network;
 mod record;
+mod sandbox;
 pub mod spec;
 mod start;
 mod step;
 mod stop;
+mod usage;
 mod volumes;
 
 pub use attach::{AttachOptions, Attached};
 pub use container::{Ended, WaitFor};
+pub use copy::PathStat;
 pub use create::Creation;
 pub use engine::{Config, Engine};
 pub use error::{Error, Result};
@@ -50,8 +55,12 @@ pub use logs::{LogLine, LogOptions, LogStream, Logs};
 pub use mounts::{MountKind, MountPoint};
 pub use names::identifier;
 pub use record::{Health, Probe, Record, SharedSandbox, State, Status};
+pub use sandbox::{Sandbox, SandboxSpec};
 pub use step::Step;
+pub use usage::{LinkUsage, Update};
 
+pub use dhow_cgroup::{IoDevice, MemoryStats, Stats};
+pub use dhow_image::archive::Replace;
 pub use dhow_image::{Images, Progress, ProgressSender};
 pub use dhow_network::{
     Endpoint, EndpointSpec, Error as NetworkError, Network, NetworkSpec, Networks, Pool,

@@ -179,7 +179,9 @@ impl Record {
 
     /// The host name its processes see.
     pub fn hostname(&self) -> &str {
-        if self.config.hostname.is_empty() {
+        if let Some(sandbox) = self.sandbox.as_ref().filter(|one| !one.hostname.is_empty()) {
+            &sandbox.hostname
+        } else if self.config.hostname.is_empty() {
             &self.id[..12]
         } else {
             &self.config.hostname

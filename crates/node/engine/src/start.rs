@@ -21,6 +21,7 @@ use crate::container::Container;
 use crate::engine::Engine;
 use crate::error::{Error, Result, at};
 use crate::files;
+use crate::health;
 use crate::record::{Record, Status};
 use crate::spec::{Config, EndpointSettings, HostConfig, PortBinding};
 
@@ -157,6 +158,7 @@ impl Engine {
             files::write_to(self, &container.folder, &record)?;
         }
         let hostname = match &record.sandbox {
+            Some(sandbox) if sandbox.host_network => files::host_name(),
             Some(sandbox) => sandbox.hostname.clone(),
             None if record.host.uts_mode == "host" => String::new(),
             None if record.host.network_mode == "host" && record.config.hostname.is_empty() => {
@@ -228,7 +230,10 @@ impl Engine {
     }
 
     fn joined_namespaces(&self, record: &Record) -> Result<Vec<Namespace>> {
-        let mut joined = Vec::new();
+        let mut joined = match &record.sandbox {
+            Some(sandbox) => self.sandbox_namespaces(sandbox)?,
+            None => Vec::new(),
+        };
         for (kind, mode, file) in [
             (NamespaceKind::Pid, &record.host.pid_mode, "pid"),
             (NamespaceKind::Ipc, &record.host.ipc_mode, "ipc"),
@@ -285,12 +290,14 @@ impl Engine {
             record.state.oom_killed = false;
             record.state.error = String::new();
             record.state.started = Some(Moment::now());
+            record.state.health = health::at_start(record);
         })?;
         // Whoever attached after the program was let go, but before the state
         // said so.
         self.attach_waiting(container, &shim).await;
         self.announce(&record, "start");
         self.watch(Arc::clone(container), events);
+        self.follow_health(container);
         Ok(())
     }
 

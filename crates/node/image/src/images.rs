@@ -311,7 +311,8 @@ impl Images {
         Ok(pin)
     }
 
-    pub(crate) fn read_limits(&self) -> ReadLimits {
+    /// Bounds on an archive that is unpacked.
+    pub fn read_limits(&self) -> ReadLimits {
         let limits = &self.inner.options.limits;
         ReadLimits {
             bytes: limits.unpacked_bytes,

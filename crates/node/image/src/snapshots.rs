@@ -19,7 +19,8 @@ use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid
 use serde::{Deserialize, Serialize};
 
 use crate::archive::{
-    Decompressor, Devices, Ownership, UnpackOptions, Whiteouts, open_in, remove_tree, unpack,
+    Decompressor, Devices, Ownership, Replace, UnpackOptions, Whiteouts, open_in, remove_tree,
+    unpack,
 };
 use crate::error::at;
 use crate::overlay::{self, Writable};
@@ -134,6 +135,7 @@ impl Snapshots {
             whiteouts: Whiteouts::Overlay,
             ownership: Ownership::Recorded,
             devices: Devices::Create,
+            replace: Replace::Anything,
         };
         let unpacked = unpack(&mut archive, &root, options).map_err(failed)?;
         archive.finish().map_err(failed)?;

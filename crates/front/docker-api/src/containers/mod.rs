@@ -1,7 +1,9 @@
 //! `/containers`: what is asked of containers.
 
+mod archive;
 mod create;
 mod streams;
+mod usage;
 mod view;
 
 use std::collections::HashMap;
@@ -17,8 +19,10 @@ use crate::Door;
 use crate::error::{Answer, Failure};
 use crate::filters::{Filters, is_true};
 
+pub(crate) use archive::{get as archive_get, put as archive_put};
 pub(crate) use create::create;
 pub(crate) use streams::{attach, blocking, changes, export, logs, moment, tar_body, wait};
+pub(crate) use usage::{stats, top, update};
 pub(crate) use view::strip_nulls;
 
 /// Parameters of a request's query.

@@ -15,7 +15,7 @@ pub use compress::{Decompressor, sniff};
 pub(crate) use pack::is_opaque;
 pub use pack::{PackOptions, Packed, attributes, names, pack};
 pub use remove::remove_tree;
-pub use unpack::{Devices, Ownership, UnpackOptions, Unpacked, Whiteouts, clean, unpack};
+pub use unpack::{Devices, Ownership, Replace, UnpackOptions, Unpacked, Whiteouts, clean, unpack};
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};

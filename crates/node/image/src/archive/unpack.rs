@@ -44,6 +44,15 @@ pub enum Devices {
     Refuse,
 }
 
+/// What may take the place of what is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replace {
+    /// Anything.
+    Anything,
+    /// A directory only a directory, anything else only something else.
+    SameKind,
+}
+
 /// How to unpack.
 #[derive(Clone, Copy, Debug)]
 pub struct UnpackOptions {
@@ -53,6 +62,8 @@ pub struct UnpackOptions {
     pub ownership: Ownership,
     /// Whether device nodes may be made.
     pub devices: Devices,
+    /// What may take the place of what is there.
+    pub replace: Replace,
 }
 
 /// What has been unpacked.
@@ -255,6 +266,9 @@ impl Unpacker<'_> {
             let kind = FileType::from_raw_mode(there.st_mode);
             if kind != FileType::Directory {
                 // A whiteout and then a directory: the old one stays hidden.
+                if self.options.replace == Replace::SameKind {
+                    return Err(refused("cannot overwrite non-directory with directory"));
+                }
                 hides = self.options.whiteouts == Whiteouts::Overlay
                     && kind == FileType::CharacterDevice
                     && there.st_rdev == 0;
@@ -413,6 +427,12 @@ impl Unpacker<'_> {
     ) -> io::Result<T> {
         match make() {
             Err(Errno::EXIST) => {
+                if self.options.replace == Replace::SameKind {
+                    let there = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
+                    if FileType::from_raw_mode(there.st_mode).is_dir() {
+                        return Err(refused("cannot overwrite directory with non-directory"));
+                    }
+                }
                 self.clear(parent, name)?;
                 Ok(make()?)
             }

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use dhow_image::archive::{Devices, Ownership, UnpackOptions, Whiteouts, unpack};
+use dhow_image::archive::{Devices, Ownership, Replace, UnpackOptions, Whiteouts, unpack};
 use dhow_image::tar::{Archive, Entry, Kind, ReadLimits};
 use dhow_image::{Error, Import, ProgressSender};
 use proptest::prelude::*;
@@ -16,6 +16,7 @@ const OPTIONS: UnpackOptions = UnpackOptions {
     whiteouts: Whiteouts::Overlay,
     ownership: Ownership::Recorded,
     devices: Devices::Refuse,
+    replace: Replace::Anything,
 };
 
 /// Unpacks into a directory that has a neighbour, and checks that the

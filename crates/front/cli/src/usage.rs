@@ -1,0 +1,250 @@
+//! What containers use: `top`, `stats`, `update`.
+
+use clap::Args;
+use futures_util::future::try_join_all;
+use serde_json::{Map, Value, json};
+
+use crate::client::{Client, escape, query};
+use crate::error::Error;
+use crate::request::parse_bytes;
+use crate::{Outcome, show};
+
+/// `dhow top`.
+#[derive(Debug, Args)]
+pub struct Top {
+    /// The container.
+    container: String,
+    /// Options of ps; -ef unless told otherwise.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    options: Vec<String>,
+}
+
+/// `dhow stats`.
+#[derive(Debug, Args)]
+pub struct Stats {
+    /// Containers; all that run unless told otherwise.
+    containers: Vec<String>,
+    /// Containers that do not run as well.
+    #[arg(short, long)]
+    all: bool,
+    /// Print once and end.
+    #[arg(long)]
+    no_stream: bool,
+    /// Print by this template, or json.
+    #[arg(long, value_name = "FORMAT")]
+    format: Option<String>,
+}
+
+/// `dhow update`.
+#[derive(Debug, Args)]
+pub struct Update {
+    /// The containers.
+    #[arg(required = true)]
+    containers: Vec<String>,
+    /// Limit of memory (such as 512m).
+    #[arg(short, long, value_name = "BYTES")]
+    memory: Option<String>,
+    /// Limit of memory and swap together (-1: no limit).
+    #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
+    memory_swap: Option<String>,
+    /// Memory kept when memory is short.
+    #[arg(long, value_name = "BYTES")]
+    memory_reservation: Option<String>,
+    /// Processors, such as 1.5.
+    #[arg(long, value_name = "NUMBER")]
+    cpus: Option<f64>,
+    /// Relative weight of processor time.
+    #[arg(short, long, value_name = "WEIGHT")]
+    cpu_shares: Option<u64>,
+    /// Processors it may run on, such as 0-2.
+    #[arg(long, value_name = "LIST")]
+    cpuset_cpus: Option<String>,
+    /// Limit of processes (-1: no limit).
+    #[arg(long, value_name = "NUMBER", allow_hyphen_values = true)]
+    pids_limit: Option<i64>,
+    /// When it is started again (no, always, unless-stopped, on-failure[:N]).
+    #[arg(long, value_name = "POLICY")]
+    restart: Option<String>,
+}
+
+pub(crate) async fn top(client: &Client, top: Top) -> Outcome {
+    let query = query(&[("ps_args", top.options.join(" "))]);
+    let path = format!("/containers/{}/top{query}", escape(&top.container));
+    let answer = client.get(&path).await?;
+    let words = |value: &Value| -> Vec<String> {
+        let words = value.as_array().cloned().unwrap_or_default();
+        words
+            .iter()
+            .map(|word| word.as_str().unwrap_or_default().to_owned())
+            .collect()
+    };
+    let titles = words(&answer["Titles"]);
+    let rows = answer["Processes"].as_array().cloned().unwrap_or_default();
+    let rows: Vec<Vec<String>> = rows.iter().map(words).collect();
+    let titles: Vec<&str> = titles.iter().map(String::as_str).collect();
+    show::table(&titles, &rows);
+    Ok(0)
+}
+
+pub(crate) async fn stats(client: &Client, stats: Stats) -> Outcome {
+    let clears = std::io::IsTerminal::is_terminal(&std::io::stdout());
+    loop {
+        let names = if stats.containers.is_empty() {
+            running(client, stats.all).await?
+        } else {
+            stats.containers.clone()
+        };
+        // The daemon takes a second between its two samples.
+        let paths: Vec<String> = names
+            .iter()
+            .map(|name| format!("/containers/{}/stats?stream=false", escape(name)))
+            .collect();
+        let samples = try_join_all(paths.iter().map(|path| client.get(path))).await?;
+        let rows: Vec<Value> = samples.iter().map(row).collect();
+        if clears && !stats.no_stream {
+            // Home, and clear to the end.
+            print!("\x1b[H\x1b[J");
+        }
+        match &stats.format {
+            Some(format) => show::formatted(format, &rows)?,
+            None => print(&rows),
+        }
+        if stats.no_stream {
+            return Ok(0);
+        }
+        if names.is_empty() {
+            return Err(Error::Usage(
+                "no container runs: name one, or use --all".into(),
+            ));
+        }
+    }
+}
+
+async fn running(client: &Client, all: bool) -> Result<Vec<String>, Error> {
+    let all = if all { "1" } else { "" };
+    let query = query(&[("all", all.into())]);
+    let listed = client.get(&format!("/containers/json{query}")).await?;
+    let listed = listed.as_array().cloned().unwrap_or_default();
+    Ok(listed
+        .iter()
+        .map(|one| show::text(one, "Id").to_owned())
+        .collect())
+}
+
+/// A sample in the fields of `docker stats --format`.
+fn row(sample: &Value) -> Value {
+    let number = |path: &str| {
+        let found = path.split('.').fold(sample, |value, field| &value[field]);
+        found.as_u64().unwrap_or(0)
+    };
+    let between = |path: &str| {
+        let before = number(&format!("precpu_stats.{path}"));
+        number(&format!("cpu_stats.{path}")).saturating_sub(before) as f64
+    };
+    let machine = between("system_cpu_usage");
+    let cpu = if machine > 0.0 {
+        between("cpu_usage.total_usage") / machine * number("cpu_stats.online_cpus") as f64 * 100.0
+    } else {
+        0.0
+    };
+    let details = &sample["memory_stats"]["stats"];
+    let idle = ["total_inactive_file", "inactive_file"]
+        .into_iter()
+        .find_map(|name| details[name].as_u64())
+        .unwrap_or(0);
+    let used = number("memory_stats.usage").saturating_sub(idle);
+    let limit = number("memory_stats.limit");
+    let share = if limit > 0 {
+        used as f64 / limit as f64 * 100.0
+    } else {
+        0.0
+    };
+    let links = sample["networks"].as_object().cloned().unwrap_or_default();
+    let through =
+        |field: &str| -> u64 { links.values().filter_map(|link| link[field].as_u64()).sum() };
+    let io = |operation: &str| -> u64 {
+        let rows = sample["blkio_stats"]["io_service_bytes_recursive"].as_array();
+        rows.into_iter()
+            .flatten()
+            .filter(|row| row["op"] == operation)
+            .filter_map(|row| row["value"].as_u64())
+            .sum()
+    };
+    let pair = |one, other| format!("{} / {}", show::size(one), show::size(other));
+    json!({
+        "ID": show::short(show::text(sample, "id")),
+        "Container": show::short(show::text(sample, "id")),
+        "Name": show::text(sample, "name").trim_start_matches('/'),
+        "CPUPerc": format!("{cpu:.2}%"),
+        "MemUsage": pair(used, limit),
+        "MemPerc": format!("{share:.2}%"),
+        "NetIO": pair(through("rx_bytes"), through("tx_bytes")),
+        "BlockIO": pair(io("read"), io("write")),
+        "PIDs": number("pids_stats.current").to_string(),
+    })
+}
+
+fn print(rows: &[Value]) {
+    const COLUMNS: [(&str, &str); 8] = [
+        ("CONTAINER ID", "ID"),
+        ("NAME", "Name"),
+        ("CPU %", "CPUPerc"),
+        ("MEM USAGE / LIMIT", "MemUsage"),
+        ("MEM %", "MemPerc"),
+        ("NET I/O", "NetIO"),
+        ("BLOCK I/O", "BlockIO"),
+        ("PIDS", "PIDs"),
+    ];
+    let cells = |row: &Value| {
+        COLUMNS
+            .iter()
+            .map(|(_, field)| show::text(row, field).to_owned())
+            .collect()
+    };
+    let rows: Vec<Vec<String>> = rows.iter().map(cells).collect();
+    show::table(&COLUMNS.map(|(title, _)| title), &rows);
+}
+
+pub(crate) async fn update(client: &Client, update: Update) -> Outcome {
+    let mut body = Map::new();
+    for (field, option, given) in [
+        ("Memory", "--memory", &update.memory),
+        ("MemorySwap", "--memory-swap", &update.memory_swap),
+        (
+            "MemoryReservation",
+            "--memory-reservation",
+            &update.memory_reservation,
+        ),
+    ] {
+        if let Some(text) = given {
+            body.insert(field.into(), parse_bytes(option, text)?.into());
+        }
+    }
+    if let Some(cpus) = update.cpus {
+        body.insert("NanoCpus".into(), ((cpus * 1e9) as i64).into());
+    }
+    if let Some(shares) = update.cpu_shares {
+        body.insert("CpuShares".into(), shares.into());
+    }
+    if let Some(cpus) = &update.cpuset_cpus {
+        body.insert("CpusetCpus".into(), cpus.clone().into());
+    }
+    if let Some(limit) = update.pids_limit {
+        body.insert("PidsLimit".into(), limit.into());
+    }
+    if let Some(policy) = &update.restart {
+        body.insert("RestartPolicy".into(), crate::request::restart(policy)?);
+    }
+    if body.is_empty() {
+        return Err(Error::Usage(
+            "nothing to change: give at least one option, see `dhow update --help`".into(),
+        ));
+    }
+    let body = Value::Object(body);
+    for name in &update.containers {
+        let path = format!("/containers/{}/update", escape(name));
+        client.post(&path, Some(&body)).await?;
+        show::line(name);
+    }
+    Ok(0)
+}

@@ -1,0 +1,255 @@
+//! Files in and out of a container, as archives (`docker cp`).
+//!
+//! Every path is resolved by the kernel below a descriptor of the container's
+//! root, so that no link, however it changes meanwhile, leads out of it
+//! (CVE-2018-15664). The root of a running container is its program's own, with
+//! everything mounted there; that of another is its filesystem alone.
+
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::time::{Duration, SystemTime};
+
+use dhow_image::archive::{
+    self, Devices, Ownership, PackOptions, Replace, UnpackOptions, Whiteouts,
+};
+use dhow_image::tar::{Archive, Entry, Kind, Writer};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
+
+use crate::engine::Engine;
+use crate::error::{Error, Result, at};
+
+/// What is at a path in a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PathStat {
+    /// Last component of the path.
+    pub name: String,
+    /// Size in bytes.
+    pub size: u64,
+    /// Type and permission bits, as `stat` has them.
+    pub mode: u32,
+    /// When it was last changed.
+    pub modified: SystemTime,
+    /// Where a symbolic link leads; empty for anything else.
+    pub link_target: String,
+}
+
+/// A path taken apart: where it lies, and what it is called there.
+struct Place {
+    directory: OwnedFd,
+    /// `.` for a directory itself.
+    base: Vec<u8>,
+    /// What it is called in archives.
+    shown: Vec<u8>,
+}
+
+impl Engine {
+    /// Says what is at a path. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchFile`].
+    pub fn copy_stat(&self, name: &str, path: &str) -> Result<PathStat> {
+        let root = self.open_root(name)?;
+        let missing = || Error::NoSuchFile {
+            container: name.to_owned(),
+            path: path.to_owned(),
+        };
+        let place = find(&root, path).map_err(|_| missing())?;
+        let stat = rustix::fs::statat(
+            &place.directory,
+            place.base.as_slice(),
+            AtFlags::SYMLINK_NOFOLLOW,
+        )
+        .map_err(|_| missing())?;
+        let link_target = if FileType::from_raw_mode(stat.st_mode).is_symlink() {
+            rustix::fs::readlinkat(&place.directory, place.base.as_slice(), Vec::new())
+                .map(|target| target.to_string_lossy().into_owned())
+                .unwrap_or_default()
+        } else {
+            String::new()
+        };
+        let modified = u64::try_from(stat.st_mtime).unwrap_or(0);
+        Ok(PathStat {
+            name: String::from_utf8_lossy(&place.shown).into_owned(),
+            size: u64::try_from(stat.st_size).unwrap_or(0),
+            mode: stat.st_mode,
+            modified: SystemTime::UNIX_EPOCH
+                + Duration::new(modified, u32::try_from(stat.st_mtime_nsec).unwrap_or(0)),
+            link_target,
+        })
+    }
+
+    /// Writes what is at a path as a tar, below its last component's name.
+    /// Blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchFile`]; [`Error::File`] when it cannot be read to its end.
+    pub fn copy_out(&self, name: &str, path: &str, output: &mut dyn Write) -> Result<()> {
+        let root = self.open_root(name)?;
+        let place = find(&root, path).map_err(|_| Error::NoSuchFile {
+            container: name.to_owned(),
+            path: path.to_owned(),
+        })?;
+        let mut writer = Writer::new(output);
+        let packed = if place.base == b"." {
+            pack_contents(&place, &mut writer)
+        } else {
+            let within = |candidate: &[u8]| {
+                candidate
+                    .strip_prefix(place.base.as_slice())
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+            };
+            archive::pack(
+                &place.directory,
+                &mut writer,
+                &PackOptions {
+                    filter: &within,
+                    ..PackOptions::default()
+                },
+            )
+            .map(drop)
+        };
+        packed
+            .and_then(|()| writer.finish().map(drop))
+            .map_err(at("read", path))
+    }
+
+    /// Unpacks a tar, compressed or not, into a directory. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchFile`]; [`Error::Invalid`] for a path that is no
+    /// directory, an archive that is none, or a kind that may not be replaced;
+    /// [`Error::ReadOnly`].
+    pub fn copy_in(
+        &self,
+        name: &str,
+        path: &str,
+        input: impl Read + Send,
+        replace: Replace,
+    ) -> Result<()> {
+        let record = self.get(name)?;
+        if record.host.readonly_rootfs && !is_in_volume(&record, path) {
+            return Err(Error::ReadOnly);
+        }
+        let root = self.open_root(name)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let directory = archive::open_in(&root, path.as_bytes(), flags).map_err(|error| {
+            if error.kind() == io::ErrorKind::NotADirectory {
+                Error::Invalid("extraction point is not a directory".into())
+            } else {
+                Error::NoSuchFile {
+                    container: name.to_owned(),
+                    path: path.to_owned(),
+                }
+            }
+        })?;
+        let unpacked = (|| {
+            let input = archive::Decompressor::new(input)?;
+            let mut archive = Archive::new(input, self.images().read_limits());
+            let options = UnpackOptions {
+                whiteouts: Whiteouts::Literal,
+                ownership: Ownership::Recorded,
+                devices: Devices::Create,
+                replace,
+            };
+            archive::unpack(&mut archive, &directory, options)
+        })();
+        match unpacked {
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                Err(Error::Invalid(error.to_string()))
+            }
+            Err(error) => Err(at("unpack into", path)(error)),
+        }
+    }
+
+    /// The root as the container sees it.
+    fn open_root(&self, name: &str) -> Result<OwnedFd> {
+        let container = self.find(name)?;
+        let record = container.record();
+        if record.state.status.is_alive() {
+            let path = format!("/proc/{}/root", record.state.pid);
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let opened = rustix::fs::openat(CWD, &path, flags, Mode::empty());
+            // The number may have become another's only if it has ended.
+            let now = container.record();
+            if let Ok(root) = opened
+                && now.state.status.is_alive()
+                && now.state.pid == record.state.pid
+            {
+                return Ok(root);
+            }
+        }
+        Ok(self.images().open_rootfs(&record.id)?)
+    }
+}
+
+/// Finds a path: links on the way are followed inside the root, one at its end
+/// only if the path says that it means a directory.
+fn find(root: &OwnedFd, path: &str) -> io::Result<Place> {
+    let is_directory = path.ends_with('/') || path.ends_with("/.") || path == ".";
+    let trimmed = path.trim_end_matches("/.").trim_end_matches('/');
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+    if is_directory || trimmed.is_empty() {
+        let directory = archive::open_in(root, trimmed.as_bytes(), flags)?;
+        let base = trimmed.rsplit('/').next().unwrap_or_default();
+        let shown = match base {
+            _ if path.ends_with('.') => ".",
+            "" => "/",
+            base => base,
+        };
+        return Ok(Place {
+            directory,
+            base: b".".to_vec(),
+            shown: shown.into(),
+        });
+    }
+    let (parent, base) = trimmed.rsplit_once('/').unwrap_or(("", trimmed));
+    if base == ".." {
+        let directory = archive::open_in(root, trimmed.as_bytes(), flags)?;
+        return Ok(Place {
+            directory,
+            base: b".".to_vec(),
+            shown: b".".to_vec(),
+        });
+    }
+    let directory = archive::open_in(root, parent.as_bytes(), flags)?;
+    rustix::fs::statat(&directory, base, AtFlags::SYMLINK_NOFOLLOW)?;
+    Ok(Place {
+        directory,
+        base: base.into(),
+        shown: base.into(),
+    })
+}
+
+/// A directory and what is in it, below the name it is shown by.
+fn pack_contents<W: Write>(place: &Place, writer: &mut Writer<W>) -> io::Result<()> {
+    let shown: &[u8] = if place.shown == b"/" {
+        b"."
+    } else {
+        &place.shown
+    };
+    let mut prefix = shown.to_vec();
+    prefix.push(b'/');
+    let stat = rustix::fs::fstat(&place.directory)?;
+    let mut entry = Entry::new(Kind::Directory, prefix.clone());
+    entry.mode = stat.st_mode & 0o7777;
+    (entry.uid, entry.gid) = (stat.st_uid, stat.st_gid);
+    entry.mtime = (stat.st_mtime, 0);
+    writer.append(&entry, &mut io::empty())?;
+    let options = PackOptions {
+        prefix: &prefix,
+        ..PackOptions::default()
+    };
+    archive::pack(&place.directory, writer, &options).map(drop)
+}
+
+fn is_in_volume(record: &crate::Record, path: &str) -> bool {
+    let path = std::path::Path::new("/").join(path);
+    record
+        .mounts
+        .iter()
+        .any(|mount| mount.writable && path.starts_with(&mount.destination))
+}
