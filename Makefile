@@ -1,6 +1,6 @@
 # One command each; what a target needs it installs itself (scripts/setup).
 
-.PHONY: all help build release test tidy demo setup clean
+.PHONY: all help build release test tidy demo bench setup clean
 
 all: build
 
@@ -27,6 +27,10 @@ test: setup build ## Run all tests, with real clients. Needs root.
 
 demo: setup build ## Show the way from a Dockerfile to a running service. Needs root.
 	scripts/demo
+
+bench: release ## Measure beside the peers; writes docs/benchmarks.md. Needs root.
+	scripts/setup bench
+	cargo xtask bench --write docs/benchmarks.md
 
 clean: ## Remove what was built.
 	cargo clean

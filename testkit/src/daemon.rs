@@ -1,6 +1,6 @@
 //! A throw-away daemon and its clients.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -155,6 +155,66 @@ impl Daemon {
         command
     }
 
+    /// A `dhow` command at this daemon.
+    pub fn dhow_command(&self, arguments: &[&str]) -> Command {
+        let mut command = self.host.command(dhow());
+        command.env("DHOW_HOST", self.address()).args(arguments);
+        command
+    }
+
+    /// Brings the cluster up and returns where its kubeconfig is.
+    ///
+    /// # Panics
+    ///
+    /// When it does not come up.
+    pub fn up(&self) -> PathBuf {
+        self.dhow(&["up", "--quiet", "--node-name", "node"])
+            .ok()
+            .into()
+    }
+
+    /// A `kubectl` command at the cluster.
+    pub fn kubectl_command(&self, arguments: &[&str]) -> Command {
+        let kubectl = require("kubectl", "kubectl, see scripts/setup");
+        let mut command = self.host.command(kubectl);
+        let data = self.host.folder().join("data");
+        command
+            .env("KUBECONFIG", data.join("cluster/kubeconfig"))
+            .env("HOME", self.host.folder())
+            .args(arguments);
+        command
+    }
+
+    /// Runs `kubectl` at the cluster, with `input` as its standard input.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be started.
+    pub fn kubectl_with(&self, arguments: &[&str], input: &str) -> Ran {
+        let mut child = self
+            .kubectl_command(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("kubectl starts");
+        let mut stdin = child.stdin.take().expect("it was piped");
+        // A kubectl that reads nothing closes it.
+        let _ = stdin.write_all(input.as_bytes());
+        drop(stdin);
+        let output = child.wait_with_output().expect("kubectl ends");
+        Ran::new(format!("kubectl {}", arguments.join(" ")), &output)
+    }
+
+    /// Runs `kubectl` at the cluster.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be started.
+    pub fn kubectl(&self, arguments: &[&str]) -> Ran {
+        self.kubectl_with(arguments, "")
+    }
+
     /// Runs `docker` at this daemon.
     ///
     /// # Panics
@@ -174,9 +234,7 @@ impl Daemon {
     ///
     /// When it cannot be started.
     pub fn dhow(&self, arguments: &[&str]) -> Ran {
-        let mut command = self.host.command(dhow());
-        command.env("DHOW_HOST", self.address()).args(arguments);
-        let output = command.output().expect("dhow starts");
+        let output = self.dhow_command(arguments).output().expect("dhow starts");
         Ran::new(format!("dhow {}", arguments.join(" ")), &output)
     }
 

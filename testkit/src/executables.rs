@@ -4,10 +4,14 @@ use std::path::PathBuf;
 
 /// The folder with the executables of this build.
 fn built() -> PathBuf {
-    // TARGET/PROFILE/deps/TEST: the executables lie one folder up.
     let own = std::env::current_exe().expect("this process has an executable");
-    let deps = own.parent().expect("it lies in a folder");
-    deps.parent().expect("that lies in a folder").to_owned()
+    let folder = own.parent().expect("it lies in a folder");
+    // TARGET/PROFILE/deps/TEST: the executables lie one folder up.
+    if folder.ends_with("deps") {
+        folder.parent().expect("that lies in a folder").to_owned()
+    } else {
+        folder.to_owned()
+    }
 }
 
 /// The `dhow` executable.

@@ -75,6 +75,15 @@ impl Host {
         command
     }
 
+    /// Runs `body` on this host, on a thread of its own.
+    ///
+    /// # Panics
+    ///
+    /// When `body` does.
+    pub fn inside<T: Send>(&self, body: impl FnOnce() -> T + Send) -> T {
+        self.namespace.run(body).expect("the host is there")
+    }
+
     /// Runs a program on this host to its end.
     ///
     /// # Panics

@@ -188,6 +188,7 @@ fn code_map(root: &Path, rooms: &BTreeMap<String, Room>, findings: &mut Vec<Stri
 
 fn sources(root: &Path, findings: &mut Vec<String>) -> Result<()> {
     let mut pending: Vec<PathBuf> = [
+        "benches",
         "crates",
         "dhow",
         "dhow-runtime",
