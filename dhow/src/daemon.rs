@@ -17,7 +17,9 @@ use dhow_oci::Platform;
 use dhow_volume::Volumes;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::cluster::{self, Clusters};
 use crate::instance::Instance;
+use crate::notify;
 
 /// How the daemon runs.
 #[derive(Debug, Args)]
@@ -81,9 +83,22 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
         id: instance.id()?,
         root: instance.data_root.display().to_string(),
     };
-    let router = dhow_docker_api::router(engine.clone(), about).context("prepare builds")?;
+    let clusters = Arc::new(Clusters::new(engine.clone(), instance.name()));
+    let resumed = clusters.clone();
+    tokio::spawn(async move {
+        // A cluster that does not come up again is no reason to leave the
+        // containers without a daemon.
+        if let Err(error) = resumed.resume().await {
+            tracing::error!(error = format!("{error:#}"), "the cluster is not up");
+        }
+    });
+    let router = dhow_docker_api::router(engine.clone(), about)
+        .context("prepare builds")?
+        .merge(cluster::routes(clusters.clone()));
     tracing::info!(socket = %socket.display(), "ready");
+    notify::ready();
     dhow_docker_api::serve(listener, router, stopped()).await;
+    clusters.pause().await;
     answering.abort();
     leave(&engine, &networks, &instance.name());
     Ok(())

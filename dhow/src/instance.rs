@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use clap::Args;
+use clap::{Args, Parser};
 
 /// How an instance is set apart from others.
 #[derive(Debug, Clone, Args)]
@@ -33,6 +33,18 @@ pub(crate) struct Instance {
 }
 
 impl Instance {
+    /// The instance that the environment names, as a daemon without options
+    /// would be.
+    pub(crate) fn from_environment() -> Self {
+        #[derive(Parser)]
+        struct Only {
+            #[command(flatten)]
+            instance: Instance,
+        }
+        let parsed = Only::try_parse_from(["dhow"]);
+        parsed.expect("every option has a default").instance
+    }
+
     /// Name of our nf_tables tables, and of the control group of containers.
     pub(crate) fn name(&self) -> String {
         if self.instance.is_empty() {

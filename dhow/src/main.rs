@@ -1,7 +1,9 @@
 //! The `dhow` executable: one program, its role chosen by the subcommand.
 
+mod cluster;
 mod daemon;
 mod instance;
+mod notify;
 mod registry;
 
 use std::process::ExitCode;
@@ -47,7 +49,14 @@ fn main() -> ExitCode {
     let code = match arguments.role {
         Role::Daemon(options) => told(runtime.block_on(daemon::run(&options))),
         Role::Registry(options) => told(runtime.block_on(registry::run(options))),
-        Role::Client(command) => runtime.block_on(dhow_cli::run(&arguments.connection, command)),
+        Role::Client(command) => {
+            if matches!(command, dhow_cli::Command::Up(_))
+                && let Err(error) = notify::ensure_daemon(&arguments.connection.host)
+            {
+                return told(Err(error));
+            }
+            runtime.block_on(dhow_cli::run(&arguments.connection, command))
+        }
     };
     // A thread that reads the user's terminal cannot be waited for.
     runtime.shutdown_background();
