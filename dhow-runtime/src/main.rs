@@ -7,6 +7,7 @@
 mod arguments;
 mod commands;
 mod foreground;
+mod init;
 mod log;
 mod terminal;
 
@@ -15,7 +16,11 @@ use std::process::ExitCode;
 use arguments::Global;
 
 fn main() -> ExitCode {
-    let mut words = std::env::args_os().skip(1).peekable();
+    let mut words = std::env::args_os().peekable();
+    let own = words.next().map(std::path::PathBuf::from);
+    if own.is_some_and(|own| own.file_name().is_some_and(|name| name == init::NAME)) {
+        return init::run(words);
+    }
     if words.peek().is_some_and(|word| word == "shim") {
         return commands::shim(words.skip(1));
     }

@@ -574,3 +574,44 @@ fn use_is_shown_and_limits_change() {
     daemon.remove_containers();
     daemon.finish();
 }
+
+#[test]
+fn an_init_hands_signals_on_and_reaps() {
+    let daemon = daemon();
+    for ran in [
+        daemon.docker(&["run", "--rm", "--init", "busybox", "sh", "-c", "exit 7"]),
+        daemon.dhow(&["run", "--rm", "--init", "busybox", "sh", "-c", "exit 7"]),
+    ] {
+        ran.fails(7);
+    }
+    let error = daemon
+        .docker(&["run", "--rm", "--init", "busybox", "no-such-program"])
+        .fails(127);
+    assert!(error.contains("no-such-program"), "{error}");
+    // The program leaves an orphan that ends at once, and waits for a signal.
+    let script = "trap 'exit 5' TERM; (sh -c 'exit 0' &) ; cat /proc/1/comm; read x < /tmp/pipe & wait";
+    let script = format!("mkfifo /tmp/pipe; {script}");
+    daemon
+        .docker(&[
+            "run", "-d", "--init", "--name", "first", "busybox", "sh", "-c", &script,
+        ])
+        .ok();
+    let mut logs = daemon
+        .docker_command(&["logs", "-f", "first"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("docker starts");
+    let mut lines = BufReader::new(logs.stdout.take().expect("it was piped")).lines();
+    assert_eq!(lines.next().expect("a line").expect("text"), "docker-init");
+    let states = "cat /proc/[0-9]*/stat | cut -d' ' -f3";
+    let states = daemon.docker(&["exec", "first", "sh", "-c", states]).ok();
+    assert!(!states.contains('Z'), "nobody is a zombie: {states}");
+    daemon.docker(&["stop", "-t", "20", "first"]).ok();
+    let code = daemon
+        .docker(&["inspect", "-f", "{{.State.ExitCode}}", "first"])
+        .ok();
+    assert_eq!(code, "5");
+    logs.wait().expect("it ends");
+    daemon.remove_containers();
+    daemon.finish();
+}

@@ -109,6 +109,9 @@ pub struct Options {
     /// Allow everything.
     #[arg(long)]
     pub privileged: bool,
+    /// Reap orphans and hand signals on with a first process of ours.
+    #[arg(long)]
+    pub init: bool,
     /// Add a capability.
     #[arg(long, value_name = "CAPABILITY")]
     pub cap_add: Vec<String>,
@@ -266,6 +269,7 @@ impl Options {
             "Ulimits": self.ulimit.iter().map(|limit| parse_ulimit(limit)).collect::<Result<Vec<_>, _>>()?,
             "ShmSize": bytes("--shm-size", &self.shm_size)?,
             "Privileged": self.privileged,
+            "Init": self.init.then_some(true),
             "CapAdd": self.cap_add,
             "CapDrop": self.cap_drop,
             "GroupAdd": self.group_add,

@@ -224,6 +224,27 @@ pub fn next_signal(file: BorrowedFd<'_>) -> Result<Option<i32>> {
     }
 }
 
+/// Lets a command's program begin with no signal blocked, whatever this
+/// process takes by [`signal_descriptor`].
+pub fn unblock_signals(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt as _;
+    let unblock = || {
+        // SAFETY: all zeroes are a valid set for sigemptyset to fill, and the
+        // old mask is not asked for. Neither call allocates or takes a lock.
+        let result = unsafe {
+            let mut none: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&raw mut none);
+            libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut())
+        };
+        check(result.into()).map(drop).map_err(std::io::Error::from)
+    };
+    // SAFETY: the closure makes two system calls that are safe between fork
+    // and exec, and touches nothing of the parent's.
+    unsafe {
+        command.pre_exec(unblock);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -105,6 +105,9 @@ pub(crate) const READONLY_PATHS: [&str; 5] = [
     "/proc/sysrq-trigger",
 ];
 
+/// Where the program that reaps orphans is found in a container.
+const INIT: &str = "/sbin/docker-init";
+
 /// Bytes of `/dev/shm` unless told otherwise.
 const SHM_SIZE: i64 = 64 << 20;
 
@@ -123,7 +126,7 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) files: Option<&'a Path>,
     /// Parent control group of containers that name none.
     pub(crate) cgroup_parent: &'a str,
-    /// Program that reaps orphans when `Init` is set.
+    /// The runtime's executable, which reaps orphans when `Init` is set.
     pub(crate) init: Option<&'a Path>,
 }
 
@@ -218,8 +221,8 @@ pub(crate) fn compose(record: &Record, around: &Surroundings<'_>) -> Result<Spec
 fn process(record: &Record, around: &Surroundings<'_>, capabilities: &[String]) -> Result<Process> {
     let config = &record.config;
     let mut args = record.args.clone();
-    if let Some(init) = around.init {
-        args.insert(0, init.display().to_string());
+    if around.init.is_some() {
+        args.splice(0..0, [INIT, "--"].map(str::to_owned));
     }
     Ok(Process {
         terminal: config.tty,
@@ -487,7 +490,12 @@ fn mounts(record: &Record, around: &Surroundings<'_>) -> Result<Vec<Mount>> {
     }
     if let Some(init) = around.init {
         let source = init.display().to_string();
-        all.push(mount(&source, "bind", &source, &["bind", "ro"]));
+        all.push(mount(
+            INIT,
+            "bind",
+            &source,
+            &["bind", "ro", "nosuid", "nodev"],
+        ));
     }
     // A mount that lies in another's folder comes after it.
     let mut wanted: Vec<&MountPoint> = record.mounts.iter().collect();

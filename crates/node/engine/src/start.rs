@@ -175,7 +175,8 @@ impl Engine {
                 hostname: &hostname,
                 files: has_files.then_some(container.folder.as_path()),
                 cgroup_parent: &self.inner.config.cgroup_parent,
-                init: None,
+                init: (record.host.init == Some(true))
+                    .then_some(self.inner.config.runtime.as_path()),
             },
         )?;
         let path = bundle.join("config.json");
