@@ -8,8 +8,8 @@ use std::time::Duration;
 use dhow_apiserver::{ApiServer, Config, UserInfo};
 use futures_util::{StreamExt, TryStreamExt};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Service, ServiceAccount};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Namespace, Pod, Service, ServiceAccount};
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
@@ -219,6 +219,21 @@ async fn a_deployment_rolls_out_heals_and_moves_on() {
     kubelet.abort();
 }
 
+fn of_web(slice: &EndpointSlice) -> bool {
+    slice
+        .labels()
+        .get("kubernetes.io/service-name")
+        .is_some_and(|name| name == "web")
+}
+
+fn is_p(endpoint: &Endpoint) -> bool {
+    endpoint
+        .target_ref
+        .as_ref()
+        .and_then(|target| target.name.as_deref())
+        == Some("p")
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_service_knows_its_pods() {
     let cluster = Cluster::new().await;
@@ -251,7 +266,7 @@ async fn a_service_knows_its_pods() {
         .expect("created");
     let slice = cluster
         .until(|slices: &[EndpointSlice]| {
-            let slice = slices.iter().find(|slice| slice.name_any() == "web-ipv4")?;
+            let slice = slices.iter().find(|slice| of_web(slice))?;
             let ready = slice.endpoints.iter().flatten().filter(|endpoint| {
                 endpoint
                     .conditions
@@ -267,7 +282,13 @@ async fn a_service_knows_its_pods() {
         Some(8080),
         "by its name"
     );
-    assert_eq!(slice.labels()["kubernetes.io/service-name"], "web");
+    let addresses = |all: &[Endpoints]| {
+        let endpoints = all.iter().find(|one| one.name_any() == "web")?;
+        let subset = endpoints.subsets.as_ref()?.first()?.clone();
+        (subset.addresses.as_ref()?.len() == 2).then_some(subset)
+    };
+    let subset = cluster.until(addresses).await;
+    assert_eq!(subset.ports.expect("ports")[0].port, 8080);
     let patch = json!({ "spec": { "replicas": 0 } });
     deployments
         .patch("web", &PatchParams::default(), &Patch::Merge(patch))
@@ -275,17 +296,67 @@ async fn a_service_knows_its_pods() {
         .expect("scaled");
     cluster
         .until(|slices: &[EndpointSlice]| {
-            let slice = slices.iter().find(|slice| slice.name_any() == "web-ipv4")?;
-            let ready = slice.endpoints.iter().flatten().any(|endpoint| {
-                endpoint
-                    .conditions
-                    .as_ref()
-                    .and_then(|conditions| conditions.ready)
-                    == Some(true)
-            });
+            let ready = slices
+                .iter()
+                .filter(|slice| of_web(slice))
+                .flat_map(|slice| slice.endpoints.iter().flatten())
+                .any(|endpoint| {
+                    endpoint
+                        .conditions
+                        .as_ref()
+                        .and_then(|conditions| conditions.ready)
+                        == Some(true)
+                });
             (!ready).then_some(())
         })
         .await;
+    let none = |all: &[Endpoints]| {
+        let endpoints = all.iter().find(|one| one.name_any() == "web")?;
+        endpoints.subsets.is_none().then_some(())
+    };
+    cluster.until(none).await;
+
+    // A pod that no longer has the labels no longer stands behind it.
+    let pods: Api<Pod> = cluster.api();
+    let pod = serde_json::from_value(json!({
+        "metadata": { "name": "p", "labels": { "app": "web" } },
+        "spec": { "containers": [{ "name": "c", "image": "i" }] },
+    }))
+    .expect("a pod");
+    pods.create(&PostParams::default(), &pod)
+        .await
+        .expect("created");
+    cluster
+        .until(|slices: &[EndpointSlice]| {
+            let mut endpoints = slices
+                .iter()
+                .flat_map(|slice| slice.endpoints.iter().flatten());
+            endpoints.any(is_p).then_some(())
+        })
+        .await;
+    let patch = json!({ "metadata": { "labels": { "app": "other" } } });
+    pods.patch("p", &PatchParams::default(), &Patch::Merge(patch))
+        .await
+        .expect("relabeled");
+    cluster
+        .until(|slices: &[EndpointSlice]| {
+            let mut endpoints = slices
+                .iter()
+                .flat_map(|slice| slice.endpoints.iter().flatten());
+            (!endpoints.any(is_p)).then_some(())
+        })
+        .await;
+
+    // All of it goes with the Service.
+    services
+        .delete("web", &DeleteParams::default())
+        .await
+        .expect("deleted");
+    cluster
+        .until(|slices: &[EndpointSlice]| (!slices.iter().any(of_web)).then_some(()))
+        .await;
+    let endpoints: Api<Endpoints> = cluster.api();
+    gone(endpoints, "web").await;
     kubelet.abort();
 }
 

@@ -213,7 +213,7 @@ impl World {
     /// Until nothing is left to deliver or to think about.
     fn rest(&mut self) {
         for _ in 0..10_000 {
-            let delivered = (0..3).fold(false, |any, kind| self.deliver(kind) || any);
+            let delivered = (0..3).any(|kind| self.deliver(kind));
             if !delivered && !self.think() {
                 return;
             }
@@ -262,7 +262,7 @@ proptest! {
             world.create(number, &mine);
         }
         // All watches have listed before anything is done.
-        while (0..3).fold(false, |any, kind| world.deliver(kind) || any) {}
+        while (0..3).any(|kind| world.deliver(kind)) {}
         let mut deletions = deletions.into_iter();
         for turn in order {
             match turn {
