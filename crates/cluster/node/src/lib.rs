@@ -33,8 +33,10 @@ mod sandbox;
 mod time;
 mod volumes;
 mod worker;
+mod server;
 
 pub use agent::{Agent, RunningPod};
 pub use config::{Capacity, Config, System};
 pub use error::Error;
 pub use runtime::PodRuntime;
+pub use server::{StreamServer, Waiting};
