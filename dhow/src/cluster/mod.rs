@@ -364,7 +364,7 @@ impl Clusters {
                 let ended = ended.clone();
                 let agent = Agent::new(kubelet.clone(), runtime.clone(), config.clone());
                 let agent = Arc::new(agent);
-                nodes.add(config.name.clone(), agent.clone());
+                nodes.add(config.name.clone(), &agent, runtime.clone());
                 Box::pin(async move {
                     if let Err(error) = agent.run(asked(ended)).await {
                         tracing::error!(%error, "the node agent ended");

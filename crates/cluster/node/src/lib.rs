@@ -30,10 +30,10 @@ mod observer;
 mod register;
 pub mod runtime;
 mod sandbox;
+mod server;
 mod time;
 mod volumes;
 mod worker;
-mod server;
 
 pub use agent::{Agent, RunningPod};
 pub use config::{Capacity, Config, System};
