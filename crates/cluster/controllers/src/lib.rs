@@ -13,6 +13,7 @@ mod deployment;
 mod endpoints;
 mod error;
 mod gc;
+mod job;
 mod namespace;
 mod owner;
 mod replicaset;
@@ -34,6 +35,7 @@ pub async fn run(client: Client, root_certificate: String) {
         endpoints::run(client.clone()),
         namespace::run(client.clone()),
         gc::run(client.clone()),
+        job::run(client.clone()),
         accounts::run(client, root_certificate),
     );
 }

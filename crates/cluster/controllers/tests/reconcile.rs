@@ -8,6 +8,7 @@ use std::time::Duration;
 use dhow_apiserver::{ApiServer, Config, UserInfo};
 use futures_util::{StreamExt, TryStreamExt};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Namespace, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
@@ -541,4 +542,87 @@ async fn what_is_owned_follows_its_owner() {
             .expect("created");
         gone(maps.clone(), name).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_runs_to_its_end_and_leaves_nothing() {
+    let cluster = Cluster::new().await;
+    cluster
+        .until(|accounts: &[ServiceAccount]| (!accounts.is_empty()).then_some(()))
+        .await;
+    let jobs: Api<Job> = cluster.api();
+    let pods: Api<Pod> = cluster.api();
+    let job = |name: &str| -> Job {
+        serde_json::from_value(json!({
+            "metadata": { "name": name },
+            "spec": {
+                "completions": 3, "parallelism": 2, "completionMode": "Indexed",
+                "template": { "spec": { "restartPolicy": "Never", "containers": [{ "name": "c", "image": "i" }] } },
+            },
+        }))
+        .expect("a job")
+    };
+    jobs.create(&PostParams::default(), &job("j"))
+        .await
+        .expect("created");
+    for number in 0..3 {
+        let next = cluster
+            .until(|pods: &[Pod]| {
+                let is_new = |pod: &&Pod| {
+                    pod.status
+                        .as_ref()
+                        .and_then(|status| status.phase.as_deref())
+                        == Some("Pending")
+                };
+                pods.iter().find(is_new).cloned()
+            })
+            .await;
+        assert_eq!(
+            next.labels()["batch.kubernetes.io/job-name"],
+            "j",
+            "{number}"
+        );
+        let status = json!({ "status": { "phase": "Succeeded" } });
+        pods.patch_status(
+            &next.name_any(),
+            &PatchParams::default(),
+            &Patch::Merge(status),
+        )
+        .await
+        .expect("it succeeds");
+    }
+    let status = cluster
+        .until(|jobs: &[Job]| {
+            let status = jobs.first()?.status.clone()?;
+            let complete = status
+                .conditions
+                .iter()
+                .flatten()
+                .any(|condition| condition.type_ == "Complete" && condition.status == "True");
+            complete.then_some(status)
+        })
+        .await;
+    assert_eq!(
+        (status.succeeded, status.failed, status.active),
+        (Some(3), None, None)
+    );
+    assert_eq!(status.completed_indexes.as_deref(), Some("0-2"));
+    assert!(status.start_time.is_some() && status.completion_time.is_some());
+
+    // Deleted in the background, its pods go, though they had been counted by
+    // nobody yet.
+    jobs.create(&PostParams::default(), &job("k"))
+        .await
+        .expect("created");
+    cluster
+        .until(|pods: &[Pod]| (pods.len() == 5).then_some(()))
+        .await;
+    for name in ["j", "k"] {
+        jobs.delete(name, &DeleteParams::background())
+            .await
+            .expect("deleted");
+    }
+    cluster
+        .until(|pods: &[Pod]| pods.is_empty().then_some(()))
+        .await;
 }
