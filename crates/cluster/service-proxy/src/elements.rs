@@ -190,7 +190,7 @@ impl Pick {
 
 /// All sets and maps of a table.
 pub(crate) fn sets(family: Family) -> Vec<Set<'static>> {
-    use DataType::{Ipv4, Ipv6, Number, Port, Protocol, Verdict};
+    use DataType::{Ipv4, Ipv6, Mark, Port, Protocol, Verdict};
     let set = |name, key, value, members| Set {
         name,
         key,
@@ -240,7 +240,7 @@ pub(crate) fn sets(family: Family) -> Vec<Set<'static>> {
                 ),
                 set(
                     "backends",
-                    &[$address, Protocol, Port, Number],
+                    &[$address, Protocol, Port, Mark],
                     &[$address, Port],
                     Members::Keys,
                 ),

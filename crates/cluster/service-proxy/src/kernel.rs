@@ -188,3 +188,82 @@ fn change(socket: &Socket, table: &Table, old: &Elements, new: &Elements) -> Res
     }
     transaction.commit(socket)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::time::Instant;
+
+    use dhow_netlink::Namespace;
+
+    use super::*;
+    use crate::services::{Balance, Frontend, Source, WhenEmpty};
+
+    /// Services with three endpoints each, numbered from `first`.
+    fn many(first: u32, count: u32) -> Frontends {
+        let mut frontends = Frontends::default();
+        for number in first..first + count {
+            let [_, _, high, low] = number.to_be_bytes();
+            let address = IpAddr::from([10, 96, high, low]);
+            frontends.cluster_ips.insert(address);
+            let targets = (1..=3).map(|pod| SocketAddr::from(([10, pod, high, low], 8080)));
+            let balance = Balance {
+                targets: targets.collect(),
+                inside: None,
+                affinity: None,
+                source: Source::Kept,
+                when_empty: WhenEmpty::Reject,
+            };
+            let frontend = Frontend {
+                address,
+                protocol: Protocol::Tcp,
+                port: 80,
+            };
+            frontends.balances.insert(frontend, balance);
+        }
+        frontends
+    }
+
+    /// Lines of `nft` that are rules: neither sets nor braces.
+    fn n_rules() -> usize {
+        let output = std::process::Command::new("nft")
+            .args(["--stateless", "--terse", "list", "table", "ip", "many"])
+            .output()
+            .expect("nft is installed (Debian package nftables)");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(text.contains("chain dispatch"), "{output:?}");
+        text.lines()
+            .skip_while(|line| !line.trim_start().starts_with("chain"))
+            .filter(|line| !line.trim().is_empty() && !line.contains(['{', '}']))
+            .count()
+    }
+
+    #[test]
+    fn a_thousand_services_are_elements_only() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let pin = folder.path().join("node");
+        let namespace = Namespace::create_pinned(&pin).expect("needs root");
+        let measured = namespace.run(|| {
+            let mut kernel = Kernel::open("many", Vec::new()).expect("a kernel");
+            kernel.apply(many(0, 1)).expect("applied");
+            let rules_of_one = n_rules();
+            kernel.distrust();
+            let began = Instant::now();
+            kernel.apply(many(0, 1000)).expect("applied");
+            let whole = began.elapsed();
+            assert_eq!(n_rules(), rules_of_one);
+            let began = Instant::now();
+            kernel.apply(many(1, 1000)).expect("applied");
+            let one = began.elapsed();
+            assert_eq!(n_rules(), rules_of_one);
+            kernel.apply(Frontends::default()).expect("applied");
+            remove("many").expect("removed");
+            (whole, one)
+        });
+        Namespace::remove_pinned(&pin).expect("removed");
+        let (whole, one) = measured.expect("enter");
+        println!("1,000 Services: whole table {whole:?}, one going and one coming {one:?}");
+        // Far from what is measured, so that only another order is a failure.
+        assert!(whole.as_millis() < 5000 && one.as_millis() < 5000);
+    }
+}

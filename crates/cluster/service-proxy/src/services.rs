@@ -353,3 +353,235 @@ fn targets(
     let chosen = if ready.is_empty() { ending } else { ready };
     chosen.into_iter().collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn service(spec: &Value) -> Service {
+        let mut spec = spec.clone();
+        for (field, value) in [
+            ("clusterIP", json!("10.96.0.7")),
+            ("clusterIPs", json!(["10.96.0.7"])),
+            (
+                "ports",
+                json!([{ "name": "http", "port": 80, "nodePort": 30080 }]),
+            ),
+        ] {
+            spec.as_object_mut()
+                .expect("a spec")
+                .entry(field)
+                .or_insert(value);
+        }
+        serde_json::from_value(json!({
+            "metadata": { "name": "web", "namespace": "default" },
+            "spec": spec,
+            "status": { "loadBalancer": { "ingress": [
+                { "ip": "198.51.100.1" },
+                { "ip": "198.51.100.2", "ipMode": "Proxy" },
+                { "hostname": "example.com" },
+            ] } },
+        }))
+        .expect("a Service")
+    }
+
+    /// Endpoint 10.1.0.N on node `a` if N is odd, else on `b`.
+    fn slice(endpoints: &[(u8, Value)]) -> EndpointSlice {
+        let endpoints: Vec<Value> = endpoints
+            .iter()
+            .map(|(number, conditions)| {
+                json!({
+                    "addresses": [format!("10.1.0.{number}")],
+                    "nodeName": if number % 2 == 1 { "a" } else { "b" },
+                    "conditions": conditions,
+                })
+            })
+            .collect();
+        serde_json::from_value(json!({
+            "metadata": {
+                "name": "web-1", "namespace": "default",
+                "labels": { "kubernetes.io/service-name": "web" },
+            },
+            "addressType": "IPv4",
+            "endpoints": endpoints,
+            "ports": [{ "name": "http", "port": 8080, "protocol": "TCP" }],
+        }))
+        .expect("a slice")
+    }
+
+    fn ready() -> Value {
+        json!({ "ready": true })
+    }
+
+    fn ending() -> Value {
+        json!({ "ready": false, "serving": true, "terminating": true })
+    }
+
+    fn unready() -> Value {
+        json!({ "ready": false, "serving": false, "terminating": false })
+    }
+
+    fn at(address: &str, port: u16) -> Frontend {
+        Frontend {
+            address: address.parse().expect("an address"),
+            protocol: Protocol::Tcp,
+            port,
+        }
+    }
+
+    fn targets_at(frontends: &Frontends, address: &str, port: u16) -> Vec<String> {
+        let balance = &frontends.balances[&at(address, port)];
+        balance.targets.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn every_address_of_a_service_is_a_frontend() {
+        let spec = json!({ "type": "LoadBalancer", "externalIPs": ["203.0.113.9", "fd00::1"] });
+        let slice = slice(&[(1, ready()), (2, ready()), (3, unready())]);
+        let frontends = frontends([&service(&spec)], [&slice], "a");
+        let all: Vec<Frontend> = frontends.balances.keys().copied().collect();
+        let wanted = [
+            at("0.0.0.0", 30080),
+            at("10.96.0.7", 80),
+            at("198.51.100.1", 80),
+            at("203.0.113.9", 80),
+        ];
+        assert_eq!(all, wanted);
+        for frontend in wanted {
+            let balance = &frontends.balances[&frontend];
+            let targets: Vec<String> = balance.targets.iter().map(ToString::to_string).collect();
+            assert_eq!(targets, ["10.1.0.1:8080", "10.1.0.2:8080"]);
+            let is_internal = frontend.address.to_string() == "10.96.0.7";
+            assert_eq!(balance.source == Source::Kept, is_internal);
+        }
+        assert_eq!(
+            frontends.cluster_ips,
+            ["10.96.0.7".parse().expect("an address")].into()
+        );
+    }
+
+    #[test]
+    fn those_who_end_serve_when_nobody_else_does() {
+        let web = service(&json!({}));
+        let both = frontends([&web], [&slice(&[(1, ending()), (2, ready())])], "a");
+        assert_eq!(targets_at(&both, "10.96.0.7", 80), ["10.1.0.2:8080"]);
+        let one = frontends([&web], [&slice(&[(1, ending()), (2, unready())])], "a");
+        assert_eq!(targets_at(&one, "10.96.0.7", 80), ["10.1.0.1:8080"]);
+        let none = frontends([&web], [&slice(&[(2, unready())])], "a");
+        let balance = &none.balances[&at("10.96.0.7", 80)];
+        assert_eq!(
+            (balance.targets.len(), balance.when_empty),
+            (0, WhenEmpty::Reject)
+        );
+    }
+
+    #[test]
+    fn local_policies_keep_to_the_node() {
+        let spec = json!({
+            "type": "NodePort",
+            "internalTrafficPolicy": "Local",
+            "externalTrafficPolicy": "Local",
+        });
+        let slice = slice(&[(1, ready()), (2, ready()), (4, ready())]);
+        let of = |node| frontends([&service(&spec)], [&slice], node);
+        let (a, b, c) = (of("a"), of("b"), of("c"));
+        assert_eq!(targets_at(&a, "10.96.0.7", 80), ["10.1.0.1:8080"]);
+        assert_eq!(
+            targets_at(&b, "0.0.0.0", 30080),
+            ["10.1.0.2:8080", "10.1.0.4:8080"]
+        );
+        let outer = &b.balances[&at("0.0.0.0", 30080)];
+        assert_eq!(outer.source, Source::Kept);
+        assert_eq!(outer.inside.as_ref().map(Vec::len), Some(3));
+        for frontend in [at("10.96.0.7", 80), at("0.0.0.0", 30080)] {
+            let balance = &c.balances[&frontend];
+            assert_eq!(
+                (balance.targets.len(), balance.when_empty),
+                (0, WhenEmpty::Drop)
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_not_ours_is_passed_over() {
+        let mut other = service(&json!({}));
+        other
+            .metadata
+            .labels
+            .get_or_insert_default()
+            .insert(OTHER_PROXY_LABEL.into(), "other".into());
+        let headless = service(&json!({ "clusterIP": "None", "clusterIPs": ["None"] }));
+        let external = service(&json!({ "type": "ExternalName", "externalName": "example.com" }));
+        let all = frontends(
+            [&other, &headless, &external],
+            [&slice(&[(1, ready())])],
+            "a",
+        );
+        assert_eq!(all, Frontends::default());
+    }
+
+    #[test]
+    fn affinity_has_its_time() {
+        let with = |config: Value| {
+            let spec = json!({ "sessionAffinity": "ClientIP", "sessionAffinityConfig": config });
+            let all = frontends([&service(&spec)], [], "a");
+            all.balances[&at("10.96.0.7", 80)].affinity
+        };
+        assert_eq!(with(json!({})), Some(10_800));
+        assert_eq!(
+            with(json!({ "clientIP": { "timeoutSeconds": 60 } })),
+            Some(60)
+        );
+    }
+
+    fn conditions() -> impl Strategy<Value = Value> {
+        prop_oneof![
+            Just(ready()),
+            Just(ending()),
+            Just(unready()),
+            Just(json!({}))
+        ]
+    }
+
+    proptest! {
+        /// However endpoints come, in whatever order and slices: targets are
+        /// sorted, each once, all of them endpoints of the Service; a local list
+        /// is part of the whole; and there are targets if anybody is ready.
+        #[test]
+        fn targets_are_endpoints(
+            endpoints in proptest::collection::vec((1u8..30, conditions()), 0..20),
+            cut in any::<prop::sample::Index>(),
+        ) {
+            let spec = json!({ "type": "NodePort", "externalTrafficPolicy": "Local" });
+            let web = service(&spec);
+            let cut = cut.index(endpoints.len() + 1);
+            let halves = [slice(&endpoints[..cut]), slice(&endpoints[cut..])];
+            let all = frontends([&web], &halves, "a");
+            let turned = frontends([&web], halves.iter().rev(), "a");
+            prop_assert_eq!(&all, &turned, "order of slices does not matter");
+            let internal = &all.balances[&at("10.96.0.7", 80)];
+            prop_assert!(internal.targets.is_sorted_by(|a, b| a < b));
+            let is_ready = |conditions: &Value| conditions["ready"] != json!(false);
+            let some_ready = endpoints.iter().any(|(_, conditions)| is_ready(conditions));
+            for target in &internal.targets {
+                let ours = endpoints.iter().any(|(number, conditions)| {
+                    target.to_string() == format!("10.1.0.{number}:8080")
+                        && (is_ready(conditions) || (!some_ready && *conditions == ending()))
+                });
+                prop_assert!(ours, "{} is nobody's", target);
+            }
+            prop_assert!(!some_ready || !internal.targets.is_empty());
+            let external = &all.balances[&at("0.0.0.0", 30080)];
+            for target in &external.targets {
+                let IpAddr::V4(address) = target.ip() else { panic!("of IPv4") };
+                prop_assert_eq!(address.octets()[3] % 2, 1, "on this node");
+            }
+            if let Some(inside) = &external.inside {
+                prop_assert_eq!(inside, &internal.targets);
+            }
+        }
+    }
+}

@@ -46,6 +46,18 @@ pub struct Flow {
     zone: Option<u16>,
 }
 
+impl Flow {
+    /// A flow of the zone that has no number, as most are.
+    pub fn new(protocol: u8, original: Ends, reply: Ends) -> Self {
+        Self {
+            protocol,
+            original,
+            reply,
+            zone: None,
+        }
+    }
+}
+
 impl Socket {
     /// All flows of one address family; `protocol` is a transport protocol's
     /// number. The socket must be a netfilter one.

@@ -69,8 +69,11 @@ pub enum DataType {
     Port,
     /// Interface name, padded with zeros.
     Interface,
-    /// A 32-bit number in host order.
+    /// A 32-bit number in host order. The `nft` program cannot print it as part
+    /// of a concatenation; use [`DataType::Mark`] there.
     Number,
+    /// A 32-bit number in host order, printed as packet marks are.
+    Mark,
     /// A verdict (values only).
     Verdict,
 }
@@ -79,7 +82,7 @@ impl DataType {
     /// Bytes of the bare value.
     pub(crate) fn length(self) -> u32 {
         match self {
-            DataType::Ipv4 | DataType::Number => 4,
+            DataType::Ipv4 | DataType::Number | DataType::Mark => 4,
             DataType::Ipv6 | DataType::Interface | DataType::Verdict => 16,
             DataType::Protocol => 1,
             DataType::Port => 2,
@@ -99,6 +102,7 @@ impl DataType {
             DataType::Port => 13,
             DataType::Interface => 41,
             DataType::Number => 4,
+            DataType::Mark => 19,
             DataType::Verdict => 0xffff_ff00,
         }
     }

@@ -86,6 +86,7 @@ async fn a_cluster_address_leads_to_every_endpoint() {
                 .args(["list", "table", "ip", TABLE])
                 .output()
                 .expect("nft is installed (Debian package nftables)");
+            assert!(output.status.success(), "{output:?}");
             String::from_utf8_lossy(&output.stdout).contains(&format!("{web} "))
         })
     };
