@@ -589,7 +589,8 @@ fn an_init_hands_signals_on_and_reaps() {
         .fails(127);
     assert!(error.contains("no-such-program"), "{error}");
     // The program leaves an orphan that ends at once, and waits for a signal.
-    let script = "trap 'exit 5' TERM; (sh -c 'exit 0' &) ; cat /proc/1/comm; read x < /tmp/pipe & wait";
+    let script =
+        "trap 'exit 5' TERM; (sh -c 'exit 0' &) ; cat /proc/1/comm; read x < /tmp/pipe & wait";
     let script = format!("mkfifo /tmp/pipe; {script}");
     daemon
         .docker(&[

@@ -294,19 +294,22 @@ impl Clusters {
 
         let controllers = user("system:kube-controller-manager", &[]);
         let authority = server.authority().certificate().to_owned();
+        let ended = stopped.clone();
         component(
             "controllers",
             Box::new(move || {
-                Box::pin(dhow_controllers::run(
-                    controllers.clone(),
-                    authority.clone(),
-                ))
+                let run = dhow_controllers::run(controllers.clone(), authority.clone());
+                Box::pin(until(ended.clone(), run))
             }),
         );
         let scheduler = user("system:kube-scheduler", &[]);
+        let ended = stopped.clone();
         component(
             "scheduler",
-            Box::new(move || Box::pin(dhow_scheduler::run(scheduler.clone()))),
+            Box::new(move || {
+                let run = dhow_scheduler::run(scheduler.clone());
+                Box::pin(until(ended.clone(), run))
+            }),
         );
 
         let proxy = user("system:kube-proxy", &[]);
@@ -431,6 +434,14 @@ async fn supervise(name: &'static str, run: Component, stopped: watch::Receiver<
                 return;
             }
         }
+    }
+}
+
+/// Runs what would go on for ever until the cluster is asked to stop.
+async fn until(stopped: watch::Receiver<bool>, run: impl Future<Output = ()>) {
+    tokio::select! {
+        () = run => {}
+        () = asked(stopped) => {}
     }
 }
 

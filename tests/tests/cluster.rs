@@ -1,0 +1,429 @@
+//! A one-node cluster, driven with a real kubectl on a host of its own.
+
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
+use dhow_testkit::Daemon;
+
+/// A Deployment whose pods say their name, with its Service and a ConfigMap.
+const WEB: &str = r#"
+apiVersion: v1
+kind: ConfigMap
+metadata:
+  name: web
+data:
+  greeting: hello
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata:
+  name: web
+spec:
+  replicas: 3
+  selector:
+    matchLabels: { app: web }
+  template:
+    metadata:
+      labels: { app: web }
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers:
+        - name: httpd
+          image: busybox
+          imagePullPolicy: Never
+          command: ["sh", "-c", "mkdir -p /tmp/www; echo \"$(cat /config/greeting) from $(hostname)\" > /tmp/www/index.html; echo serving; exec httpd -f -p 80 -h /tmp/www"]
+          ports: [{ containerPort: 80, name: http }]
+          readinessProbe:
+            httpGet: { path: /, port: http }
+            periodSeconds: 1
+          volumeMounts:
+            - { name: config, mountPath: /config }
+      volumes:
+        - name: config
+          configMap: { name: web }
+---
+apiVersion: v1
+kind: Service
+metadata:
+  name: web
+spec:
+  selector: { app: web }
+  ports: [{ port: 80, targetPort: http }]
+"#;
+
+fn cluster() -> Daemon {
+    let daemon = Daemon::start();
+    daemon.busybox();
+    daemon.up();
+    daemon
+}
+
+/// A pod that runs a shell command once, or for ever.
+fn pod(name: &str, script: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{ name: {name} }}\nspec:\n  restartPolicy: Never\n  terminationGracePeriodSeconds: 1\n  containers:\n    - name: main\n      image: busybox\n      imagePullPolicy: Never\n      command: [sh, -c, {script:?}]\n"
+    )
+}
+
+fn apply(daemon: &Daemon, objects: &str) {
+    daemon.kubectl_with(&["apply", "-f", "-"], objects).ok();
+}
+
+fn rolled_out(daemon: &Daemon) {
+    daemon
+        .kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"])
+        .ok();
+}
+
+fn field(daemon: &Daemon, what: &str, path: &str) -> String {
+    let path = format!("jsonpath={path}");
+    daemon.kubectl(&["get", what, "-o", &path]).ok()
+}
+
+/// What the Service says to somebody on the host.
+fn ask(daemon: &Daemon, address: &str) -> String {
+    let url = format!("http://{address}/");
+    daemon
+        .host()
+        .run("curl", &["-sS", "--fail", "--max-time", "10", &url])
+        .ok()
+}
+
+fn finish(daemon: Daemon) {
+    daemon.dhow(&["down", "--forget"]).ok();
+    daemon.finish();
+}
+
+#[test]
+fn a_deployment_serves_heals_scales_and_rolls() {
+    let daemon = cluster();
+    apply(&daemon, WEB);
+    rolled_out(&daemon);
+    let service = field(&daemon, "service/web", "{.spec.clusterIP}");
+    let mut told: Vec<String> = (0..40).map(|_| ask(&daemon, &service)).collect();
+    told.sort();
+    told.dedup();
+    assert_eq!(told.len(), 3, "each replica answers: {told:?}");
+    assert!(told[0].starts_with("hello from web-"), "{told:?}");
+
+    let pod = field(&daemon, "pods", "{.items[0].metadata.name}");
+    let exec = |words: &[&str]| daemon.kubectl(&[&["exec", &pod, "--"], words].concat());
+    for name in ["web", "web.default.svc.cluster.local"] {
+        let found = exec(&["wget", "-qO-", &format!("http://{name}/")]).ok();
+        assert!(found.starts_with("hello from web-"), "{found}");
+    }
+    exec(&["sh", "-c", "exit 7"]).fails(7);
+    assert_eq!(daemon.kubectl(&["logs", &pod]).ok(), "serving");
+
+    // A container that is killed is replaced in its pod.
+    let id = field(
+        &daemon,
+        &format!("pod/{pod}"),
+        "{.status.containerStatuses[0].containerID}",
+    );
+    let id = id.strip_prefix("dhow://").expect("it is ours");
+    daemon.docker(&["kill", id]).ok();
+    let restarted = "--for=jsonpath={.status.containerStatuses[0].restartCount}=1";
+    let pod_name = format!("pod/{pod}");
+    daemon
+        .kubectl(&["wait", &pod_name, restarted, "--timeout=60s"])
+        .ok();
+    daemon
+        .kubectl(&["wait", &pod_name, "--for=condition=Ready", "--timeout=60s"])
+        .ok();
+
+    // A pod that is deleted is replaced by another.
+    daemon.kubectl(&["delete", &pod_name, "--timeout=60s"]).ok();
+    rolled_out(&daemon);
+    daemon
+        .kubectl(&["scale", "deployment/web", "--replicas=6"])
+        .ok();
+    rolled_out(&daemon);
+    assert_eq!(
+        field(&daemon, "deployment/web", "{.status.readyReplicas}"),
+        "6"
+    );
+
+    daemon
+        .kubectl(&["set", "env", "deployment/web", "VERSION=2"])
+        .ok();
+    rolled_out(&daemon);
+    assert_eq!(
+        field(&daemon, "deployment/web", "{.status.updatedReplicas}"),
+        "6"
+    );
+    assert!(ask(&daemon, &service).starts_with("hello from web-"));
+
+    daemon
+        .kubectl_with(&["delete", "-f", "-", "--timeout=60s"], WEB)
+        .ok();
+    daemon
+        .kubectl(&[
+            "wait",
+            "--for=delete",
+            "pod",
+            "-l",
+            "app=web",
+            "--timeout=60s",
+        ])
+        .ok();
+    assert_eq!(
+        daemon.docker(&["ps", "-aq"]).ok(),
+        "",
+        "no container is left"
+    );
+    finish(daemon);
+}
+
+#[test]
+fn a_cluster_survives_its_daemon_being_killed() {
+    let mut daemon = cluster();
+    apply(&daemon, WEB);
+    rolled_out(&daemon);
+    let service = field(&daemon, "service/web", "{.spec.clusterIP}");
+    let ids = "{.items[*].status.containerStatuses[0].containerID}";
+    let before = field(&daemon, "pods", ids);
+    daemon.kill();
+    assert!(
+        ask(&daemon, &service).starts_with("hello from web-"),
+        "the Service works without its daemon"
+    );
+    daemon.start_again();
+    daemon.up();
+    rolled_out(&daemon);
+    assert_eq!(
+        field(&daemon, "pods", ids),
+        before,
+        "the same containers run on"
+    );
+    daemon
+        .kubectl(&["scale", "deployment/web", "--replicas=4"])
+        .ok();
+    rolled_out(&daemon);
+
+    // What ended meanwhile is replaced when the daemon is back.
+    let victim = before.split(' ').next().expect("there are three");
+    let victim = victim
+        .strip_prefix("dhow://")
+        .expect("it is ours")
+        .to_owned();
+    let pid = daemon
+        .docker(&["inspect", "-f", "{{.State.Pid}}", &victim])
+        .ok();
+    daemon.kill();
+    daemon.host().run("kill", &["-KILL", &pid]).ok();
+    daemon.start_again();
+    daemon.up();
+    daemon
+        .kubectl(&[
+            "wait",
+            "pod",
+            "-l",
+            "app=web",
+            "--for=condition=Ready",
+            "--timeout=60s",
+        ])
+        .ok();
+    let after = field(&daemon, "pods", ids);
+    assert!(!after.contains(&victim), "{after}");
+    finish(daemon);
+}
+
+#[test]
+fn pods_get_what_they_ask_for() {
+    let daemon = cluster();
+    apply(
+        &daemon,
+        r#"
+apiVersion: v1
+kind: Secret
+metadata: { name: door }
+stringData: { key: opened }
+---
+apiVersion: v1
+kind: Pod
+metadata: { name: one, labels: { color: blue } }
+spec:
+  restartPolicy: Never
+  terminationGracePeriodSeconds: 1
+  initContainers:
+    - name: first
+      image: busybox
+      imagePullPolicy: Never
+      command: [sh, -c, "echo prepared > /work/state"]
+      volumeMounts: [{ name: work, mountPath: /work }]
+  containers:
+    - name: main
+      image: busybox
+      imagePullPolicy: Never
+      env:
+        - { name: KEY, valueFrom: { secretKeyRef: { name: door, key: key } } }
+        - { name: POD, valueFrom: { fieldRef: { fieldPath: metadata.name } } }
+        - { name: TEXT, value: "$(POD) $(KEY)" }
+      command:
+        - sh
+        - -c
+        - |
+          echo "$TEXT"
+          cat /work/state
+          cat /labels/labels; echo
+          test -s /var/run/secrets/kubernetes.io/serviceaccount/token && echo token
+          hostname
+          grep -c cluster.local /etc/resolv.conf
+          cat /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null || cat /sys/fs/cgroup/memory.max
+          exit 3
+      resources: { limits: { memory: 32Mi } }
+      volumeMounts:
+        - { name: work, mountPath: /work }
+        - { name: labels, mountPath: /labels }
+  volumes:
+    - { name: work, emptyDir: {} }
+    - name: labels
+      downwardAPI: { items: [{ path: labels, fieldRef: { fieldPath: metadata.labels } }] }
+"#,
+    );
+    let failed = "--for=jsonpath={.status.phase}=Failed";
+    daemon
+        .kubectl(&["wait", "pod/one", failed, "--timeout=60s"])
+        .ok();
+    let said = daemon.kubectl(&["logs", "one"]).ok();
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(
+        lines,
+        [
+            "one opened",
+            "prepared",
+            "color=\"blue\"",
+            "token",
+            "one",
+            "1",
+            "33554432"
+        ]
+    );
+    let code = "{.status.containerStatuses[0].state.terminated.exitCode}";
+    assert_eq!(field(&daemon, "pod/one", code), "3");
+    daemon.kubectl(&["delete", "pod/one", "--timeout=60s"]).ok();
+    finish(daemon);
+}
+
+#[test]
+fn jobs_run_to_completion_and_namespaces_are_emptied() {
+    let daemon = cluster();
+    daemon.kubectl(&["create", "namespace", "work"]).ok();
+    apply(
+        &daemon,
+        r#"
+apiVersion: batch/v1
+kind: Job
+metadata: { name: count, namespace: work }
+spec:
+  completions: 3
+  parallelism: 2
+  template:
+    spec:
+      restartPolicy: Never
+      containers:
+        - { name: main, image: busybox, imagePullPolicy: Never, command: [echo, done] }
+"#,
+    );
+    daemon
+        .kubectl(&[
+            "-n",
+            "work",
+            "wait",
+            "job/count",
+            "--for=condition=Complete",
+            "--timeout=60s",
+        ])
+        .ok();
+    let job = [
+        "-n",
+        "work",
+        "get",
+        "job/count",
+        "-o",
+        "jsonpath={.status.succeeded}",
+    ];
+    assert_eq!(daemon.kubectl(&job).ok(), "3");
+    daemon
+        .kubectl(&["delete", "namespace", "work", "--timeout=60s"])
+        .ok();
+    assert_eq!(daemon.docker(&["ps", "-aq"]).ok(), "");
+    finish(daemon);
+}
+
+#[test]
+fn a_port_is_forwarded_and_a_log_followed() {
+    let daemon = cluster();
+    let script = "mkdir /tmp/www; echo here > /tmp/www/index.html; echo started; httpd -f -p 8080 -h /tmp/www";
+    apply(&daemon, &pod("web", script));
+    daemon
+        .kubectl(&["wait", "pod/web", "--for=condition=Ready", "--timeout=60s"])
+        .ok();
+    let mut logs = daemon
+        .kubectl_command(&["logs", "-f", "web"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("kubectl starts");
+    let mut lines = BufReader::new(logs.stdout.take().expect("it was piped")).lines();
+    assert_eq!(lines.next().expect("a line").expect("text"), "started");
+
+    let mut forward = daemon
+        .kubectl_command(&["port-forward", "pod/web", "18080:8080"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("kubectl starts");
+    let mut said = BufReader::new(forward.stdout.take().expect("it was piped")).lines();
+    let ready = said.next().expect("a line").expect("text");
+    assert!(
+        ready.starts_with("Forwarding from 127.0.0.1:18080"),
+        "{ready}"
+    );
+    assert_eq!(ask(&daemon, "127.0.0.1:18080"), "here");
+    forward.kill().expect("it runs");
+    forward.wait().expect("it ends");
+
+    daemon.kubectl(&["delete", "pod/web", "--timeout=60s"]).ok();
+    assert!(lines.next().is_none(), "the log ends with its container");
+    logs.wait().expect("it ends");
+    finish(daemon);
+}
+
+#[test]
+fn bad_input_is_refused_with_a_way_out() {
+    let daemon = Daemon::start();
+    daemon.busybox();
+    let refused = |words: &[&str], part: &str| {
+        let error = daemon.dhow(words).fails(1);
+        assert!(error.contains(part), "{error}");
+    };
+    refused(&["up", "--node-name", "Bad_Name"], "small letters");
+    refused(&["up", "--pod-cidr", "10.0.0.0/30"], "/24 or larger");
+    refused(&["up", "--service-cidr", "10.244.0.0/16"], "overlap");
+    daemon.up();
+    refused(&["up", "--port", "7777"], "run `dhow down` first");
+    let error = daemon
+        .kubectl_with(
+            &["apply", "-f", "-"],
+            "apiVersion: v1\nkind: Pod\nmetadata: { name: x }\nspec: { container: [] }\n",
+        )
+        .fails(1);
+    assert!(error.contains("unknown field"), "{error}");
+    apply(
+        &daemon,
+        &pod("absent", "true").replace("busybox", "nowhere.invalid/x"),
+    );
+    let waiting =
+        "--for=jsonpath={.status.containerStatuses[0].state.waiting.reason}=ErrImageNeverPull";
+    daemon
+        .kubectl(&["wait", "pod/absent", waiting, "--timeout=60s"])
+        .ok();
+    let error = daemon.kubectl(&["logs", "absent"]).fails(1);
+    assert!(error.contains("waiting to start"), "{error}");
+    daemon
+        .kubectl(&["delete", "pod/absent", "--timeout=60s"])
+        .ok();
+    daemon.dhow(&["down", "--forget"]).ok();
+    daemon.dhow(&["down"]).ok();
+    daemon.finish();
+}
