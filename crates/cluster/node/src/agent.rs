@@ -189,17 +189,18 @@ impl Agent {
             let pod = &wanted.pod;
             let is_it = pod.metadata.name.as_deref() == Some(name)
                 && pod.metadata.namespace.as_deref() == Some(namespace);
-            is_it.then(|| (Arc::clone(pod), handle))
+            is_it.then(|| (!wanted.is_gone, Arc::clone(pod), handle))
         });
-        let created = |pod: &Pod| pod.metadata.creation_timestamp.as_ref().map(|time| time.0);
-        let (pod, handle) = named.max_by_key(|(pod, _)| created(pod))?;
+        // One that is gone from the API may still be on its way out here.
+        let (_, pod, handle) = named.max_by_key(|(is_there, pod, _)| (*is_there, version(pod)))?;
         let view = handle.view.borrow();
         let mut containers = view.containers.clone();
         containers.sort_by_key(|container| std::cmp::Reverse(container.attempt));
-        let ready = view.sandboxes.iter().filter(|sandbox| sandbox.is_ready);
+        let mut sandboxes = view.sandboxes.iter();
+        let ready = sandboxes.rfind(|sandbox| sandbox.is_ready);
         Some(RunningPod {
             pod,
-            sandbox: ready.last().cloned(),
+            sandbox: ready.cloned(),
             containers,
         })
     }

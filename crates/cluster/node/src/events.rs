@@ -1,11 +1,12 @@
 //! Events: what happened to pods and to the node, in words for people.
 //!
-//! Bounded at both ends: what does not fit in the queue is dropped, and the
-//! same words about the same thing raise a count instead of making an object.
+//! Bounded at both ends: what does not fit in the queue is dropped, the same
+//! words about the same thing raise a count instead of making an object, and
+//! an object that has much to tell is heard less and less often.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use k8s_openapi::api::core::v1::{Event, EventSource, Node, ObjectReference, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -20,6 +21,11 @@ use crate::time;
 const N_WAITING: usize = 512;
 /// Different events that are remembered to be counted.
 const N_REMEMBERED: usize = 1024;
+/// Objects whose events are counted to be fewer.
+const N_TALKERS: usize = 1024;
+/// Events of one object that are written at once, and the time after which
+/// there may be one more.
+const BURST: (f64, Duration) = (25.0, Duration::from_secs(300));
 /// Longest message, in bytes.
 const LONGEST: usize = 1024;
 
@@ -53,6 +59,35 @@ pub(crate) struct Recorder {
     notes: mpsc::Receiver<Note>,
     known: HashMap<Key, Known>,
     order: VecDeque<Key>,
+    talkers: HashMap<String, Allowance>,
+}
+
+/// What an object may still tell.
+#[derive(Debug, Clone, Copy)]
+struct Allowance {
+    left: f64,
+    at: SystemTime,
+}
+
+impl Allowance {
+    fn full(now: SystemTime) -> Self {
+        Self {
+            left: BURST.0,
+            at: now,
+        }
+    }
+
+    /// Whether one more may be told now.
+    fn take(&mut self, now: SystemTime) -> bool {
+        let passed = now.duration_since(self.at).unwrap_or_default();
+        self.left = (self.left + passed.div_duration_f64(BURST.1)).min(BURST.0);
+        self.at = now;
+        let is_allowed = self.left >= 1.0;
+        if is_allowed {
+            self.left -= 1.0;
+        }
+        is_allowed
+    }
 }
 
 type Key = Arc<(String, String, Tone, String, String)>;
@@ -72,6 +107,7 @@ pub(crate) fn channel(client: Client, node: String) -> (Events, Recorder) {
         notes,
         known: HashMap::new(),
         order: VecDeque::new(),
+        talkers: HashMap::new(),
     };
     (Events { notes: sender }, recorder)
 }
@@ -163,11 +199,24 @@ impl Recorder {
     /// Writes events as they come, in order.
     pub(crate) async fn run(mut self) {
         while let Some(note) = self.notes.recv().await {
+            if !self.is_heard(&note) {
+                continue;
+            }
             if let Err(error) = self.write(&note).await {
                 // A namespace that is going away takes no events.
                 tracing::debug!(%error, reason = note.reason, "an event was not written");
             }
         }
+    }
+
+    fn is_heard(&mut self, note: &Note) -> bool {
+        let uid = note.about.uid.clone().unwrap_or_default();
+        if self.talkers.len() >= N_TALKERS && !self.talkers.contains_key(&uid) {
+            self.talkers.clear();
+        }
+        let allowance = self.talkers.entry(uid);
+        let allowance = allowance.or_insert_with(|| Allowance::full(note.time));
+        allowance.take(note.time)
     }
 
     async fn write(&mut self, note: &Note) -> Result<(), kube::Error> {
@@ -238,5 +287,21 @@ impl Recorder {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_talks_much_is_heard_less() {
+        let mut now = SystemTime::UNIX_EPOCH;
+        let mut allowance = Allowance::full(now);
+        let heard = (0..100).filter(|_| allowance.take(now)).count();
+        assert_eq!(heard, 25);
+        now += BURST.1;
+        assert!(allowance.take(now));
+        assert!(!allowance.take(now));
     }
 }

@@ -42,6 +42,10 @@ impl PodFolder {
     pub(crate) fn message_file(&self, container: &str, attempt: u32) -> Result<PathBuf, Error> {
         let folder = self.path.join("containers").join(plain(container)?);
         make_folder(&folder, 0o755)?;
+        // Nobody reads those of containers that are long gone.
+        if let Some(old) = attempt.checked_sub(3) {
+            let _ = std::fs::remove_file(folder.join(old.to_string()));
+        }
         let path = folder.join(attempt.to_string());
         write_file(&path, b"", 0o666)?;
         Ok(path)

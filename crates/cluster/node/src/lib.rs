@@ -27,6 +27,7 @@ mod images;
 mod labels;
 mod lifecycle;
 mod observer;
+mod probe;
 mod register;
 pub mod runtime;
 mod sandbox;

@@ -23,7 +23,7 @@ mod status;
 mod tests;
 
 pub(crate) use back_off::retry_delay;
-pub(crate) use memory::{Failure, Memory, Step, Verdict};
+pub(crate) use memory::{Condemned, Failure, Health, Memory, Step, Verdict};
 pub(crate) use model::{Input, Model, View};
 pub(crate) use next::{Action, next};
 pub(crate) use status::status;

@@ -306,10 +306,19 @@ fn replace(model: &Model<'_>, decision: &mut Decision) {
             continue;
         };
         let is_busy = memory.starting.as_ref() == Some(&spec.name);
-        if container.state != ContainerState::Running
-            || is_busy
-            || memory.stopping.contains_key(&container.id)
-        {
+        let is_stopping = memory.stopping.contains_key(&container.id);
+        if is_busy || is_stopping {
+            continue;
+        }
+        if container.state == ContainerState::Unknown {
+            let message = format!(
+                "Container {} is in unknown state, try killing it before restarting",
+                spec.name
+            );
+            let deadline = now + model.grace();
+            stop(model, container, deadline, Some(&message), decision);
+        }
+        if container.state != ContainerState::Running {
             continue;
         }
         if let Some(condemned) = memory.health(&container.id).condemned {

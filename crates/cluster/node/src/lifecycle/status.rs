@@ -83,7 +83,7 @@ fn phase(model: &Model<'_>, verdict: Option<&Verdict>) -> &'static str {
         return "Failed";
     }
     let containers = &model.input.view.containers;
-    let any_alive = containers.iter().any(|c| Model::lives(c));
+    let any_alive = containers.iter().any(Model::lives);
     let is_leaving = matches!(model.fate(), Fate::Leaving(_));
     let outcomes = model.mains().iter().map(|spec| {
         let last = model.latest(&spec.name);
@@ -147,11 +147,13 @@ fn container(model: &Model<'_>, spec: &Spec) -> ContainerStatus {
     match last.state {
         ContainerState::Running | ContainerState::Unknown => {
             let health = memory.health(&last.id);
-            status.started = Some(health.is_started);
-            status.ready = match kind {
-                Kind::Init => false,
-                _ => health.is_started && health.is_ready,
-            };
+            // Its hook is part of the start.
+            let hook = spec.lifecycle.as_ref();
+            let hook = hook.and_then(|lifecycle| lifecycle.post_start.as_ref());
+            let is_at_hook = hook.is_some() && memory.starting.as_ref() == Some(&spec.name);
+            let is_started = health.is_started && !is_at_hook;
+            status.started = Some(is_started);
+            status.ready = kind != Kind::Init && is_started && health.is_ready;
             status.state = Some(running(last));
             status.last_state = previous;
         }

@@ -63,7 +63,7 @@ impl Subscription {
         };
         if changed.is_err() {
             // The watch has ended with the agent.
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }

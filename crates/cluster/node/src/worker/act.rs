@@ -22,6 +22,9 @@ const SOON: (Duration, Duration) = (Duration::from_millis(500), Duration::from_s
 /// Waits between tries at something that must succeed in the end.
 const INSIST: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
+/// A container gets at least so long after its hook.
+const AFTER_HOOK: Duration = Duration::from_secs(2);
+
 /// What a task is at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Doing {
@@ -172,8 +175,9 @@ impl Worker {
         let (shared, pod) = (Arc::clone(&self.shared), Arc::clone(&self.pod));
         let (folder, tokens) = (self.folder.clone(), Arc::clone(&self.tokens));
         let mut subscriptions = std::mem::take(&mut self.subscriptions);
-        let ready = view.sandboxes.iter().filter(|sandbox| sandbox.is_ready);
-        let addresses = ready.last().map(|sandbox| sandbox.addresses.clone());
+        let mut sandboxes = view.sandboxes.iter();
+        let ready = sandboxes.rfind(|sandbox| sandbox.is_ready);
+        let addresses = ready.map(|sandbox| sandbox.addresses.clone());
         let addresses = addresses.unwrap_or_default();
         self.spawn(Doing::Volumes, async move {
             let tools = Tools {
@@ -201,10 +205,13 @@ impl Worker {
             self.memory.failures.clear();
         }
         let count = failures(&self.memory.sandbox);
-        if count > 0 {
-            tracing::debug!(uid = self.uid, count, "the sandbox is tried again");
-        }
         self.memory.sandbox = Step::Busy;
+        if attempt > 0 && count == 0 {
+            let message = "Pod sandbox changed, it will be killed and re-created.";
+            self.shared
+                .events
+                .pod(&self.pod, Tone::Normal, "SandboxChanged", message);
+        }
         let host_dns = std::fs::read_to_string(&self.shared.config.resolv_conf);
         let host_dns = crate::sandbox::parse_resolv_conf(&host_dns.unwrap_or_default());
         let config = crate::sandbox::config(&self.pod, attempt, &self.shared.config, &host_dns);
@@ -238,10 +245,18 @@ impl Worker {
                 .container(&self.pod, name, Tone::Normal, "Killing", message);
         }
         let shared = Arc::clone(&self.shared);
+        // The hook runs once, however often the end is moved.
+        let is_first = is_running && self.hooked.insert(id.clone());
+        let hook =
+            Starter::new(self, view, name).filter(|starter| is_first && starter.has_pre_stop());
         self.spawn(doing, async move {
+            let mut least = Duration::ZERO;
+            if let Some(hook) = hook {
+                hook.before_stop(&id, left(deadline)).await;
+                least = AFTER_HOOK;
+            }
             insist(|| {
-                let grace = deadline.duration_since(SystemTime::now());
-                let grace = grace.unwrap_or_default();
+                let grace = left(deadline).max(least);
                 shared.runtime.stop_container(&id, grace)
             })
             .await;
@@ -446,6 +461,11 @@ fn again(step: &Step, now: SystemTime) -> Failure {
 fn doubled((first, longest): (Duration, Duration), count: u32) -> Duration {
     let doublings = count.saturating_sub(1).min(16);
     (first * (1 << doublings)).min(longest)
+}
+
+fn left(deadline: SystemTime) -> Duration {
+    let left = deadline.duration_since(SystemTime::now());
+    left.unwrap_or_default()
 }
 
 /// Does something until it works. What is not there any more is done.

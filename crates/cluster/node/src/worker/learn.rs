@@ -1,18 +1,19 @@
 //! What a worker finds out by looking at containers, and what it tells people.
 
-use k8s_openapi::api::core::v1::{ContainerStatus, PodStatus};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use k8s_openapi::api::core::v1::{Container as Spec, ContainerStatus, PodStatus};
 
 use super::Worker;
 use crate::events::Tone;
 use crate::host::read_message;
 use crate::labels;
-use crate::lifecycle::View;
+use crate::lifecycle::{Health, View};
+use crate::probe::{Patient, Prober, first_health, is_probed};
 use crate::runtime::{Container, ContainerState, LogOptions, Output};
-
-use std::path::Path;
-use std::time::Duration;
-
-use futures_util::StreamExt;
 
 /// Lines and bytes of a log that stand for last words.
 const N_LINES: usize = 80;
@@ -32,6 +33,77 @@ impl Worker {
                 let words = self.last_words(container).await;
                 self.memory.messages.insert(container.id.clone(), words);
             }
+        }
+        self.probe(view);
+    }
+
+    /// Has running containers probed, and no others.
+    fn probe(&mut self, view: &View) {
+        let running: Vec<&Container> = view
+            .containers
+            .iter()
+            .filter(|container| container.state == ContainerState::Running)
+            .collect();
+        let runs = |id: &String| running.iter().any(|container| container.id == *id);
+        self.probers.retain(|id, _| runs(id));
+        self.hooked.retain(runs);
+        let pod = Arc::clone(&self.pod);
+        let Some(spec) = &pod.spec else {
+            return;
+        };
+        let inits = spec.init_containers.iter().flatten();
+        let all: Vec<&Spec> = spec.containers.iter().chain(inits).collect();
+        for container in running {
+            let wish = all.iter().find(|spec| spec.name == container.name);
+            let Some(wish) = wish.filter(|wish| is_probed(wish)) else {
+                continue;
+            };
+            let health = match self.memory.health.get(&container.id) {
+                Some(health) => health.clone(),
+                None => {
+                    let health = self.known_health(wish, container);
+                    let id = container.id.clone();
+                    self.memory.health.insert(id, health.clone());
+                    health
+                }
+            };
+            let is_starting = self.memory.starting.as_ref() == Some(&container.name);
+            if is_starting || self.probers.contains_key(&container.id) {
+                continue;
+            }
+            let mut sandboxes = view.sandboxes.iter();
+            let sandbox = sandboxes.find(|sandbox| sandbox.id == container.sandbox);
+            let patient = Patient {
+                shared: Arc::clone(&self.shared),
+                pod: Arc::clone(&self.pod),
+                spec: (*wish).clone(),
+                id: container.id.clone(),
+                addresses: sandbox.map_or_else(Vec::new, |sandbox| sandbox.addresses.clone()),
+                started: container.started.unwrap_or(container.created),
+            };
+            let prober = Prober::new(patient, health, self.finding.clone());
+            self.probers.insert(container.id.clone(), prober);
+        }
+    }
+
+    /// What is thought of a container before it is probed: what the API says
+    /// of it, if that is of this one, for an agent that was restarted.
+    fn known_health(&self, spec: &Spec, container: &Container) -> Health {
+        let first = first_health(spec);
+        let status = self.pod.status.as_ref();
+        let statuses = status.iter().flat_map(|status| {
+            let inits = status.init_container_statuses.iter().flatten();
+            status.container_statuses.iter().flatten().chain(inits)
+        });
+        let id = format!("dhow://{}", container.id);
+        let mut known = statuses.filter(|known| known.container_id.as_ref() == Some(&id));
+        match known.next() {
+            Some(known) if known.started == Some(true) => Health {
+                is_started: true,
+                is_ready: first.is_ready || known.ready,
+                condemned: None,
+            },
+            _ => first,
         }
     }
 

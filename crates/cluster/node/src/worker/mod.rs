@@ -5,18 +5,19 @@
 //! that the answer named. It never waits for one thing while another happens.
 
 mod act;
+mod hooks;
 mod learn;
 mod report;
 mod start;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::select_all;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, Id, JoinSet};
 
 use crate::admission::Refusal;
@@ -24,6 +25,7 @@ use crate::agent::Shared;
 use crate::error::Error;
 use crate::host::PodFolder;
 use crate::lifecycle::{Input, Memory, Verdict, View, next, status};
+use crate::probe::{Finding, Prober};
 use crate::volumes::{Subscription, Tokens, Volumes};
 use act::{Doing, Outcome};
 use report::Reporter;
@@ -56,6 +58,12 @@ pub(crate) struct Worker {
     doing: HashMap<Id, (Doing, AbortHandle)>,
     reporter: Reporter,
     is_over: Arc<AtomicBool>,
+    /// Who probes containers, by identifier, and what they find.
+    probers: HashMap<String, Prober>,
+    findings: mpsc::Receiver<Finding>,
+    finding: mpsc::Sender<Finding>,
+    /// Containers whose hook before the stop was begun.
+    hooked: HashSet<String>,
     /// Sandboxes and volumes that failed in a row.
     sandbox_failures: u32,
     volume_failures: u32,
@@ -82,7 +90,12 @@ impl Worker {
             }),
             ..Memory::default()
         };
+        let (finding, findings) = mpsc::channel(N_FINDINGS);
         Ok(Self {
+            probers: HashMap::new(),
+            findings,
+            finding,
+            hooked: HashSet::new(),
             view: shared.observer.follow(uid),
             reporter: Reporter::new(shared.client.clone(), &pod),
             tokens: Arc::new(Tokens::new(shared.client.clone())),
@@ -169,6 +182,9 @@ impl Worker {
             },
             _ = self.view.changed() => {}
             Some(done) = self.tasks.join_next_with_id() => self.settle(done).await,
+            Some((id, health)) = self.findings.recv() => {
+                self.memory.health.insert(id, health);
+            }
             () = any_change(&mut self.subscriptions) => self.spoil_volumes(),
             () = self.reporter.written() => {}
             () = time => {}
@@ -250,7 +266,7 @@ impl Worker {
             return;
         }
         self.tell_changes(&new);
-        self.reporter.send(self.pod.status.as_ref(), &new);
+        self.reporter.send(&new);
         self.sent = Some(new);
         self.overlay();
     }
@@ -271,6 +287,8 @@ impl Worker {
     }
 }
 
+/// Findings of probes that may wait.
+const N_FINDINGS: usize = 64;
 /// A worker looks again after this even if it waits for longer.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 

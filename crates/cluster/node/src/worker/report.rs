@@ -14,6 +14,7 @@ const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs
 
 /// Writes a pod's status in a task of its own.
 pub(super) struct Reporter {
+    uid: String,
     newest: watch::Sender<(u64, Value)>,
     written: watch::Receiver<u64>,
     task: AbortHandle,
@@ -32,6 +33,7 @@ impl Reporter {
         let api = Api::namespaced(client, &pod.namespace().unwrap_or_default());
         let task = tokio::spawn(keep_writing(api, pod.name_any(), receiver, sender));
         Self {
+            uid: pod.uid().unwrap_or_default(),
             newest,
             written,
             task: task.abort_handle(),
@@ -39,8 +41,8 @@ impl Reporter {
     }
 
     /// Has a status written instead of all that were not written yet.
-    pub(super) fn send(&self, former: Option<&PodStatus>, status: &PodStatus) {
-        let patch = patch(former, status);
+    pub(super) fn send(&self, status: &PodStatus) {
+        let patch = patch(&self.uid, status);
         self.newest
             .send_modify(|newest| *newest = (newest.0 + 1, patch));
     }
@@ -94,35 +96,25 @@ async fn keep_writing(
 }
 
 /// A strategic merge patch that makes the API's status this one, but for the
-/// conditions of others.
-fn patch(former: Option<&PodStatus>, status: &PodStatus) -> Value {
+/// conditions of others; it is refused for another pod of the same name.
+fn patch(uid: &str, status: &PodStatus) -> Value {
     let mut new = json!(status);
     for field in ["podIPs", "hostIPs"] {
         if let Some(list) = new.get_mut(field).and_then(Value::as_array_mut) {
             list.insert(0, json!({"$patch": "replace"}));
         }
     }
-    // What a condition says no more is taken away by name.
-    let former = former.and_then(|former| former.conditions.as_ref());
+    // What a condition says no more is taken away by name, whatever of what
+    // was said before has come to be written.
     let conditions = new.get_mut("conditions").and_then(Value::as_array_mut);
     for condition in conditions.into_iter().flatten() {
-        let known = former
-            .into_iter()
-            .flatten()
-            .find(|known| condition["type"] == known.type_.as_str());
-        let Some(known) = known else {
-            continue;
-        };
-        for (field, was_there) in [
-            ("reason", known.reason.is_some()),
-            ("message", known.message.is_some()),
-        ] {
-            if was_there && condition.get(field).is_none() {
+        for field in ["reason", "message"] {
+            if condition.get(field).is_none() {
                 condition[field] = Value::Null;
             }
         }
     }
-    json!({ "status": new })
+    json!({ "metadata": { "uid": uid }, "status": new })
 }
 
 /// Whether two statuses say the same of what the agent answers for.
@@ -153,11 +145,11 @@ mod tests {
 
     #[test]
     fn what_is_said_no_more_is_taken_away() {
-        let status = |reason: Option<&str>| PodStatus {
+        let status = PodStatus {
             conditions: Some(vec![PodCondition {
                 type_: "Ready".to_owned(),
                 status: "True".to_owned(),
-                reason: reason.map(str::to_owned),
+                message: Some("words".to_owned()),
                 ..PodCondition::default()
             }]),
             pod_ips: Some(vec![k8s_openapi::api::core::v1::PodIP {
@@ -165,11 +157,12 @@ mod tests {
             }]),
             ..PodStatus::default()
         };
-        let patch = patch(Some(&status(Some("Why"))), &status(None));
-        let conditions = &patch["status"]["conditions"];
-        assert_eq!(conditions[0]["reason"], Value::Null);
-        assert!(conditions[0].get("reason").is_some());
-        assert!(conditions[0].get("message").is_none());
+        let patch = patch("u", &status);
+        let condition = patch["status"]["conditions"][0].as_object();
+        let condition = condition.expect("a condition");
+        assert_eq!(condition.get("reason"), Some(&Value::Null));
+        assert_eq!(condition["message"], "words");
         assert_eq!(patch["status"]["podIPs"][0]["$patch"], "replace");
+        assert_eq!(patch["metadata"]["uid"], "u");
     }
 }

@@ -3,11 +3,12 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container as Spec, Pod};
 use kube::ResourceExt;
 
-use super::Worker;
+use super::{Worker, hooks};
 use crate::agent::Shared;
 use crate::container::{self, ConfigError, Given};
 use crate::env::{self, EnvError, Place, Reader};
@@ -15,6 +16,7 @@ use crate::events::Tone;
 use crate::host::PodFolder;
 use crate::images::ImageError;
 use crate::lifecycle::{Input, Model, View};
+use crate::probe::Target;
 use crate::runtime::{Mount, Propagation, RuntimeError};
 use crate::volumes::{MountError, Volumes, mounts};
 
@@ -155,7 +157,72 @@ impl Starter {
             "Started",
             "Container started",
         );
-        Ok(())
+        let lifecycle = spec.lifecycle.as_ref();
+        let Some(hook) = lifecycle.and_then(|lifecycle| lifecycle.post_start.as_ref()) else {
+            return Ok(());
+        };
+        let Err(why) = hooks::run(&self.target(id), hook).await else {
+            return Ok(());
+        };
+        shared.events.container(
+            pod,
+            &spec.name,
+            Tone::Warning,
+            "FailedPostStartHook",
+            format!("PostStartHook failed: {why}"),
+        );
+        shared.events.container(
+            pod,
+            &spec.name,
+            Tone::Normal,
+            "Killing",
+            "FailedPostStartHook",
+        );
+        let seconds = pod.spec.as_ref();
+        let seconds = seconds.and_then(|spec| spec.termination_grace_period_seconds);
+        let seconds = u64::try_from(seconds.unwrap_or(30)).unwrap_or(0);
+        let grace = Duration::from_secs(seconds);
+        if let Err(error) = shared.runtime.stop_container(id, grace).await {
+            tracing::warn!(%error, id, "a container whose hook failed was not stopped");
+        }
+        Err(StartError::Hook(why))
+    }
+
+    fn target<'a>(&'a self, id: &'a str) -> Target<'a> {
+        Target {
+            shared: &self.shared,
+            spec: &self.spec,
+            id,
+            addresses: &self.addresses,
+        }
+    }
+
+    /// Whether the container has something to do before it is stopped.
+    pub(super) fn has_pre_stop(&self) -> bool {
+        let lifecycle = self.spec.lifecycle.as_ref();
+        lifecycle.is_some_and(|lifecycle| lifecycle.pre_stop.is_some())
+    }
+
+    /// Has it done that, but for no longer than it has.
+    pub(super) async fn before_stop(&self, id: &str, patience: Duration) {
+        let lifecycle = self.spec.lifecycle.as_ref();
+        let Some(hook) = lifecycle.and_then(|lifecycle| lifecycle.pre_stop.as_ref()) else {
+            return;
+        };
+        let target = self.target(id);
+        let running = hooks::run(&target, hook);
+        let why = match tokio::time::timeout(patience, running).await {
+            Ok(Ok(())) => return,
+            Ok(Err(why)) => why,
+            Err(_) => "it has not ended in time".to_owned(),
+        };
+        self.shared.events.container(
+            &self.pod,
+            &self.spec.name,
+            Tone::Warning,
+            "FailedPreStopHook",
+            format!("PreStopHook failed: {why}"),
+        );
     }
 
     async fn services(&self) -> Vec<Arc<k8s_openapi::api::core::v1::Service>> {
