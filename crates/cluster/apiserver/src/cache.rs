@@ -213,6 +213,8 @@ pub(crate) struct Caches {
     progress: watch::Sender<u64>,
 }
 
+/// A store that cannot be read is tried again after this time.
+const BEFORE_AGAIN: Duration = Duration::from_secs(1);
 /// A read waits at most so long for the caches to catch up.
 const CATCH_UP: Duration = Duration::from_secs(10);
 
@@ -236,29 +238,12 @@ impl Caches {
             prefixes,
             progress: watch::channel(0).0,
         });
-        let revision = store.revision();
-        for (prefix, &index) in &this.prefixes {
-            let listing = store.range(&Range {
-                revision: Some(revision),
-                ..Range::prefix(prefix)
-            })?;
-            for kv in listing.kvs {
-                this.put(registry.get(index), prefix, &kv);
-            }
-        }
-        for cache in this.caches.iter().flatten() {
-            let mut state = cache.state.write();
-            state.ring.clear();
-            state.ring_bytes = 0;
-            state.since = revision;
-        }
-        this.progress.send_replace(revision);
-        let watch = store.watch("/registry/", revision + 1)?;
+        let watch = this.read_anew(registry, &**store)?;
         let weak = Arc::downgrade(&this);
-        let registry = registry.clone();
+        let (registry, store) = (registry.clone(), Arc::downgrade(store));
         std::thread::Builder::new()
             .name("watch-cache".to_owned())
-            .spawn(move || feed(&weak, &registry, watch))
+            .spawn(move || feed(&weak, &registry, &store, watch))
             .map_err(ApiError::internal)?;
         Ok(this)
     }
@@ -294,17 +279,52 @@ impl Caches {
     }
 
     fn put(&self, resource: &Resource, prefix: &str, kv: &KeyValue) {
-        match Object::from_stored(resource, &kv.value, kv.mod_revision) {
-            Ok(object) => {
-                let key = &kv.key[prefix.len()..];
-                if let Some(cache) = &self.caches[resource.index] {
-                    cache.apply(key, Some(Arc::new(object)), kv.mod_revision);
-                }
-            }
-            Err(error) => {
-                tracing::error!(key = &*kv.key, %error, "a stored object is left out");
+        if let Some(object) = describe(resource, kv)
+            && let Some(cache) = &self.caches[resource.index]
+        {
+            let key = &kv.key[prefix.len()..];
+            cache.apply(key, Some(Arc::new(object)), kv.mod_revision);
+        }
+    }
+
+    /// Replaces everything by what the store has now. Watchers that had not
+    /// seen all of it by then are told that they are too late.
+    fn read_anew(
+        &self,
+        registry: &Registry,
+        store: &dyn Store,
+    ) -> Result<Box<dyn dhow_store::Watch>, StoreError> {
+        let revision = store.revision();
+        let mut read = Vec::with_capacity(self.prefixes.len());
+        for (prefix, &index) in &self.prefixes {
+            let listing = store.range(&Range {
+                revision: Some(revision),
+                ..Range::prefix(prefix)
+            })?;
+            let resource = registry.get(index);
+            let objects: BTreeMap<Box<str>, Shared> = listing
+                .kvs
+                .iter()
+                .filter_map(|kv| {
+                    let object = describe(resource, kv)?;
+                    Some((kv.key[prefix.len()..].into(), Arc::new(object)))
+                })
+                .collect();
+            read.push((index, objects));
+        }
+        let watch = store.watch("/registry/", revision + 1)?;
+        for (index, objects) in read {
+            if let Some(cache) = &self.caches[index] {
+                *cache.state.write() = State {
+                    objects,
+                    since: revision,
+                    ..State::default()
+                };
+                cache.changed.send_replace(revision);
             }
         }
+        self.progress.send_replace(revision);
+        Ok(watch)
     }
 
     /// The resource prefix a key begins with.
@@ -331,17 +351,42 @@ impl Caches {
     }
 }
 
+/// A stored object; one that makes no sense is told of and left out.
+fn describe(resource: &Resource, kv: &KeyValue) -> Option<Object> {
+    Object::from_stored(resource, &kv.value, kv.mod_revision)
+        .inspect_err(|error| {
+            tracing::error!(key = &*kv.key, %error, "a stored object is left out");
+        })
+        .ok()
+}
+
 /// Follows the store until it or the caches go.
-fn feed(caches: &Weak<Caches>, registry: &Registry, mut watch: Box<dyn dhow_store::Watch>) {
+fn feed(
+    caches: &Weak<Caches>,
+    registry: &Registry,
+    store: &Weak<dyn Store>,
+    mut watch: Box<dyn dhow_store::Watch>,
+) {
     loop {
         let batch = match watch.next(Duration::from_secs(1)) {
             Ok(batch) => batch,
             Err(StoreError::Closed) => return,
             Err(error) => {
-                // Only a compaction past the cursor does this; nothing read
-                // from these caches would be true any more.
-                tracing::error!(%error, "the watch cache lost the store");
-                return;
+                // A compaction past the cursor, say: what lies between is not
+                // to be had any more.
+                tracing::warn!(%error, "the watch cache lost the store; it is read anew");
+                let (Some(caches), Some(store)) = (caches.upgrade(), store.upgrade()) else {
+                    return;
+                };
+                match caches.read_anew(registry, &*store) {
+                    Ok(fresh) => watch = fresh,
+                    Err(StoreError::Closed) => return,
+                    Err(error) => {
+                        tracing::error!(%error, "the store cannot be read");
+                        std::thread::sleep(BEFORE_AGAIN);
+                    }
+                }
+                continue;
             }
         };
         let Some(caches) = caches.upgrade() else {

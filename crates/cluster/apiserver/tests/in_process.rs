@@ -1,8 +1,13 @@
 //! The API through `kube`, in one process, without a socket.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use dhow_apiserver::{ApiServer, Config, UserInfo};
+use dhow_store::{
+    Batch, Done, Embedded, KeyValue, Listing, Options, Range, Store, StoreError, Txn, Watch,
+};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, ServiceAccount};
@@ -324,4 +329,101 @@ async fn a_service_gives_its_address_back_when_its_last_finalizer_goes() {
         .create(&PostParams::default(), &service("b", Some(&address)))
         .await
         .expect("the address is free");
+}
+
+/// A store whose watches fall behind when they are told to.
+struct Forgetful {
+    store: Embedded,
+    falls_behind: Arc<AtomicBool>,
+}
+
+struct FallingBehind {
+    watch: Box<dyn Watch>,
+    falls_behind: Arc<AtomicBool>,
+}
+
+impl Watch for FallingBehind {
+    fn next(&mut self, timeout: Duration) -> Result<Batch, StoreError> {
+        let batch = self.watch.next(timeout)?;
+        // What was just read is lost with the watch.
+        if !batch.events.is_empty() && self.falls_behind.swap(false, Ordering::SeqCst) {
+            return Err(StoreError::Compacted {
+                compacted: batch.revision,
+            });
+        }
+        Ok(batch)
+    }
+}
+
+impl Store for Forgetful {
+    fn revision(&self) -> u64 {
+        self.store.revision()
+    }
+    fn get(&self, key: &str, revision: Option<u64>) -> Result<Option<KeyValue>, StoreError> {
+        self.store.get(key, revision)
+    }
+    fn range(&self, range: &Range) -> Result<Listing, StoreError> {
+        self.store.range(range)
+    }
+    fn submit(&self, txn: Txn, done: Done) {
+        self.store.submit(txn, done);
+    }
+    fn watch(&self, prefix: &str, from: u64) -> Result<Box<dyn Watch>, StoreError> {
+        Ok(Box::new(FallingBehind {
+            watch: self.store.watch(prefix, from)?,
+            falls_behind: self.falls_behind.clone(),
+        }))
+    }
+    fn compact(&self, revision: u64) -> Result<(), StoreError> {
+        self.store.compact(revision)
+    }
+}
+
+/// Keeps from coming back: a cache that lost the store's watch stood still.
+#[tokio::test]
+async fn a_cache_that_lost_the_store_reads_it_anew() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let falls_behind = Arc::new(AtomicBool::new(false));
+    let store = Forgetful {
+        store: Embedded::open(&directory.path().join("store"), Options::default())
+            .expect("the store opens"),
+        falls_behind: falls_behind.clone(),
+    };
+    let config = Config::new(directory.path().to_owned());
+    let server = ApiServer::with_store(config, Arc::new(store))
+        .await
+        .expect("the server opens");
+    let client = Client::new(server.service(UserInfo::admin()), "default");
+    let maps: Api<ConfigMap> = Api::default_namespaced(client);
+    let before = maps
+        .create(&PostParams::default(), &config_map("before"))
+        .await
+        .expect("created");
+    maps.get("before").await.expect("read");
+    let version = before.metadata.resource_version.expect("it has one");
+    let watch = maps
+        .watch(&WatchParams::default(), &version)
+        .await
+        .expect("watched");
+    let mut watch = std::pin::pin!(watch);
+
+    falls_behind.store(true, Ordering::SeqCst);
+    maps.create(&PostParams::default(), &config_map("lost"))
+        .await
+        .expect("created");
+    soon(maps.get("lost")).await.expect("a consistent read");
+    assert!(
+        !falls_behind.load(Ordering::SeqCst),
+        "the watch fell behind"
+    );
+    // Who watched across the gap must list again.
+    let told = soon(watch.try_next()).await.expect("the watch works");
+    assert!(
+        matches!(&told, Some(WatchEvent::Error(status)) if status.code == 410),
+        "{told:?}"
+    );
+    maps.delete("before", &DeleteParams::default())
+        .await
+        .expect("deleted");
+    assert!(soon(maps.get_opt("before")).await.expect("read").is_none());
 }

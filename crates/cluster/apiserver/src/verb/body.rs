@@ -1,5 +1,7 @@
 //! Reading strangers' bodies: bounded, parsed, held against the schema.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use dhow_schema::decode::{self, Parsed};
 use dhow_schema::{Shape, Types, proto};
@@ -14,16 +16,24 @@ use crate::tree;
 /// No request body is longer.
 pub(crate) const LONGEST_BODY: usize = 3 << 20;
 
+/// And none takes longer to arrive.
+const SLOWEST_BODY: Duration = Duration::from_secs(60);
+
 /// Reads a body to its end.
 pub(crate) async fn read<B>(body: B) -> Result<Bytes, ApiError>
 where
     B: http_body::Body<Data = Bytes>,
     B::Error: Into<BoxError>,
 {
-    match Limited::new(body, LONGEST_BODY).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(ApiError::too_large(LONGEST_BODY)),
-        Err(error) => Err(ApiError::bad_request(format!(
+    let collecting = Limited::new(body, LONGEST_BODY).collect();
+    match tokio::time::timeout(SLOWEST_BODY, collecting).await {
+        Err(_) => Err(ApiError::timeout(format!(
+            "the request's body did not arrive within {} s",
+            SLOWEST_BODY.as_secs()
+        ))),
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(ApiError::too_large(LONGEST_BODY)),
+        Ok(Err(error)) => Err(ApiError::bad_request(format!(
             "cannot read the request's body: {error}"
         ))),
     }
