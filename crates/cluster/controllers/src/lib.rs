@@ -15,6 +15,7 @@ mod error;
 mod gc;
 mod job;
 mod namespace;
+mod nodes;
 mod owner;
 mod replicaset;
 mod resources;
@@ -36,6 +37,7 @@ pub async fn run(client: Client, root_certificate: String) {
         namespace::run(client.clone()),
         gc::run(client.clone()),
         job::run(client.clone()),
+        nodes::run(client.clone()),
         accounts::run(client, root_certificate),
     );
 }
