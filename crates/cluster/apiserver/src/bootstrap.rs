@@ -20,7 +20,8 @@ fn own_write() -> Write {
 }
 
 impl Api {
-    /// Makes sure of namespaces, roles, bindings and the server's own Service.
+    /// Makes sure of namespaces, roles, bindings, priority classes and the
+    /// server's own Service.
     pub(crate) async fn bootstrap(&self) -> Result<(), ApiError> {
         let services = self.registry.known("", "services");
         for service in self.caches.of(services).list("").0 {
@@ -40,6 +41,10 @@ impl Api {
         let bindings = self.registry.known(rbac, "clusterrolebindings");
         for binding in bootstrap::cluster_role_bindings() {
             self.ensure(bindings, binding).await?;
+        }
+        let classes = self.registry.known("scheduling.k8s.io", "priorityclasses");
+        for class in crate::admission::classes() {
+            self.ensure(classes, class).await?;
         }
         self.own_service().await
     }

@@ -426,4 +426,49 @@ async fn a_cache_that_lost_the_store_reads_it_anew() {
         .await
         .expect("deleted");
     assert!(soon(maps.get_opt("before")).await.expect("read").is_none());
+#[tokio::test]
+async fn a_pods_priority_is_its_classs() {
+    let fixture = Fixture::new().await;
+    let accounts: Api<ServiceAccount> = Api::default_namespaced(fixture.client());
+    let parameters = PostParams::default();
+    let account = serde_json::from_value(json!({"metadata": {"name": "default"}}));
+    accounts
+        .create(&parameters, &account.expect("an account"))
+        .await
+        .expect("created");
+    let pods: Api<Pod> = Api::default_namespaced(fixture.client());
+    let pod = |name: &str, class: Option<&str>, priority: Option<i32>| -> Pod {
+        serde_json::from_value(json!({"metadata": {"name": name}, "spec": {
+            "priorityClassName": class, "priority": priority,
+            "containers": [{"name": "c", "image": "i"}]}}))
+        .expect("a pod")
+    };
+    let plain = pods
+        .create(&parameters, &pod("a", None, None))
+        .await
+        .expect("created");
+    let spec = plain.spec.expect("a spec");
+    assert_eq!(spec.priority, Some(0));
+    assert_eq!(
+        spec.preemption_policy.as_deref(),
+        Some("PreemptLowerPriority")
+    );
+    let critical = pod("b", Some("system-node-critical"), None);
+    let critical = pods.create(&parameters, &critical).await.expect("created");
+    assert_eq!(critical.spec.expect("a spec").priority, Some(2_000_001_000));
+    for (refused, why) in [
+        (
+            pod("c", Some("none"), None),
+            "pods \"c\" is forbidden: no PriorityClass with name none was found",
+        ),
+        (
+            pod("d", None, Some(7)),
+            "pods \"d\" is forbidden: the integer value of priority (7) must not be provided in pod spec; priority admission controller computed 0 from the given PriorityClass name",
+        ),
+    ] {
+        let Err(kube::Error::Api(status)) = pods.create(&parameters, &refused).await else {
+            panic!("refused");
+        };
+        assert_eq!((status.code, status.message.as_str()), (403, why));
+    }
 }

@@ -1,8 +1,9 @@
-//! Built-in admission: namespaces must live, pods get their account and
-//! tolerations, Services their addresses.
+//! Built-in admission: namespaces must live, pods get their account, priority
+//! and tolerations, Services their addresses.
 
 mod accounts;
 mod addresses;
+mod priority;
 
 use serde_json::Value;
 
@@ -12,6 +13,7 @@ use crate::resource::Resource;
 use crate::tree;
 
 pub(crate) use addresses::{Addresses, Claim};
+pub(crate) use priority::classes;
 
 impl Api {
     /// Admits a new object, or says why not.
@@ -25,6 +27,7 @@ impl Api {
         }
         if resource.prefix == "pods" {
             self.admit_account(value).await?;
+            self.admit_priority(value).await?;
             tolerate(value);
         }
         Ok(())
