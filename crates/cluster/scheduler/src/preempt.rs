@@ -171,3 +171,157 @@ fn split(pods: &[Arc<PodFacts>], budgets: &[Budget]) -> (Vec<Arc<PodFacts>>, Vec
         breaks
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::amount::{Amounts, Demand};
+    use crate::decide::decide;
+    use crate::snapshot::NodeFacts;
+
+    fn pod(name: &str, priority: i32, milli_cpu: i64) -> Arc<PodFacts> {
+        let amounts = Amounts {
+            milli_cpu,
+            ..Amounts::default()
+        };
+        Arc::new(PodFacts {
+            uid: name.into(),
+            name: name.into(),
+            namespace: "n".into(),
+            labels: [("app".to_owned(), name.to_owned())].into(),
+            priority,
+            preempts: true,
+            demand: Demand {
+                exact: amounts.clone(),
+                felt: amounts,
+            },
+            ..PodFacts::default()
+        })
+    }
+
+    fn cluster(nodes: &[(&str, i64)]) -> Snapshot {
+        let mut snapshot = Snapshot::default();
+        for (name, milli_cpu) in nodes {
+            let facts = NodeFacts {
+                capacity: Amounts {
+                    milli_cpu: *milli_cpu,
+                    ..Amounts::default()
+                },
+                most_pods: 110,
+                ..NodeFacts::default()
+            };
+            snapshot.set_node(name, facts);
+        }
+        snapshot
+    }
+
+    fn victims(found: Option<Preemption>) -> (String, Vec<String>) {
+        let found = found.expect("room can be made");
+        let mut victims: Vec<String> = found
+            .victims
+            .iter()
+            .map(|pod| pod.name.to_string())
+            .collect();
+        victims.sort();
+        (found.node.to_string(), victims)
+    }
+
+    #[test]
+    fn as_few_and_as_low_as_possible_go() {
+        let mut snapshot = cluster(&[("a", 1000), ("b", 1000)]);
+        snapshot.put_pod(&pod("low", 1, 500), "a");
+        snapshot.put_pod(&pod("lower", 0, 500), "a");
+        snapshot.put_pod(&pod("middle", 5, 1000), "b");
+        let (node, gone) = victims(preempt(&pod("p", 10, 500), &snapshot, &[]));
+        assert_eq!((node.as_str(), gone), ("a", vec!["lower".to_owned()]));
+        // What must not be sent away is asked last.
+        let budget = Budget {
+            namespace: "n".into(),
+            selector: LabelSelector::exact([("app", "lower")]),
+            allowed: 0,
+        };
+        let (node, gone) = victims(preempt(&pod("p", 10, 500), &snapshot, &[budget]));
+        assert_eq!((node.as_str(), gone), ("a", vec!["low".to_owned()]));
+    }
+
+    #[test]
+    fn equals_are_not_sent_away_and_the_polite_send_nobody() {
+        let mut snapshot = cluster(&[("a", 1000)]);
+        snapshot.put_pod(&pod("equal", 10, 1000), "a");
+        assert!(preempt(&pod("p", 10, 500), &snapshot, &[]).is_none());
+        let polite = PodFacts {
+            preempts: false,
+            ..PodFacts::clone(&pod("p", 20, 500))
+        };
+        assert!(preempt(&polite, &snapshot, &[]).is_none());
+        assert!(preempt(&pod("p", 20, 2000), &snapshot, &[]).is_none());
+        assert!(preempt(&pod("p", 20, 500), &snapshot, &[]).is_some());
+    }
+
+    #[test]
+    fn room_that_was_made_is_kept() {
+        let mut snapshot = cluster(&[("a", 1000)]);
+        let high = PodFacts {
+            nominated: Some("a".into()),
+            ..PodFacts::clone(&pod("high", 10, 800))
+        };
+        let high = Arc::new(high);
+        snapshot.nominate(&high, Some("a"));
+        assert!(decide(&pod("low", 0, 500), &snapshot, |_| 0).is_err());
+        assert!(decide(&pod("higher", 11, 500), &snapshot, |_| 0).is_ok());
+        assert!(decide(&high, &snapshot, |_| 0).is_ok());
+    }
+
+    proptest! {
+        /// When the victims are gone the pod fits; all of them are lower; and
+        /// none of them could have stayed.
+        #[test]
+        fn victims_are_lower_needed_and_enough(
+            capacity in prop::collection::vec(500i64..2000, 1..4),
+            placed in prop::collection::vec((any::<prop::sample::Index>(), 0i32..5, 50i64..600), 0..12),
+            priority in 0i32..6,
+            asked in 100i64..1500,
+        ) {
+            let names = ["a", "b", "c", "d"];
+            let nodes: Vec<(&str, i64)> = names.into_iter().zip(capacity.iter().copied()).collect();
+            let mut snapshot = cluster(&nodes);
+            for (number, (at, priority, milli_cpu)) in placed.iter().enumerate() {
+                let other = pod(&number.to_string(), *priority, *milli_cpu);
+                let node = nodes[at.index(nodes.len())].0;
+                let (state, facts) = snapshot.node(node).expect("it is there");
+                if state.used.milli_cpu + milli_cpu <= facts.capacity.milli_cpu {
+                    snapshot.put_pod(&other, node);
+                }
+            }
+            let pod = pod("p", priority, asked);
+            if decide(&pod, &snapshot, |_| 0).is_ok() {
+                return Ok(());
+            }
+            let Some(found) = preempt(&pod, &snapshot, &[]) else {
+                for (node, facts) in snapshot.nodes() {
+                    let kept: i64 = node
+                        .pods
+                        .iter()
+                        .filter(|other| other.priority >= priority)
+                        .map(|other| other.demand.exact.milli_cpu)
+                        .sum();
+                    prop_assert!(kept + asked > facts.capacity.milli_cpu);
+                }
+                return Ok(());
+            };
+            let mut after = snapshot.clone();
+            for victim in &found.victims {
+                prop_assert!(victim.priority < priority);
+                after.remove_pod(&victim.uid);
+            }
+            let (state, facts) = after.node(&found.node).expect("it is there");
+            let left = facts.capacity.milli_cpu - state.used.milli_cpu;
+            prop_assert!(left >= asked);
+            for victim in &found.victims {
+                prop_assert!(left - victim.demand.exact.milli_cpu < asked);
+            }
+        }
+    }
+}

@@ -6,6 +6,7 @@ use std::time::Duration;
 use dhow_apiserver::{ApiServer, Config, UserInfo};
 use futures_util::StreamExt;
 use k8s_openapi::api::core::v1::{Event, Node, Pod};
+use k8s_openapi::api::scheduling::v1::PriorityClass;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
@@ -231,4 +232,50 @@ async fn gates_and_other_schedulers_are_respected() {
         .await
         .expect("opened");
     cluster.until(|pods, _| place(pods, "gated")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_higher_pod_sends_a_lower_one_away() {
+    let cluster = Cluster::new().await;
+    cluster.node("a", "1").await;
+    let classes: Api<PriorityClass> = Api::all(cluster.client.clone());
+    let class = json!({ "metadata": { "name": "high" }, "value": 10 });
+    let class = serde_json::from_value(class).expect("a class");
+    classes
+        .create(&PostParams::default(), &class)
+        .await
+        .expect("created");
+    cluster.pod("low", "800m", json!({})).await;
+    cluster.until(|pods, _| place(pods, "low")).await;
+    cluster
+        .pod("high", "800m", json!({ "priorityClassName": "high" }))
+        .await;
+    let low = cluster
+        .until(|pods, _| {
+            let low = pods.iter().find(|pod| pod.name_any() == "low")?;
+            low.metadata.deletion_timestamp.as_ref()?;
+            let high = pods.iter().find(|pod| pod.name_any() == "high")?;
+            let nominated = high.status.as_ref()?.nominated_node_name.as_deref();
+            (nominated == Some("a")).then(|| low.clone())
+        })
+        .await;
+    let conditions = low.status.and_then(|status| status.conditions);
+    assert!(
+        conditions
+            .into_iter()
+            .flatten()
+            .any(|condition| condition.type_ == "DisruptionTarget")
+    );
+    // The kubelet ends it.
+    let now = DeleteParams {
+        grace_period_seconds: Some(0),
+        ..DeleteParams::default()
+    };
+    cluster.pods().delete("low", &now).await.expect("ended");
+    let at = cluster.until(|pods, _| place(pods, "high")).await;
+    assert_eq!(at, "a");
+    let preempted = cluster
+        .until(|_, events| told(events, "Preempted").first().cloned())
+        .await;
+    assert!(preempted.starts_with("Preempted by pod "), "{preempted}");
 }
