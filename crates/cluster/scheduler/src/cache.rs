@@ -269,3 +269,169 @@ impl Cache {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn node(name: &str, cpu: usize) -> Node {
+        serde_json::from_value(json!({
+            "metadata": { "name": name },
+            "status": { "allocatable": { "cpu": cpu.to_string(), "memory": "8Gi", "pods": "110" } },
+        }))
+        .expect("a node")
+    }
+
+    fn pod(uid: &str, cpu: usize, node: Option<&str>) -> Pod {
+        serde_json::from_value(json!({
+            "metadata": { "name": uid, "namespace": "n", "uid": uid },
+            "spec": { "nodeName": node, "containers": [{ "name": "c",
+                "resources": { "requests": { "cpu": cpu.to_string() } } }] },
+        }))
+        .expect("a pod")
+    }
+
+    fn bound(action: Option<Action>) -> Option<(String, String)> {
+        match action? {
+            Action::Bind { pod, node } => Some((pod.uid.to_string(), node.to_string())),
+            Action::Refuse { .. } => None,
+        }
+    }
+
+    #[test]
+    fn what_is_assumed_counts_until_it_fails() {
+        let mut now = Instant::now();
+        let mut cache = Cache::default();
+        cache.node_applied(&node("a", 1), now);
+        cache.pod_applied(&pod("1", 1, None), now);
+        cache.pod_applied(&pod("2", 1, None), now);
+        assert_eq!(
+            bound(cache.next(now, |_| 0)),
+            Some(("1".into(), "a".into()))
+        );
+        // What the watch still tells of it changes nothing.
+        cache.pod_applied(&pod("1", 1, None), now);
+        assert!(bound(cache.next(now, |_| 0)).is_none(), "no room for two");
+        assert!(!cache.has_due(now));
+        // Its binding fails: it backs off, and the other has its place.
+        now += Duration::from_secs(2);
+        cache.bind_failed("1", now);
+        assert_eq!(
+            bound(cache.next(now, |_| 0)),
+            Some(("2".into(), "a".into()))
+        );
+        cache.pod_applied(&pod("2", 1, Some("a")), now);
+        now += Duration::from_secs(1);
+        assert!(bound(cache.next(now, |_| 0)).is_none());
+        cache.pod_deleted("2", now);
+        now += Duration::from_secs(10);
+        assert_eq!(
+            bound(cache.next(now, |_| 0)),
+            Some(("1".into(), "a".into()))
+        );
+    }
+
+    #[test]
+    fn only_what_helps_wakes_a_pod() {
+        let mut now = Instant::now();
+        let mut cache = Cache::default();
+        cache.node_applied(&node("a", 1), now);
+        cache.pod_applied(&pod("big", 4, None), now);
+        assert!(bound(cache.next(now, |_| 0)).is_none());
+        now += Duration::from_secs(60);
+        cache.node_applied(&node("b", 2), now);
+        cache.pod_applied(&pod("other", 1, Some("b")), now);
+        cache.pod_deleted("other", now);
+        assert!(!cache.has_due(now), "none of it made room for four");
+        cache.node_applied(&node("c", 4), now);
+        assert_eq!(
+            bound(cache.next(now, |_| 0)),
+            Some(("big".into(), "c".into()))
+        );
+    }
+
+    proptest! {
+        /// Whatever happens in whatever order: no node is given more than it
+        /// has, nothing is forgotten, and who could run is not left waiting.
+        #[test]
+        fn nobody_is_forgotten(
+            events in prop::collection::vec((0usize..7, 0usize..10, 1usize..4), 0..80),
+        ) {
+            let mut now = Instant::now();
+            let mut cache = Cache::default();
+            // What the API server has: pods with their demand and place.
+            let mut pods: BTreeMap<usize, (usize, Option<String>)> = BTreeMap::new();
+            let mut nodes: BTreeMap<usize, usize> = BTreeMap::new();
+            let mut binding: Vec<(usize, String)> = Vec::new();
+            for (kind, number, size) in events {
+                now += Duration::from_millis(700);
+                let uid = number.to_string();
+                match kind {
+                    0 => {
+                        nodes.insert(number % 3, size * 2);
+                        cache.node_applied(&node(&format!("n{}", number % 3), size * 2), now);
+                    }
+                    1 | 2 if !pods.contains_key(&number) => {
+                        pods.insert(number, (size, None));
+                        cache.pod_applied(&pod(&uid, size, None), now);
+                    }
+                    3 => {
+                        pods.remove(&number);
+                        binding.retain(|(other, _)| *other != number);
+                        cache.pod_deleted(&uid, now);
+                    }
+                    4 => if let Some((other, place)) = binding.pop() {
+                        let entry = pods.get_mut(&other).expect("it is there");
+                        entry.1 = Some(place.clone());
+                        let told = pod(&other.to_string(), entry.0, Some(&place));
+                        cache.pod_applied(&told, now);
+                    },
+                    5 => if let Some((other, _)) = binding.pop() {
+                        cache.bind_failed(&other.to_string(), now);
+                    },
+                    _ => if let Some((uid, place)) = bound(cache.next(now, |_| 0)) {
+                        binding.push((uid.parse().expect("a number"), place));
+                    },
+                }
+            }
+            // All that is under way ends well, and all back-off passes.
+            for _ in 0..60 {
+                now += Duration::from_secs(11);
+                for (number, place) in std::mem::take(&mut binding) {
+                    let entry = pods.get_mut(&number).expect("it is there");
+                    entry.1 = Some(place.clone());
+                    cache.pod_applied(&pod(&number.to_string(), entry.0, Some(&place)), now);
+                }
+                while cache.has_due(now) {
+                    let Some(action) = cache.next(now, |_| 0) else { break };
+                    if let Some((uid, place)) = bound(Some(action)) {
+                        binding.push((uid.parse().expect("a number"), place));
+                    }
+                }
+                if binding.is_empty() {
+                    break;
+                }
+            }
+            for (number, (size, place)) in &pods {
+                let known = cache.snapshot().place(&number.to_string()).map(ToString::to_string);
+                prop_assert_eq!(&known, place);
+                if place.is_none() {
+                    for (state, facts) in cache.snapshot().nodes() {
+                        let left = facts.capacity.milli_cpu - state.used.milli_cpu;
+                        let asked = i64::try_from(*size).expect("small") * 1000;
+                        prop_assert!(left < asked, "{number} waits though {} has room", state.name);
+                    }
+                }
+            }
+            let counted = cache.snapshot().uids().count();
+            let placed = pods.values().filter(|(_, place)| place.is_some()).count();
+            prop_assert_eq!(counted, placed);
+        }
+    }
+}

@@ -258,3 +258,110 @@ fn image_locality(pod: &PodFacts, (_, facts): Candidate<'_>, snapshot: &Snapshot
     }
     (there.clamp(least, most) - least) * MOST / (most - least)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use k8s_openapi::api::core::v1::{Node, Pod};
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::decide;
+
+    fn cluster(nodes: &[(&str, Value, Value, Value)]) -> Snapshot {
+        let mut snapshot = Snapshot::default();
+        for (name, labels, spec, images) in nodes {
+            let node: Node = serde_json::from_value(json!({
+                "metadata": { "name": name, "labels": labels },
+                "spec": spec,
+                "status": { "images": images,
+                    "allocatable": { "cpu": "4", "memory": "8Gi", "pods": "110" } },
+            }))
+            .expect("a node");
+            snapshot.set_node(name, NodeFacts::of(&node));
+        }
+        snapshot
+    }
+
+    fn pod(name: &str, mut spec: Value) -> Arc<PodFacts> {
+        spec["containers"] = json!([{ "name": "c", "image": "app" }]);
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": { "name": name, "namespace": "n", "uid": name, "labels": { "app": name } },
+            "spec": spec,
+        }))
+        .expect("a pod");
+        Arc::new(PodFacts::of(&pod))
+    }
+
+    /// The best node, whichever equal one a tie would give.
+    fn best(pod: &PodFacts, snapshot: &Snapshot) -> String {
+        let first = decide(pod, snapshot, |_| 0).expect("a node");
+        let last = decide(pod, snapshot, |n| n - 1).expect("a node");
+        assert_eq!(first, last, "one is better than the other");
+        first.to_string()
+    }
+
+    #[test]
+    fn what_is_preferred_is_chosen() {
+        let none = || json!({});
+        let snapshot = cluster(&[
+            ("a", json!({ "disk": "ssd" }), none(), json!([])),
+            ("b", none(), none(), json!([])),
+        ]);
+        let likes = pod(
+            "p",
+            json!({ "affinity": { "nodeAffinity": { "preferredDuringSchedulingIgnoredDuringExecution": [
+                { "weight": 1, "preference": { "matchExpressions": [{ "key": "disk", "operator": "DoesNotExist" }] } },
+            ] } } }),
+        );
+        assert_eq!(best(&likes, &snapshot), "b");
+
+        let taints = json!({ "taints": [{ "key": "k", "effect": "PreferNoSchedule" }] });
+        let snapshot = cluster(&[
+            ("a", none(), taints, json!([])),
+            ("b", none(), none(), json!([])),
+        ]);
+        assert_eq!(best(&pod("p", none()), &snapshot), "b");
+
+        let image = json!([{ "names": ["app:latest"], "sizeBytes": 900_000_000 }]);
+        let snapshot = cluster(&[
+            ("a", none(), none(), json!([])),
+            ("b", none(), none(), image),
+        ]);
+        assert_eq!(best(&pod("p", none()), &snapshot), "b");
+    }
+
+    #[test]
+    fn pods_like_and_dislike_each_other() {
+        let host = |name: &str| json!({ "host": name });
+        let mut snapshot = cluster(&[
+            ("a", host("a"), json!({}), json!([])),
+            ("b", host("b"), json!({}), json!([])),
+        ]);
+        let weighted = |kind: &str, app: &str| {
+            json!({ "affinity": { kind: { "preferredDuringSchedulingIgnoredDuringExecution": [
+                { "weight": 100, "podAffinityTerm": { "topologyKey": "host",
+                    "labelSelector": { "matchLabels": { "app": app } } } },
+            ] } } })
+        };
+        snapshot.put_pod(&pod("db", weighted("podAntiAffinity", "noise")), "a");
+        let near = pod("near", weighted("podAffinity", "db"));
+        assert_eq!(best(&near, &snapshot), "a");
+        let away = pod("away", weighted("podAntiAffinity", "db"));
+        assert_eq!(best(&away, &snapshot), "b");
+        assert_eq!(
+            best(&pod("noise", json!({})), &snapshot),
+            "b",
+            "it is not liked"
+        );
+
+        let evenly = pod(
+            "db2",
+            json!({ "topologySpreadConstraints": [{ "maxSkew": 1, "topologyKey": "host",
+                "whenUnsatisfiable": "ScheduleAnyway",
+                "labelSelector": { "matchLabels": { "app": "db" } } }] }),
+        );
+        assert_eq!(best(&evenly, &snapshot), "b");
+    }
+}
