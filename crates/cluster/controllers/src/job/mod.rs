@@ -4,11 +4,12 @@
 //! are read from the API each time, and the status is written before a pod's
 //! finalizer goes, so that each pod is counted once whatever is cut off.
 //!
-//! Not done here yet: `podFailurePolicy`, `backoffLimitPerIndex` and
-//! `successPolicy`, which are kept and have no effect.
+//! Not done here yet: `backoffLimitPerIndex` and `successPolicy`, which are
+//! kept and have no effect.
 
 mod indexes;
 mod plan;
+mod policy;
 #[cfg(test)]
 mod tests;
 

@@ -16,13 +16,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use k8s_openapi::api::batch::v1::{Job, JobCondition, JobStatus, UncountedTerminatedPods};
+use k8s_openapi::api::batch::v1::{Job, JobCondition, JobSpec, JobStatus, UncountedTerminatedPods};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 
 use super::indexes;
+use super::policy::{Verdict, judge};
 use crate::owner::ready_since;
 
 pub(crate) const FINALIZER: &str = "batch.kubernetes.io/job-tracking";
@@ -141,7 +142,7 @@ pub(crate) fn plan(job: &Job, pods: &[Pod], now: Timestamp) -> Plan {
         run.status.completed_indexes.as_deref().unwrap_or_default(),
         spec.completions.unwrap_or(0),
     );
-    let release = run.count(&sorted, pods);
+    let release = run.count(spec, &sorted, pods);
     let mut plan = run.advance(job, &sorted, pods);
     plan.release = release;
     plan.status = run.status;
@@ -160,7 +161,7 @@ struct Run {
 impl Run {
     /// Moves pods one step further in being counted; names of those whose
     /// finalizer may go.
-    fn count(&mut self, sorted: &Sorted<'_>, pods: &[Pod]) -> Vec<String> {
+    fn count(&mut self, spec: &JobSpec, sorted: &Sorted<'_>, pods: &[Pod]) -> Vec<String> {
         let tracked: BTreeMap<&str, &Pod> = pods
             .iter()
             .filter(|pod| is_tracked(pod))
@@ -180,6 +181,7 @@ impl Run {
         add(&mut self.status.succeeded, settle(&mut succeeded));
         add(&mut self.status.failed, settle(&mut failed));
         let mut release = Vec::new();
+        let mut fails = None;
         for (pod, has_succeeded) in &sorted.finished {
             let uid = pod.uid().unwrap_or_default();
             if succeeded.len() + failed.len() >= MAX_UNCOUNTED
@@ -199,7 +201,14 @@ impl Run {
                     succeeded.push(uid);
                 }
             } else if !failed.contains(&uid) {
-                failed.push(uid);
+                match judge(spec, pod) {
+                    Verdict::Ignore => {}
+                    Verdict::Count => failed.push(uid),
+                    Verdict::FailJob(why) => {
+                        failed.push(uid);
+                        fails.get_or_insert(why);
+                    }
+                }
             }
         }
         if self.is_indexed {
@@ -213,6 +222,11 @@ impl Run {
             succeeded: some(succeeded),
             failed: some(failed),
         });
+        let ends =
+            holds(&self.status, "FailureTarget") || holds(&self.status, "SuccessCriteriaMet");
+        if let Some(why) = fails.filter(|_| !ends) {
+            self.set("FailureTarget", "True", "PodFailurePolicy", &why);
+        }
         release
     }
 

@@ -271,6 +271,42 @@ fn containers_started_again_count_towards_the_limit() {
     );
 }
 
+#[test]
+fn a_policy_ignores_some_failures_and_fails_at_others() {
+    let mut world = World::new(
+        json!({ "completions": 1, "parallelism": 1, "backoffLimit": 0,
+        "podReplacementPolicy": "Failed",
+        "podFailurePolicy": { "rules": [
+            { "action": "Ignore", "onPodConditions": [{ "type": "DisruptionTarget", "status": "True" }] },
+            { "action": "FailJob", "onExitCodes": { "operator": "In", "values": [42] } },
+        ] } }),
+    );
+    world.rest();
+    let pod = world.active()[0].clone();
+    world.pods.get_mut(&pod).expect("there").status = serde_json::from_value(
+        json!({ "conditions": [{ "type": "DisruptionTarget", "status": "True" }] }),
+    )
+    .expect("a status");
+    world.finish(&pod, "Failed");
+    world.rest();
+    world.now += 600;
+    world.rest();
+    assert_eq!(world.counts(), (1, 0, 0), "ignored, and replaced");
+    let pod = world.active()[0].clone();
+    world.pods.get_mut(&pod).expect("there").status = serde_json::from_value(json!({
+        "containerStatuses": [{ "name": "c", "restartCount": 0, "ready": false, "image": "",
+            "imageID": "", "state": { "terminated": { "exitCode": 42 } } }],
+    }))
+    .expect("a status");
+    world.finish(&pod, "Failed");
+    world.rest();
+    assert_eq!(
+        world.condition("Failed").as_deref(),
+        Some("PodFailurePolicy")
+    );
+    assert_eq!(world.counts(), (0, 0, 1));
+}
+
 proptest! {
     /// Whatever order pods end in, wherever runs are cut off: the numbers are
     /// what happened, there are never too many pods, and the Job ends.
