@@ -279,7 +279,10 @@ impl<'a> Model<'a> {
             return Fate::Leaving(since + self.grace());
         }
         if let Some(at) = &pod.metadata.deletion_timestamp {
-            return Fate::Leaving(time::system(at));
+            // The API's time has no fractions: the grace may be cut by a second.
+            let seconds = pod.metadata.deletion_grace_period_seconds.unwrap_or(0);
+            let grace = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
+            return Fate::Leaving(time::system(at).max(since + grace));
         }
         if let Some(verdict) = &memory.verdict {
             return Fate::Finished(verdict.at + self.grace());

@@ -74,13 +74,12 @@ async fn call(host: &str, port: u16, service: &str) -> Result<u64, String> {
             )),
         }
     };
-    tokio::pin!(connection);
+    tokio::pin!(asking);
+    // However the connection ends, the answer may have come before that.
     tokio::select! {
-        answer = asking => answer,
-        ended = &mut connection => {
-            ended.map_err(failed)?;
-            Err("error: health rpc failed: the connection was closed".to_owned())
-        }
+        biased;
+        answer = &mut asking => answer,
+        _ = connection => asking.await,
     }
 }
 
@@ -149,7 +148,10 @@ fn varint(bytes: &mut &[u8]) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use hyper::body::Incoming;
+    use hyper::service::service_fn;
     use proptest::prelude::*;
+    use tokio::net::TcpListener;
 
     use super::*;
 
@@ -160,6 +162,46 @@ mod tests {
         assert_eq!(status(&[0, 0, 0, 0, 2, 8, 1]), Ok(SERVING));
         assert_eq!(status(&[0, 0, 0, 0, 0]), Ok(0));
         assert!(status(&[0, 0, 0, 0, 9, 8]).is_err());
+    }
+
+    /// A server that knows one service.
+    async fn serve(listener: TcpListener) {
+        let answer = |request: Request<Incoming>| async {
+            assert_eq!(request.uri().path(), "/grpc.health.v1.Health/Check");
+            let asked = request.into_body().collect().await.expect("a request");
+            let is_known = asked.to_bytes() == message("known");
+            let code = if is_known { "0" } else { "5" };
+            let bytes: &[u8] = if is_known {
+                &[0, 0, 0, 0, 2, 8, 1]
+            } else {
+                &[]
+            };
+            let mut trailers = http::HeaderMap::new();
+            trailers.insert("grpc-status", http::HeaderValue::from_static(code));
+            let body = Full::new(Bytes::from_static(bytes))
+                .with_trailers(std::future::ready(Some(Ok(trailers))));
+            Ok::<_, std::convert::Infallible>(http::Response::new(body))
+        };
+        while let Ok((stream, _)) = listener.accept().await {
+            // A client that has its answer goes away without a word.
+            let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                .serve_connection(TokioIo::new(stream), service_fn(answer))
+                .await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_is_asked() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let server = tokio::spawn(serve(listener));
+        assert_eq!(check("127.0.0.1", port, "known").await, Answer::Success);
+        let unknown = check("127.0.0.1", port, "other").await;
+        assert!(matches!(unknown, Answer::Failure(_)), "{unknown:?}");
+        server.abort();
+        assert!(server.await.is_err(), "nobody listens any more");
+        let refused = check("127.0.0.1", port, "known").await;
+        assert!(matches!(refused, Answer::Failure(_)), "{refused:?}");
     }
 
     proptest! {

@@ -52,10 +52,8 @@ pub(crate) async fn get(target: &Target<'_>, action: &HTTPGetAction) -> Result<u
     }
     let name = ServerName::try_from(host.clone()).map_err(|error| fails(&error))?;
     let connector = TlsConnector::from(client_config()?);
-    let stream = connector
-        .connect(name, stream)
-        .await
-        .map_err(|error| fails(&error))?;
+    let stream = connector.connect(name, stream).await;
+    let stream = stream.map_err(|error| fails(&error))?;
     send(stream, request).await.map_err(|error| fails(&error))
 }
 
@@ -98,11 +96,14 @@ where
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let sending = sender.send_request(request);
-    tokio::pin!(connection);
-    tokio::select! {
-        answer = sending => answer.map(|answer| answer.status().as_u16()),
-        Err(error) = &mut connection => Err(error),
-    }
+    tokio::pin!(sending);
+    // However the connection ends, the answer may have come before that.
+    let answer = tokio::select! {
+        biased;
+        answer = &mut sending => answer,
+        _ = connection => sending.await,
+    };
+    answer.map(|answer| answer.status().as_u16())
 }
 
 fn client_config() -> Result<Arc<ClientConfig>, String> {
@@ -174,5 +175,40 @@ mod tests {
         assert_eq!(request.headers()[HOST], "example.test");
         assert!(!request.headers().contains_key(USER_AGENT));
         assert_eq!(request.headers().get_all("X").iter().count(), 2);
+    }
+
+    #[tokio::test]
+    async fn any_certificate_will_do() {
+        let made = rcgen::generate_simple_self_signed(["elsewhere.test".to_owned()]);
+        let made = made.expect("a certificate");
+        let key = rustls::pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key.into())
+            .expect("a configuration");
+        let (client, server) = tokio::io::duplex(64 << 10);
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+        let serving = tokio::spawn(async move {
+            let stream = acceptor.accept(server).await.expect("a handshake");
+            let service = hyper::service::service_fn(|_| async {
+                let mut answer = http::Response::new(Empty::<Bytes>::new());
+                *answer.status_mut() = http::StatusCode::IM_A_TEAPOT;
+                Ok::<_, std::convert::Infallible>(answer)
+            });
+            hyper::server::conn::http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), service)
+                .await
+                .expect("served");
+        });
+        let name = ServerName::try_from("10.0.0.1").expect("a name");
+        let connector = TlsConnector::from(client_config().expect("a configuration"));
+        let stream = connector.connect(name, client).await.expect("connected");
+        let action = serde_json::from_value(json!({"port": 443})).expect("an action");
+        let request = request(&action, "/", "10.0.0.1:443").expect("a request");
+        assert_eq!(send(stream, request).await.expect("an answer"), 418);
+        serving.await.expect("served");
     }
 }

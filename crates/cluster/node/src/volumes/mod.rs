@@ -69,6 +69,11 @@ pub(crate) async fn set_up(
 ) -> Result<Volumes, VolumeError> {
     let pod = tools.place.pod;
     let mut made = Volumes::default();
+    // Nobody but root looks into it from outside.
+    tools.folder.make().map_err(|error| VolumeError {
+        volume: String::new(),
+        why: full(&error),
+    })?;
     let spec = pod.spec.as_ref();
     let mut sources = Sources {
         tools,

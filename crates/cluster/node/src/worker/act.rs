@@ -91,11 +91,9 @@ impl Worker {
                     }
                 }
                 Action::Cancel => {
-                    for (doing, handle) in self.doing.values() {
-                        if matches!(doing, Doing::Volumes | Doing::Sandbox | Doing::Start(_)) {
-                            handle.abort();
-                        }
-                    }
+                    self.abort(|doing| {
+                        matches!(doing, Doing::Volumes | Doing::Sandbox | Doing::Start(_))
+                    });
                 }
                 Action::Stop {
                     name,
@@ -123,6 +121,11 @@ impl Worker {
                 }
                 Action::Expire => self.expire(),
                 Action::CleanUp => {
+                    // Who writes files ends before they are removed.
+                    if self.is_doing(&Doing::Volumes) {
+                        self.abort(|doing| *doing == Doing::Volumes);
+                        continue;
+                    }
                     self.memory.cleaned = Step::Busy;
                     self.subscriptions.clear();
                     let folder = self.folder.clone();
@@ -147,6 +150,15 @@ impl Worker {
     fn spawn(&mut self, doing: Doing, task: impl Future<Output = Outcome> + Send + 'static) {
         let handle = self.tasks.spawn(task);
         self.doing.insert(handle.id(), (doing, handle));
+    }
+
+    /// Gives tasks up; they are settled when they have ended.
+    fn abort(&self, which: impl Fn(&Doing) -> bool) {
+        for (doing, handle) in self.doing.values() {
+            if which(doing) {
+                handle.abort();
+            }
+        }
     }
 
     fn remove(&mut self, id: String, task: impl Future<Output = ()> + Send + 'static) {
@@ -463,9 +475,13 @@ fn doubled((first, longest): (Duration, Duration), count: u32) -> Duration {
     (first * (1 << doublings)).min(longest)
 }
 
+/// The time that is left, in whole seconds: a runtime may know no others, and
+/// must not make none of one.
 fn left(deadline: SystemTime) -> Duration {
     let left = deadline.duration_since(SystemTime::now());
-    left.unwrap_or_default()
+    let left = left.unwrap_or_default();
+    let rest = u64::from(left.subsec_nanos() > 0);
+    Duration::from_secs(left.as_secs() + rest)
 }
 
 /// Does something until it works. What is not there any more is done.
