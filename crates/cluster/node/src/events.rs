@@ -131,8 +131,13 @@ impl Events {
         let mut inits = spec
             .iter()
             .flat_map(|spec| spec.init_containers.iter().flatten());
+        let mut ephemerals = spec
+            .iter()
+            .flat_map(|spec| spec.ephemeral_containers.iter().flatten());
         let field = if inits.any(|init| init.name == name) {
             "initContainers"
+        } else if ephemerals.any(|one| one.name == name) {
+            "ephemeralContainers"
         } else {
             "containers"
         };

@@ -24,6 +24,8 @@ pub(crate) struct View {
 pub(crate) struct Input<'a> {
     /// What is wanted.
     pub(crate) pod: &'a Pod,
+    /// Its ephemeral containers, as containers.
+    pub(crate) ephemerals: &'a [Spec],
     /// What is there.
     pub(crate) view: &'a View,
     /// What is remembered.
@@ -41,6 +43,8 @@ pub(crate) enum Kind {
     Sidecar,
     /// What the pod is for.
     Main,
+    /// Was added to look into the pod: starts once, whatever the others do.
+    Ephemeral,
 }
 
 /// Where a pod is in its life.
@@ -112,10 +116,15 @@ impl<'a> Model<'a> {
         &self.spec().containers
     }
 
+    pub(super) fn ephemerals(&self) -> &'a [Spec] {
+        self.input.ephemerals
+    }
+
     pub(crate) fn kind(&self, name: &str) -> Kind {
         match self.inits().iter().find(|spec| spec.name == name) {
             Some(spec) if is_sidecar(spec) => Kind::Sidecar,
             Some(_) => Kind::Init,
+            None if self.ephemerals().iter().any(|spec| spec.name == name) => Kind::Ephemeral,
             None => Kind::Main,
         }
     }
@@ -125,6 +134,7 @@ impl<'a> Model<'a> {
         self.inits()
             .iter()
             .chain(self.mains())
+            .chain(self.ephemerals())
             .find(|spec| spec.name == name)
     }
 
@@ -167,10 +177,15 @@ impl<'a> Model<'a> {
         let status = self.reported();
         let inits = status.init_container_statuses.iter().flatten();
         let mains = status.container_statuses.iter().flatten();
-        inits.chain(mains).find(|status| status.name == name)
+        let ephemerals = status.ephemeral_container_statuses.iter().flatten();
+        let mut all = inits.chain(mains).chain(ephemerals);
+        all.find(|status| status.name == name)
     }
 
     fn policy(&self, spec: &Spec) -> Policy {
+        if self.kind(&spec.name) == Kind::Ephemeral {
+            return Policy::Never;
+        }
         if is_sidecar(spec) && self.kind(&spec.name) == Kind::Sidecar {
             return Policy::Always;
         }
@@ -186,8 +201,16 @@ impl<'a> Model<'a> {
 
     /// Whether a container that has ended is started again.
     pub(super) fn standing(&self, spec: &Spec) -> Standing {
+        let is_ephemeral = self.kind(&spec.name) == Kind::Ephemeral;
         let Some(last) = self.latest(&spec.name) else {
-            return Standing::Absent;
+            // What the runtime has forgotten does not start a second time.
+            let reported = self.reported_container(&spec.name);
+            let was_there = reported.is_some_and(|status| status.container_id.is_some());
+            return if is_ephemeral && was_there {
+                Standing::Failed
+            } else {
+                Standing::Absent
+            };
         };
         if last.state != ContainerState::Exited {
             // What was in a sandbox that is gone is gone too.

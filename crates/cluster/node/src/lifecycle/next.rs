@@ -272,15 +272,17 @@ fn lost(model: &Model<'_>, decision: &mut Decision) {
     if !is_clear {
         return;
     }
-    if is_done(model, &memory.volumes, Action::SetUpVolumes, decision) {
-        let attempt = model.next_sandbox();
-        // A sandbox that was made and is not there any more is made again.
-        let step = match &memory.sandbox {
-            Step::Done => &Step::Open,
-            step => step,
-        };
-        is_done(model, step, Action::RunSandbox { attempt }, decision);
+    is_done(model, &memory.volumes, Action::SetUpVolumes, decision);
+    if matches!(memory.volumes, Step::Failed(_)) {
+        return;
     }
+    let attempt = model.next_sandbox();
+    // A sandbox that was made and is not there any more is made again.
+    let step = match &memory.sandbox {
+        Step::Done => &Step::Open,
+        step => step,
+    };
+    is_done(model, step, Action::RunSandbox { attempt }, decision);
 }
 
 /// Brings volumes up to date.
@@ -348,6 +350,11 @@ fn is_changed(spec: &Spec, container: &Container) -> bool {
 
 /// Starts the next container, one at a time and in the order of the spec.
 fn start(model: &Model<'_>, decision: &mut Decision) {
+    for spec in model.ephemerals() {
+        if try_start(model, spec, decision) {
+            return;
+        }
+    }
     let is_initialized = model.is_initialized();
     for spec in model.inits() {
         let is_past = model.is_past(spec);

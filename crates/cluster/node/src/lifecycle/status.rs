@@ -26,6 +26,7 @@ pub(crate) fn status(input: Input<'_>) -> PodStatus {
         specs.iter().map(|spec| container(&model, spec)).collect()
     };
     let (inits, mains) = (of(model.inits()), of(model.mains()));
+    let ephemerals = of(model.ephemerals());
     let verdict = input.memory.verdict.as_ref();
     let phase = phase(&model, verdict);
     let mut status = PodStatus {
@@ -70,6 +71,9 @@ pub(crate) fn status(input: Input<'_>) -> PodStatus {
         status.init_container_statuses = Some(inits);
     }
     status.container_statuses = Some(mains);
+    if !ephemerals.is_empty() {
+        status.ephemeral_container_statuses = Some(ephemerals);
+    }
     status
 }
 
@@ -83,7 +87,10 @@ fn phase(model: &Model<'_>, verdict: Option<&Verdict>) -> &'static str {
         return "Failed";
     }
     let containers = &model.input.view.containers;
-    let any_alive = containers.iter().any(Model::lives);
+    let mut decisive = containers
+        .iter()
+        .filter(|one| model.kind(&one.name) != Kind::Ephemeral);
+    let any_alive = decisive.any(Model::lives);
     let is_leaving = matches!(model.fate(), Fate::Leaving(_));
     let outcomes = model.mains().iter().map(|spec| {
         let last = model.latest(&spec.name);
@@ -153,7 +160,8 @@ fn container(model: &Model<'_>, spec: &Spec) -> ContainerStatus {
             let is_at_hook = hook.is_some() && memory.starting.as_ref() == Some(&spec.name);
             let is_started = health.is_started && !is_at_hook;
             status.started = Some(is_started);
-            status.ready = kind != Kind::Init && is_started && health.is_ready;
+            let may_be = matches!(kind, Kind::Main | Kind::Sidecar);
+            status.ready = may_be && is_started && health.is_ready;
             status.state = Some(running(last));
             status.last_state = previous;
         }
@@ -267,9 +275,10 @@ fn waiting_for(model: &Model<'_>, spec: &Spec) -> (String, Option<String>) {
     if let Some(last) = last.filter(|last| !last.message.is_empty()) {
         return ("RunContainerError".to_owned(), Some(last.message.clone()));
     }
+    let kind = model.kind(&spec.name);
     let is_blocked = !model.inits().is_empty() && !model.is_initialized();
-    let is_later = model.kind(&spec.name) == Kind::Main || !is_at_it;
-    let reason = if (is_blocked && is_later) || model.kind(&spec.name) != Kind::Main {
+    let is_init = matches!(kind, Kind::Init | Kind::Sidecar);
+    let reason = if is_init || (is_blocked && kind == Kind::Main) {
         "PodInitializing"
     } else {
         "ContainerCreating"

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus};
+use k8s_openapi::api::core::v1::{Container as Spec, ContainerStatus, Pod, PodStatus};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -22,6 +22,7 @@ const N_LOOKS: usize = 60;
 
 struct World {
     pod: Pod,
+    ephemerals: Vec<Spec>,
     view: View,
     memory: Memory,
     now: SystemTime,
@@ -52,6 +53,7 @@ impl World {
             "spec": {"restartPolicy": policy, "initContainers": inits, "containers": mains}});
         Self {
             pod: serde_json::from_value(pod).expect("a pod"),
+            ephemerals: Vec::new(),
             view: View::default(),
             memory: Memory::default(),
             now: SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000),
@@ -66,6 +68,7 @@ impl World {
     fn input(&self) -> Input<'_> {
         Input {
             pod: &self.pod,
+            ephemerals: &self.ephemerals,
             view: &self.view,
             memory: &self.memory,
             now: self.now,
@@ -170,6 +173,9 @@ impl World {
             let of_last = super::model::level(last);
             assert!(finished + restart_delay(of_last) <= self.now, "it waits");
             assert!(level <= of_last + 1);
+        }
+        if model.kind(name) == Kind::Ephemeral {
+            assert!(model.latest(name).is_none(), "it starts once");
         }
         if model.kind(name) == Kind::Main {
             assert!(model.is_initialized(), "init containers come first");
@@ -323,7 +329,7 @@ impl World {
 
     fn happen(&mut self, what: u8, which: u8) {
         let index = usize::from(which);
-        match what % 12 {
+        match what % 13 {
             0..=4 => self.complete(index, true),
             5 => self.complete(index, false),
             6 => {
@@ -372,6 +378,15 @@ impl World {
                     self.memory.health.insert(id, health);
                 }
             }
+            11 => {
+                if self.ephemerals.len() < 2 {
+                    self.ephemerals.push(Spec {
+                        name: format!("e{}", self.ephemerals.len()),
+                        image: Some("x:1".to_owned()),
+                        ..Spec::default()
+                    });
+                }
+            }
             _ => {
                 let spec = self.pod.spec.as_mut().expect("a spec");
                 spec.containers[0].image = Some(format!("x:{which}"));
@@ -400,6 +415,7 @@ impl World {
         let inits = new.init_container_statuses.iter().flatten();
         let all: Vec<&ContainerStatus> = inits
             .chain(new.container_statuses.iter().flatten())
+            .chain(new.ephemeral_container_statuses.iter().flatten())
             .collect();
         for container in all {
             let known = self.restarts.entry(container.name.clone()).or_insert(0);

@@ -147,7 +147,8 @@ impl Worker {
         let of = |status: &PodStatus| -> Vec<ContainerStatus> {
             let inits = status.init_container_statuses.iter().flatten();
             let mains = status.container_statuses.iter().flatten();
-            inits.chain(mains).cloned().collect()
+            let ephemerals = status.ephemeral_container_statuses.iter().flatten();
+            inits.chain(mains).chain(ephemerals).cloned().collect()
         };
         let former = old.map(of).unwrap_or_default();
         for status in of(new) {

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::select_all;
-use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use k8s_openapi::api::core::v1::{Container as Spec, Pod, PodStatus};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, Id, JoinSet};
 
@@ -47,6 +47,8 @@ pub(crate) struct Worker {
     view: watch::Receiver<Arc<View>>,
     /// The pod as the API has it, but with our newest status.
     pod: Arc<Pod>,
+    /// Its ephemeral containers, as containers.
+    ephemerals: Vec<Spec>,
     /// The status that was last handed over to be written.
     sent: Option<PodStatus>,
     memory: Memory,
@@ -103,6 +105,7 @@ impl Worker {
             shared,
             wanted,
             pod,
+            ephemerals: Vec::new(),
             sent: None,
             memory,
             folder,
@@ -145,6 +148,7 @@ impl Worker {
     fn input<'a>(&'a self, view: &'a View, now: SystemTime) -> Input<'a> {
         Input {
             pod: &self.pod,
+            ephemerals: &self.ephemerals,
             view,
             memory: &self.memory,
             now,
@@ -204,6 +208,7 @@ impl Worker {
             // What did not work may work now.
             self.memory.failures.clear();
         }
+        self.ephemerals = ephemerals(&self.pod);
         self.memory.is_gone |= is_gone;
         self.overlay();
         let is_ending = is_gone || self.pod.metadata.deletion_timestamp.is_some();
@@ -285,6 +290,14 @@ impl Worker {
             status.pod_ips = Some(ips.collect());
         }
     }
+}
+
+/// A pod's ephemeral containers as containers: they have fewer fields.
+fn ephemerals(pod: &Pod) -> Vec<Spec> {
+    let list = pod.spec.iter();
+    let list = list.flat_map(|spec| spec.ephemeral_containers.iter().flatten());
+    list.filter_map(|one| serde_json::from_value(serde_json::json!(one)).ok())
+        .collect()
 }
 
 /// Findings of probes that may wait.

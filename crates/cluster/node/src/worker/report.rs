@@ -134,6 +134,7 @@ pub(super) fn is_same(known: &PodStatus, new: &PodStatus) -> bool {
         && known.pod_ips == new.pod_ips
         && known.container_statuses == new.container_statuses
         && known.init_container_statuses == new.init_container_statuses
+        && known.ephemeral_container_statuses == new.ephemeral_container_statuses
         && known.observed_generation == new.observed_generation
 }
 

@@ -82,6 +82,7 @@ impl Starter {
     pub(super) fn new(worker: &Worker, view: &View, name: &str) -> Option<Self> {
         let model = Model::new(Input {
             pod: &worker.pod,
+            ephemerals: &worker.ephemerals,
             view,
             memory: &worker.memory,
             now: std::time::SystemTime::now(),

@@ -459,3 +459,30 @@ async fn another_pod_of_the_same_name_is_another_pod() {
     cluster.gone("pod").await;
     assert_eq!(cluster.machine.n_sandboxes(), 0);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_ephemeral_container_looks_into_a_pod() {
+    let cluster = Cluster::new().await;
+    cluster.pod(one(&[])).await;
+    cluster.ready("pod").await;
+    let pods: Api<Pod> = cluster.api();
+    let debug = json!({"spec": {"ephemeralContainers": [
+        {"name": "debug", "image": "image:2", "targetContainerName": "c"}]}});
+    pods.patch_ephemeral_containers("pod", &PatchParams::default(), &Patch::Strategic(debug))
+        .await
+        .expect("patched");
+    let of = |status: &Value| status["ephemeralContainerStatuses"][0]["state"].clone();
+    cluster
+        .status("pod", |status| of(status)["running"].is_object())
+        .await;
+    // It ends and stays so; the pod goes on.
+    cluster.machine.exit("debug", 1);
+    let status = cluster
+        .status("pod", |status| of(status)["terminated"].is_object())
+        .await;
+    assert_eq!(status["phase"], "Running");
+    assert_eq!(status["containerStatuses"][0]["ready"], true);
+    cluster.delete("pod").await;
+    cluster.gone("pod").await;
+    assert_eq!(cluster.machine.n_containers(), 0);
+}
