@@ -66,12 +66,37 @@ impl Pick {
     }
 }
 
+/// A target that remembers its clients, which has a chain of its own: nf_tables
+/// can learn what it looked up, but the `nft` program cannot print such a rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Stay {
+    pub(crate) kind: Kind,
+    pub(crate) target: SocketAddr,
+    /// How long a client stays, in seconds.
+    pub(crate) seconds: u32,
+}
+
+impl Stay {
+    pub(crate) fn chain(self) -> String {
+        let kind = match self.kind {
+            Kind::Address => "stay",
+            Kind::Node => "stay-node",
+        };
+        // A name of a chain has no colons.
+        let address = self.target.ip().to_string().replace(':', "_");
+        format!("{kind}-{address}-{}-{}s", self.target.port(), self.seconds)
+    }
+}
+
 /// The elements of all sets and maps of one family's table, and the chains
 /// that they lead to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Elements {
     sets: BTreeMap<&'static str, BTreeSet<Element>>,
+    /// Frontends with affinity, each joined to each of its targets.
+    pub(crate) sticky: BTreeSet<Vec<u8>>,
     pub(crate) picks: BTreeSet<Pick>,
+    pub(crate) stays: BTreeSet<Stay>,
 }
 
 impl Elements {
@@ -152,15 +177,18 @@ impl Elements {
         let service = key(Kind::Address, frontend);
         for (target, index) in targets.iter().zip(pick.first_index()..) {
             let end = Element::concat(&[&octets(target.ip()), &target.port().to_be_bytes()]);
-            self.add(
-                "backends",
-                Element::Map(
-                    Element::concat(&[&service, &index.to_ne_bytes()]),
-                    end.clone(),
-                ),
-            );
-            if balance.affinity.is_some() {
-                self.add("members", Element::Key(Element::concat(&[&service, &end])));
+            let key = Element::concat(&[&service, &index.to_ne_bytes()]);
+            if let Some(seconds) = balance.affinity {
+                let stay = Stay {
+                    kind,
+                    target: *target,
+                    seconds,
+                };
+                self.stays.insert(stay);
+                self.sticky.insert(Element::concat(&[&service, &end]));
+                self.add("stays", Element::Verdict(key, Verdict::Goto(stay.chain())));
+            } else {
+                self.add("backends", Element::Map(key, end));
             }
             let address = octets(target.ip());
             self.add(
@@ -172,6 +200,14 @@ impl Elements {
 
     fn add(&mut self, set: &'static str, element: Element) {
         self.sets.entry(set).or_default().insert(element);
+    }
+
+    /// Whether what a client learnt, an element of `affinity`, leads to a target
+    /// of its frontend.
+    pub(crate) fn knows(&self, family: Family, key: &[u8], target: &[u8]) -> bool {
+        let client = if family == Family::Ip { 4 } else { 16 };
+        key.get(client..)
+            .is_some_and(|frontend| self.sticky.contains(&Element::concat(&[frontend, target])))
     }
 
     pub(crate) fn of(&self, set: &str) -> impl Iterator<Item = &Element> {
@@ -245,9 +281,9 @@ pub(crate) fn sets(family: Family) -> Vec<Set<'static>> {
                     Members::Keys,
                 ),
                 set(
-                    "members",
-                    &[$address, Protocol, Port, $address, Port],
-                    &[],
+                    "stays",
+                    &[$address, Protocol, Port, Mark],
+                    &[Verdict],
                     Members::Keys,
                 ),
                 set(
@@ -282,7 +318,7 @@ fn key(kind: Kind, frontend: &Frontend) -> Vec<u8> {
     }
 }
 
-fn octets(address: IpAddr) -> Vec<u8> {
+pub(crate) fn octets(address: IpAddr) -> Vec<u8> {
     match address {
         IpAddr::V4(address) => address.octets().to_vec(),
         IpAddr::V6(address) => address.octets().to_vec(),

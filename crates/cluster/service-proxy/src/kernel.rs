@@ -6,11 +6,11 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use dhow_netlink::{Error, IsIpv4, Prefix, Socket};
-use dhow_nft::{Element, Family, Table, Touched, Transaction, Watch, tables};
+use dhow_nft::{Element, Family, Table, Touched, Transaction, Watch, learned, tables};
 
 use crate::elements::{Elements, sets};
 use crate::flows::is_stale;
-use crate::rules::{Pods, add_chains, add_pick};
+use crate::rules::{Pods, add_chains, add_pick, add_stay};
 use crate::services::{Frontends, Protocol};
 
 const FAMILIES: [Family; 2] = [Family::Ip, Family::Ip6];
@@ -90,7 +90,12 @@ impl Kernel {
                     };
                     replace(&self.socket, &held.table, &desired, pods)?;
                 }
-                Some(old) => change(&self.socket, &held.table, &old, &desired)?,
+                Some(old) => {
+                    change(&self.socket, &held.table, &old, &desired)?;
+                    if old.sticky.difference(&desired.sticky).next().is_some() {
+                        forget_clients(&self.socket, &held.table, &desired)?;
+                    }
+                }
             }
             held.elements = Some(desired);
         }
@@ -157,6 +162,9 @@ fn replace(socket: &Socket, table: &Table, elements: &Elements, pods: Pods) -> R
     for pick in &elements.picks {
         add_pick(&mut transaction, table.family, *pick);
     }
+    for stay in &elements.stays {
+        add_stay(&mut transaction, table.family, *stay);
+    }
     for set in sets(table.family) {
         let wanted: Vec<Element> = elements.of(set.name).cloned().collect();
         transaction.add_elements(set.name, &wanted);
@@ -172,6 +180,9 @@ fn change(socket: &Socket, table: &Table, old: &Elements, new: &Elements) -> Res
     for pick in new.picks.difference(&old.picks) {
         add_pick(&mut transaction, table.family, *pick);
     }
+    for stay in new.stays.difference(&old.stays) {
+        add_stay(&mut transaction, table.family, *stay);
+    }
     for set in sets(table.family) {
         let (before, after): (BTreeSet<_>, BTreeSet<_>) =
             (old.of(set.name).collect(), new.of(set.name).collect());
@@ -181,12 +192,39 @@ fn change(socket: &Socket, table: &Table, old: &Elements, new: &Elements) -> Res
             .delete_elements(set.name, &gone)
             .add_elements(set.name, &come);
     }
-    for pick in old.picks.difference(&new.picks) {
-        transaction
-            .flush_chain(&pick.chain())
-            .delete_chain(&pick.chain());
+    let picks = old.picks.difference(&new.picks).map(|pick| pick.chain());
+    let stays = old.stays.difference(&new.stays).map(|stay| stay.chain());
+    for chain in picks.chain(stays) {
+        transaction.flush_chain(&chain).delete_chain(&chain);
     }
     transaction.commit(socket)
+}
+
+/// Forgets clients of targets that are gone. One that comes while this happens
+/// may be learnt again with its old target, so it is looked until none is left.
+fn forget_clients(socket: &Socket, table: &Table, elements: &Elements) -> Result<(), Error> {
+    loop {
+        let clients = learned(socket, table, "affinity")?;
+        let stale: Vec<Element> = clients
+            .into_iter()
+            .filter_map(|client| match client {
+                Element::Map(key, target) => {
+                    (!elements.knows(table.family, &key, &target)).then_some(Element::Key(key))
+                }
+                _ => None,
+            })
+            .collect();
+        if stale.is_empty() {
+            return Ok(());
+        }
+        let mut transaction = Transaction::new(table.clone());
+        transaction.delete_elements("affinity", &stale);
+        match transaction.commit(socket) {
+            // One whose time was up meanwhile fails the transaction.
+            Err(error) if !error.is_not_found() => return Err(error),
+            _ => {}
+        }
+    }
 }
 
 #[cfg(test)]
@@ -265,5 +303,156 @@ mod tests {
         println!("1,000 Services: whole table {whole:?}, one going and one coming {one:?}");
         // Far from what is measured, so that only another order is a failure.
         assert!(whole.as_millis() < 5000 && one.as_millis() < 5000);
+    }
+
+    /// Everything on one machine without links: endpoints are addresses of its
+    /// own, and what is bound elsewhere is routed to nowhere.
+    fn on_an_ipv6_machine(body: impl FnOnce() + Send) {
+        use dhow_netlink::{Batch, Route};
+
+        let folder = tempfile::tempdir().expect("a folder");
+        let pin = folder.path().join("node");
+        let namespace = Namespace::create_pinned(&pin).expect("needs root");
+        let passed = namespace.run(|| {
+            let mut batch = Batch::new();
+            batch.set_up(1);
+            for number in 1..=3 {
+                let address = format!("fd00:1::{number}/128");
+                batch.add_address(1, address.parse().expect("a prefix"));
+            }
+            batch.add_route(Route {
+                destination: "fd00:96::/64".parse().expect("a prefix"),
+                gateway: None,
+                link: 1,
+            });
+            let route = Socket::route().expect("a socket");
+            route.run(&mut batch).expect("the kernel takes it");
+            body();
+        });
+        Namespace::remove_pinned(&pin).expect("removed");
+        passed.expect("enter");
+    }
+
+    #[test]
+    fn ipv6_has_the_same_rules() {
+        use std::io::{self, Read, Write};
+        use std::net::{TcpListener, TcpStream, UdpSocket};
+
+        on_an_ipv6_machine(|| {
+            for number in 1..=3u8 {
+                let at = format!("[fd00:1::{number}]:8080");
+                let listener = TcpListener::bind(at).expect("a listener");
+                std::thread::spawn(move || {
+                    for mut stream in listener.incoming().flatten() {
+                        let _ = stream.write_all(&[number]);
+                    }
+                });
+            }
+            let ask = |to: &str| {
+                let mut said = [0];
+                TcpStream::connect(to)?.read_exact(&mut said)?;
+                io::Result::Ok(said[0])
+            };
+            let often = |to: &str| -> BTreeSet<u8> {
+                (0..60).map(|_| ask(to).expect("an answer")).collect()
+            };
+            let frontend = |address: &str, protocol, port| Frontend {
+                address: address.parse().expect("an address"),
+                protocol,
+                port,
+            };
+            let balance = |targets: &[u8], affinity| Balance {
+                targets: targets
+                    .iter()
+                    .map(|number| format!("[fd00:1::{number}]:8080"))
+                    .map(|target| target.parse().expect("an address"))
+                    .collect(),
+                inside: None,
+                affinity,
+                source: Source::Masqueraded,
+                when_empty: WhenEmpty::Reject,
+            };
+            let mut frontends = Frontends::default();
+            let ip = |text: &str| text.parse::<IpAddr>().expect("an address");
+            frontends.cluster_ips = [ip("fd00:96::1"), ip("fd00:96::2"), ip("fd00:96::3")].into();
+            frontends.balances = [
+                (
+                    frontend("fd00:96::1", Protocol::Tcp, 80),
+                    balance(&[1, 2, 3], None),
+                ),
+                (
+                    frontend("fd00:96::2", Protocol::Tcp, 80),
+                    balance(&[1, 2, 3], Some(60)),
+                ),
+                (
+                    frontend("fd00:96::3", Protocol::Tcp, 80),
+                    balance(&[], None),
+                ),
+                (
+                    frontend("fd00:96::3", Protocol::Udp, 80),
+                    balance(&[], None),
+                ),
+                (frontend("::", Protocol::Tcp, 30080), balance(&[2, 3], None)),
+                (
+                    frontend("::", Protocol::Tcp, 30082),
+                    balance(&[1, 2], Some(60)),
+                ),
+                (frontend("::", Protocol::Tcp, 30081), balance(&[], None)),
+            ]
+            .into();
+            let pods = vec!["fd00:1::/64".parse().expect("a prefix")];
+            let mut kernel = Kernel::open("six", pods).expect("a kernel");
+            kernel.apply(frontends.clone()).expect("applied");
+
+            assert_eq!(often("[fd00:96::1]:80"), [1, 2, 3].into());
+            assert_eq!(often("[fd00:1::1]:30080"), [2, 3].into());
+            assert_eq!(often("[::1]:30080"), [2, 3].into());
+            let stays = often("[fd00:96::2]:80");
+            assert_eq!(stays.len(), 1);
+            assert_eq!(often("[::1]:30082").len(), 1);
+            let refused = |to: &str| {
+                let error = ask(to).expect_err("nobody is there");
+                assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused, "{to}");
+            };
+            for to in ["[fd00:96::1]:81", "[fd00:96::3]:80", "[fd00:1::1]:30081"] {
+                refused(to);
+            }
+            let socket = UdpSocket::bind("[::]:0").expect("a socket");
+            socket.connect("[fd00:96::3]:80").expect("connected");
+            // A datagram of the machine itself is refused as it is sent.
+            let error = socket.send(b"x").expect_err("nobody is there");
+            assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+
+            // Its endpoint goes, and the client moves.
+            let rest: Vec<u8> = (1..=3).filter(|number| !stays.contains(number)).collect();
+            let sticky = frontend("fd00:96::2", Protocol::Tcp, 80);
+            frontends.balances.insert(sticky, balance(&rest, Some(60)));
+            kernel.apply(frontends.clone()).expect("applied");
+            let moved = often("[fd00:96::2]:80");
+            assert!(
+                moved.len() == 1 && moved != stays,
+                "{moved:?} after {stays:?}"
+            );
+
+            // Each connection begins the time again.
+            let short = frontend("fd00:96::2", Protocol::Tcp, 80);
+            frontends
+                .balances
+                .insert(short, balance(&[1, 2, 3], Some(1)));
+            kernel.apply(frontends).expect("applied");
+            let began = Instant::now();
+            let mut seen = BTreeSet::new();
+            while began.elapsed().as_millis() < 3500 {
+                seen.insert(ask("[fd00:96::2]:80").expect("an answer"));
+            }
+            assert_eq!(seen.len(), 1, "{seen:?}");
+
+            let listed = std::process::Command::new("nft")
+                .args(["list", "ruleset"])
+                .output();
+            let listed = listed.expect("nft is installed (Debian package nftables)");
+            assert!(listed.status.success(), "{listed:?}");
+            remove("six").expect("removed");
+        });
     }
 }

@@ -3,7 +3,9 @@
 //! ```text
 //! prerouting   nat -100         inside clients, then all: to a pick chain
 //! output       nat -100         the same; the host itself is inside
-//! pick-…                        a random index -> backend -> translate
+//! pick-…                        a random index -> backend -> translate;
+//!                               with affinity: the client's target, or a stay
+//! stay-…                        remembers the client's target, translates
 //! postrouting  nat  100         what must come back this way is masqueraded
 //! forward      filter -10       refused: frontends without targets, other
 //! input        filter -10       ports of cluster addresses
@@ -14,11 +16,11 @@
 //! rule: a frontend is looked up by what the packet itself says.
 
 use dhow_nft::{
-    Chain, ChainKind, Cmp, Ct, Expression, Family, Hook, Learning, Meta, Nat, Original, Payload,
-    Register, Rejection, Transaction, Verdict, interface,
+    Chain, ChainKind, Cmp, Ct, Expression, Family, Hook, Meta, Nat, Original, Payload, Register,
+    Rejection, Transaction, Verdict, interface,
 };
 
-use crate::elements::{Kind, Pick, REFUSE};
+use crate::elements::{Kind, Pick, REFUSE, Stay, octets};
 
 /// Address type of an address of this host.
 const RTN_LOCAL: u32 = 2;
@@ -225,67 +227,53 @@ pub(crate) fn add_pick(transaction: &mut Transaction, family: Family, pick: Pick
         name: &chain,
         base: None,
     });
-    // Registers: client, then frontend, then target, next to each other.
-    let frontend = layout.address;
-    let target = frontend + layout.address + 2;
-    let address = match pick.kind {
-        Kind::Address => layout.destination(frontend),
-        Kind::Node => Expression::Immediate {
-            to: Register(frontend),
-            value: vec![0; usize::from(layout.address) * 4],
-        },
-    };
-    let key = [
-        &[layout.source(0), address][..],
-        &protocol_and_port(frontend + layout.address),
-    ]
-    .concat();
-    let translate = Expression::Nat {
-        kind: Nat::Destination,
-        family,
-        address: Register(target),
-        port: Some(Register(target + layout.address)),
-    };
-    let learn = |operation, timeout| Expression::Learn {
-        set: "affinity".into(),
-        operation,
-        key: Register(0),
-        value: Some(Register(target)),
-        timeout,
-    };
-    let remember = pick
-        .affinity
-        .map(|seconds| learn(Learning::Update, Some(u64::from(seconds) * 1000)));
-
-    if let Some(remember) = &remember {
-        transaction.add_rule(
-            &chain,
-            &[
-                &key[..],
-                &[
-                    lookup("affinity", 0, target),
-                    within("members", frontend),
-                    remember.clone(),
-                    translate.clone(),
-                ],
-            ]
-            .concat(),
-        );
-    }
-    let mut choose = key;
-    choose.push(Expression::Random {
+    let key = layout.client_and_frontend(pick.kind);
+    let (frontend, target) = (layout.address, layout.target());
+    let random = Expression::Random {
         modulus: pick.n_targets,
         offset: pick.first_index(),
         to: Register(target),
-    });
-    choose.push(lookup("backends", frontend, target));
-    if let Some(remember) = remember {
-        // An element that is there would keep its value.
-        choose.push(learn(Learning::Delete, None));
-        choose.push(remember);
-    }
-    choose.push(translate);
+    };
+    let Some(seconds) = pick.affinity else {
+        let choose = [
+            &key[1..],
+            &[
+                random,
+                lookup("backends", frontend, target),
+                layout.translate(),
+            ],
+        ];
+        transaction.add_rule(&chain, &choose.concat());
+        return;
+    };
+    // A client that is known begins its time again. The value is for the
+    // kernel's form only: that of an element that is there stays.
+    let known = [&key[..], &[lookup("affinity", 0, target)]].concat();
+    let [address, port] = layout.constant(vec![0; usize::from(layout.address) * 4], 0);
+    let again = [&known[..], &[address, port, layout.learn(seconds)]].concat();
+    transaction.add_rule(&chain, &again);
+    transaction.add_rule(&chain, &[&known[..], &[layout.translate()]].concat());
+    let choose = [&key[1..], &[random, verdict_map("stays", frontend)]].concat();
     transaction.add_rule(&chain, &choose);
+}
+
+/// Adds a chain that leads a client to one target and remembers that.
+pub(crate) fn add_stay(transaction: &mut Transaction, family: Family, stay: Stay) {
+    let layout = Layout::of(family);
+    let chain = stay.chain();
+    transaction.add_chain(&Chain {
+        name: &chain,
+        base: None,
+    });
+    let [address, port] = layout.constant(octets(stay.target.ip()), stay.target.port());
+    let rest = [
+        address,
+        port,
+        layout.learn(stay.seconds),
+        layout.translate(),
+    ];
+    let rule = [&layout.client_and_frontend(stay.kind)[..], &rest].concat();
+    transaction.add_rule(&chain, &rule);
 }
 
 /// Where the parts of a packet are, and how many registers an address takes.
@@ -327,6 +315,58 @@ impl Layout {
         let mut parts = vec![self.destination(to)];
         parts.extend(protocol_and_port(to + self.address));
         parts
+    }
+
+    /// The key of a client and its frontend, from the first register on; the
+    /// frontend alone begins after an address.
+    fn client_and_frontend(&self, kind: Kind) -> Vec<Expression> {
+        let frontend = self.address;
+        let mut key = vec![self.source(0), self.destination(frontend)];
+        if kind == Kind::Node {
+            // The unspecified address.
+            key.push(masked(frontend, vec![0; usize::from(self.address) * 4]));
+        }
+        key.extend(protocol_and_port(frontend + self.address));
+        key
+    }
+
+    /// Where the target goes: behind that key.
+    fn target(&self) -> u8 {
+        self.address * 2 + 2
+    }
+
+    /// Loads a target that is known beforehand.
+    fn constant(&self, address: Vec<u8>, port: u16) -> [Expression; 2] {
+        [
+            Expression::Immediate {
+                to: Register(self.target()),
+                value: address,
+            },
+            Expression::Immediate {
+                to: Register(self.target() + self.address),
+                value: port.to_be_bytes().to_vec(),
+            },
+        ]
+    }
+
+    /// Remembers that the client has this target.
+    fn learn(&self, seconds: u32) -> Expression {
+        Expression::Learn {
+            set: "affinity".into(),
+            key: Register(0),
+            value: Some(Register(self.target())),
+            timeout: Some(u64::from(seconds) * 1000),
+        }
+    }
+
+    /// Leads the connection to the target.
+    fn translate(&self) -> Expression {
+        Expression::Nat {
+            kind: Nat::Destination,
+            family: self.family,
+            address: Register(self.target()),
+            port: Some(Register(self.target() + self.address)),
+        }
     }
 
     fn original_address(&self, to: u8) -> Expression {

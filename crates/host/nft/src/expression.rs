@@ -98,16 +98,6 @@ pub enum Original {
     Ipv6 = 22,
 }
 
-/// What a packet does to an element of a dynamic set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Learning {
-    /// It is added if it is not there; its timeout starts again either way.
-    /// The value of one that is there does not change.
-    Update = 1,
-    /// It is deleted if it is there.
-    Delete = 2,
-}
-
 /// How a register compares with a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cmp {
@@ -230,16 +220,14 @@ pub enum Expression {
     },
     /// Translates the source to the outgoing interface's address.
     Masquerade,
-    /// Changes a dynamic set or map from the packet's path, and goes on.
+    /// Adds an element to a learning set or map from the packet's path, and goes
+    /// on. The timeout of one that is there starts again; its value stays.
     Learn {
         /// Name of the set or map.
         set: String,
-        /// What is done.
-        operation: Learning,
         /// First register of the key.
         key: Register,
-        /// First register of a map's value, which deleting names too but does
-        /// not look at.
+        /// First register of a map's value.
         value: Option<Register>,
         /// When the element is forgotten, in milliseconds from now.
         timeout: Option<u64>,
@@ -397,14 +385,12 @@ impl Expression {
             Expression::Masquerade | Expression::Counter => {}
             Expression::Learn {
                 set,
-                operation,
                 key,
                 value,
                 timeout,
             } => {
-                data.string(1, set)
-                    .number_be(3, *operation as u32)
-                    .number_be(4, key.wire());
+                // NFT_DYNSET_OP_UPDATE.
+                data.string(1, set).number_be(3, 1).number_be(4, key.wire());
                 if let Some(value) = value {
                     data.number_be(5, value.wire());
                 }

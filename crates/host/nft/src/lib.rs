@@ -14,10 +14,10 @@ mod transaction;
 mod watch;
 
 pub use expression::{
-    Cmp, Ct, Expression, Learning, Meta, Nat, Original, Payload, Register, Rejection, Verdict,
+    Cmp, Ct, Expression, Meta, Nat, Original, Payload, Register, Rejection, Verdict,
 };
 pub use ruleset::{
     Chain, ChainKind, DataType, Element, Family, Hook, Members, Set, Table, interface,
 };
-pub use transaction::{Transaction, tables};
+pub use transaction::{Transaction, learned, tables};
 pub use watch::{Touched, Watch};

@@ -1,6 +1,6 @@
 //! Transactions: changes that the kernel takes whole or not at all.
 
-use dhow_netlink::{Batch, Error, Request, Socket};
+use dhow_netlink::{Attributes, Batch, Error, Request, Socket};
 
 use crate::expression::Expression;
 use crate::ruleset::{Chain, ChainKind, DataType, Element, Family, Members, Set, Table};
@@ -18,6 +18,7 @@ const NFT_MSG_DELRULE: u16 = 8;
 const NFT_MSG_NEWSET: u16 = 9;
 const NFT_MSG_DELSET: u16 = 11;
 const NFT_MSG_NEWSETELEM: u16 = 12;
+const NFT_MSG_GETSETELEM: u16 = 13;
 const NFT_MSG_DELSETELEM: u16 = 14;
 
 const NLM_F_ACK: u16 = 0x4;
@@ -326,4 +327,35 @@ pub fn tables(socket: &Socket, family: Family) -> Result<Vec<String>, Error> {
         names.extend(message.attributes(4).string(1));
     })?;
     Ok(names)
+}
+
+/// The elements that are in a map ([`Element::Map`]), for maps that packets fill.
+///
+/// # Errors
+///
+/// The kernel's refusal or the socket's failure.
+pub fn learned(socket: &Socket, table: &Table, map: &str) -> Result<Vec<Element>, Error> {
+    let mut batch = Batch::new();
+    batch
+        .request(NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETSETELEM, NLM_F_DUMP)
+        .header(&[table.family as u8, 0, 0, 0])
+        .string(1, &table.name)
+        .string(2, map);
+    let mut elements = Vec::new();
+    socket.dump(&mut batch, |message| {
+        let list = Attributes::nested(message.attributes(4).get(3).unwrap_or_default());
+        for (_, element) in list {
+            let element = Attributes::nested(element);
+            let part = |kind| {
+                let part = Attributes::nested(element.get(kind)?);
+                part.get(1).map(<[u8]>::to_vec)
+            };
+            elements.extend(
+                part(1)
+                    .zip(part(2))
+                    .map(|(key, value)| Element::Map(key, value)),
+            );
+        }
+    })?;
+    Ok(elements)
 }

@@ -5,9 +5,9 @@ use std::process::Command;
 
 use dhow_netlink::Socket;
 use dhow_nft::{
-    Chain, ChainKind, Cmp, Ct, DataType, Element, Expression, Family, Hook, Learning, Members,
-    Meta, Nat, Original, Payload, Register, Rejection, Set, Table, Touched, Transaction, Verdict,
-    Watch, interface, tables,
+    Chain, ChainKind, Cmp, Ct, DataType, Element, Expression, Family, Hook, Members, Meta, Nat,
+    Original, Payload, Register, Rejection, Set, Table, Touched, Transaction, Verdict, Watch,
+    interface, learned, tables,
 };
 
 /// Runs `body` on a thread in a network namespace of its own.
@@ -293,12 +293,11 @@ fn packets_add_elements_and_know_where_they_were_bound_for() {
                 to: Register(1),
             },
         ];
-        let learn = |operation, value, timeout| Expression::Learn {
+        let learn = Expression::Learn {
             set: "affinity".into(),
-            operation,
             key: Register(0),
-            value,
-            timeout,
+            value: Some(Register(2)),
+            timeout: Some(90_000),
         };
         let constants = [
             Expression::Immediate {
@@ -313,15 +312,7 @@ fn packets_add_elements_and_know_where_they_were_bound_for() {
         transaction
             .add_rule(
                 "output",
-                &[
-                    &source_and_port[..],
-                    &constants[..],
-                    &[
-                        learn(Learning::Delete, Some(Register(2)), None),
-                        learn(Learning::Update, Some(Register(2)), Some(90_000)),
-                    ],
-                ]
-                .concat(),
+                &[&source_and_port[..], &constants[..], &[learn]].concat(),
             )
             .add_rule(
                 "output",
@@ -368,6 +359,12 @@ fn packets_add_elements_and_know_where_they_were_bound_for() {
         );
         assert!(text.contains(": 10.0.0.1 . 80"), "{text}");
         assert!(text.contains("size 1000"), "{text}");
+        let known = learned(&socket, &table(), "affinity").expect("dumped");
+        let element = Element::Map(
+            Element::concat(&[&[127, 0, 0, 1], &[0, 53]]),
+            Element::concat(&[&[10, 0, 0, 1], &[0, 80]]),
+        );
+        assert!(known.contains(&element), "{known:?}");
         for part in [
             "ct original ip daddr 127.0.0.1 ct original proto-dst 0x35",
             "meta mark set numgen random mod 3 offset 7",
