@@ -3,10 +3,12 @@
 mod world;
 
 use std::collections::BTreeSet;
-use std::io;
+use std::io::{self, Read as _, Write as _};
 use std::net::UdpSocket;
 use std::process::Command;
 
+use hickory_proto::op::{Message, Query};
+use hickory_proto::rr::{Name, RecordType};
 use k8s_openapi::api::core::v1::Service;
 use kube::api::DeleteParams;
 use serde_json::{Value, json};
@@ -256,5 +258,75 @@ async fn what_strangers_break_is_repaired() {
             })
             .await;
     }
+    cluster.end(&world);
+}
+
+/// As a cluster of one machine has it: the name server listens on the node, and
+/// pods find it at its cluster address.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn names_are_answered_at_the_cluster_address() {
+    let world = World::new();
+    world.serve();
+    let mut cluster = Cluster::new(&world).await;
+    let config = dhow_dns::Config {
+        listen: vec!["10.1.0.1:10053".parse().expect("an address")],
+        domain: "cluster.local".into(),
+        upstreams: Vec::new(),
+    };
+    let here = tokio::runtime::Handle::current();
+    let bound = tokio::task::block_in_place(|| {
+        world.on_node(|| here.block_on(dhow_dns::Server::bind(config)))
+    });
+    let server = bound.expect("bound");
+    let endpoints = server.addresses();
+    let running = tokio::spawn(server.run(cluster.client.clone(), std::future::pending()));
+    let at = address("10.96.0.10");
+    dhow_dns::publish(cluster.client.clone(), at, &endpoints)
+        .await
+        .expect("published");
+    let service = cluster.service("web", json!({ "ports": ports() })).await;
+    let web = cluster_ip(&service);
+
+    let mut question = Message::query();
+    let name = Name::from_ascii("web.default.svc.cluster.local.").expect("a name");
+    question.add_query(Query::query(name, RecordType::A));
+    let question = question.to_vec().expect("bytes");
+    cluster
+        .until("its address is forwarded", || {
+            let connect = || std::net::TcpStream::connect_timeout(&(at, 53).into(), PATIENCE);
+            world.pods[0].run(connect).expect("enter").is_ok()
+        })
+        .await;
+    let asked = |from: &dhow_netlink::Namespace| -> io::Result<Vec<String>> {
+        let socket = from.run(|| UdpSocket::bind("0.0.0.0:0")).expect("enter")?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.connect((at, 53))?;
+        socket.send(&question)?;
+        let mut bytes = [0; 512];
+        let length = socket.recv(&mut bytes)?;
+        let answer = Message::from_vec(&bytes[..length]).map_err(io::Error::other)?;
+        let records = answer.answers.iter();
+        Ok(records.map(|record| record.data.to_string()).collect())
+    };
+    for from in [&world.pods[0], &world.node] {
+        // The server hears of the Service by a watch of its own.
+        let began = std::time::Instant::now();
+        while tokio::task::block_in_place(|| asked(from)).expect("an answer") != [&*web] {
+            assert!(began.elapsed() < PATIENCE, "the name is not known");
+        }
+    }
+    // By stream, too.
+    let streamed = tokio::task::block_in_place(|| {
+        let connect = || std::net::TcpStream::connect_timeout(&(at, 53).into(), PATIENCE);
+        let mut stream = world.pods[1].run(connect).expect("enter")?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.write_all(&(question.len() as u16).to_be_bytes())?;
+        stream.write_all(&question)?;
+        let mut length = [0; 2];
+        stream.read_exact(&mut length)?;
+        io::Result::Ok(u16::from_be_bytes(length))
+    });
+    assert!(streamed.expect("an answer") > 12);
+    running.abort();
     cluster.end(&world);
 }

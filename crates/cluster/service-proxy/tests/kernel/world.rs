@@ -222,7 +222,7 @@ impl Drop for World {
 pub struct Cluster {
     _server: ApiServer,
     _directory: tempfile::TempDir,
-    client: Client,
+    pub client: Client,
     applied: watch::Receiver<u64>,
     end: oneshot::Sender<()>,
     proxy: std::thread::JoinHandle<()>,
