@@ -9,6 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use hickory_proto::op::{Message, MessageType, ResponseCode};
@@ -29,7 +30,6 @@ const MAX_QUESTIONS: usize = 1024;
 const MAX_ANSWERS: usize = 4096;
 /// An answer is remembered for at most so many seconds, whatever it says.
 const LONGEST: u32 = 30;
-/// A denial without a start of authority is not remembered.
 const MAX_DATAGRAM: usize = 65_535;
 
 /// What makes two questions the same.
@@ -64,6 +64,8 @@ type Outcome = Option<Arc<Message>>;
 #[derive(Debug)]
 pub(crate) struct Forwarder {
     upstreams: Vec<SocketAddr>,
+    /// Which upstream answered last: it is asked first.
+    preferred: AtomicUsize,
     places: Semaphore,
     memory: Mutex<Memory>,
     under_way: Mutex<HashMap<Key, watch::Receiver<Option<Outcome>>>>,
@@ -73,6 +75,7 @@ impl Forwarder {
     pub(crate) fn new(upstreams: Vec<SocketAddr>) -> Self {
         Self {
             upstreams,
+            preferred: AtomicUsize::new(0),
             places: Semaphore::new(MAX_QUESTIONS),
             memory: Mutex::default(),
             under_way: Mutex::default(),
@@ -128,12 +131,16 @@ impl Forwarder {
     async fn ask_upstreams(&self, question: &Question, transport: Transport) -> Option<Message> {
         let _place = self.places.try_acquire().ok()?;
         let mut last = None;
-        for upstream in &self.upstreams {
-            let asking = ask_upstream(*upstream, question, transport);
+        let first = self.preferred.load(Ordering::Relaxed);
+        for turn in 0..self.upstreams.len() {
+            let index = (first + turn) % self.upstreams.len();
+            let upstream = self.upstreams[index];
+            let asking = ask_upstream(upstream, question, transport);
             match tokio::time::timeout(PATIENCE, asking).await {
                 Ok(Ok(answer)) => {
                     let code = answer.metadata.response_code;
                     if !matches!(code, ResponseCode::ServFail | ResponseCode::Refused) {
+                        self.preferred.store(index, Ordering::Relaxed);
                         return Some(answer);
                     }
                     last = Some(answer);
@@ -215,7 +222,8 @@ fn key(question: &Question, transport: Transport) -> Key {
     }
 }
 
-/// How long an answer may be remembered, in seconds.
+/// How long an answer may be remembered, in seconds. A denial says so with its
+/// start of authority; one without is not remembered.
 fn lifetime(message: &Message) -> Option<u32> {
     let code = message.metadata.response_code;
     if message.metadata.truncation

@@ -190,3 +190,106 @@ pub(crate) fn datagram_room(asked: &Message) -> u16 {
         Some(edns) => edns.max_payload().clamp(PLAIN_DATAGRAM, MAX_DATAGRAM),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use hickory_proto::rr::RData;
+    use hickory_proto::rr::rdata::A;
+    use k8s_openapi::api::core::v1::Service;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn name(text: &str) -> Name {
+        Name::from_ascii(text).expect("a name")
+    }
+
+    fn question(text: &str, kind: RecordType) -> Question {
+        let query = Query::query(name(text), kind);
+        let mut message = Message::query();
+        message.add_query(query.clone());
+        Question { message, query }
+    }
+
+    /// Services of type ExternalName, from name to target.
+    fn aliases(pairs: &[(&str, &str)]) -> Zone {
+        let services: Vec<Service> = pairs
+            .iter()
+            .map(|(name, target)| {
+                json!({
+                    "metadata": { "name": name, "namespace": "default" },
+                    "spec": { "type": "ExternalName", "externalName": target },
+                })
+            })
+            .map(|service| serde_json::from_value(service).expect("a Service"))
+            .collect();
+        let namespaces = ["default".to_owned()];
+        Zone::of(name("cluster.local."), namespaces, &services, [])
+    }
+
+    #[test]
+    fn aliases_are_followed_but_not_for_ever() {
+        let zone = aliases(&[
+            ("a", "b.default.svc.cluster.local"),
+            ("b", "example.com"),
+            ("loop", "loop.default.svc.cluster.local"),
+        ]);
+        let asked = question("a.default.svc.cluster.local.", RecordType::A);
+        let Answer::Follow { reply, target } = answer(&zone, &asked, 0) else {
+            panic!("the end is somebody else's");
+        };
+        assert_eq!(target, name("example.com."));
+        assert_eq!(reply.answers.len(), 2);
+        let asked = question("a.default.svc.cluster.local.", RecordType::CNAME);
+        let Answer::Known(reply) = answer(&zone, &asked, 0) else {
+            panic!("the alias itself is known");
+        };
+        assert_eq!(reply.answers.len(), 1);
+        let asked = question("loop.default.svc.cluster.local.", RecordType::A);
+        let Answer::Known(reply) = answer(&zone, &asked, 0) else {
+            panic!("it is nobody else's");
+        };
+        assert_eq!(reply.metadata.response_code, ResponseCode::ServFail);
+    }
+
+    proptest! {
+        /// Whatever an asker says it takes, a datagram is no larger, and one that
+        /// lacks answers says so.
+        #[test]
+        fn replies_fit(n_answers in 0usize..300, n_additionals in 0usize..50, takes in any::<Option<u16>>()) {
+            let mut asked = question("db.default.svc.cluster.local.", RecordType::A);
+            if let Some(takes) = takes {
+                let mut edns = Edns::new();
+                edns.set_max_payload(takes);
+                asked.message.set_edns(edns);
+            }
+            let mut whole = reply(&asked.message, ResponseCode::NoError);
+            for number in 0..n_answers + n_additionals {
+                let address = A([10, 0, (number / 250) as u8, (number % 250) as u8].into());
+                let record = Record::from_rdata(asked.query.name().clone(), 5, RData::A(address));
+                if number < n_answers {
+                    whole.add_answer(record);
+                } else {
+                    whole.add_additional(record);
+                }
+            }
+            let room = usize::from(takes.unwrap_or(512).clamp(512, 1232));
+            let bytes = encode(&whole, &asked.message, Transport::Datagram).expect("bytes");
+            prop_assert!(bytes.len() <= room);
+            let sent = Message::from_vec(&bytes).expect("a message");
+            prop_assert!(sent.metadata.truncation || sent.answers.len() == n_answers);
+            prop_assert_eq!(sent.edns.is_some(), takes.is_some());
+            let bytes = encode(&whole, &asked.message, Transport::Stream).expect("bytes");
+            let sent = Message::from_vec(&bytes).expect("a message");
+            prop_assert_eq!(sent.answers.len(), n_answers);
+        }
+
+        #[test]
+        fn bytes_of_strangers_do_no_harm(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            if let Received::Question(question) = receive(&bytes) {
+                let _ = answer(&aliases(&[]), &question, 0);
+            }
+        }
+    }
+}

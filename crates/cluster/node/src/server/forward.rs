@@ -35,6 +35,8 @@ const CHANNELS: &str = "v4.channel.k8s.io";
 const PIECE: usize = 32 * 1024;
 /// Ports of one connection over channels: the channel is one byte.
 const MAX_PORTS: usize = 127;
+/// Streams that wait for the other one of their pair.
+const MAX_HALVES: usize = 128;
 
 /// A SPDY connection over a plain one.
 pub(super) fn plain(stream: TokioIo<Upgraded>) -> Connection {
@@ -159,6 +161,9 @@ impl Pod {
             // Without numbers, a pair comes one after the other.
             let number = stream.header("requestid").unwrap_or_default().to_owned();
             let Some(other) = halves.remove(&number) else {
+                if halves.len() == MAX_HALVES {
+                    return;
+                }
                 halves.insert(number, stream);
                 continue;
             };

@@ -3,6 +3,8 @@
 //! How the client's streams travel is `websocket`'s and `spdy`'s business; here
 //! they are [`Ends`].
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use http::{Request, Response, StatusCode};
@@ -18,6 +20,8 @@ use super::upgrade::{Wants, to_spdy, to_websocket, wants};
 use super::{Body, StreamServer, forward, websocket};
 use crate::runtime::{Exec, Output, RuntimeError, Session, TerminalSize};
 
+/// How long a client may take to open its streams.
+const PATIENCE: Duration = Duration::from_secs(30);
 const V4: &str = "v4.channel.k8s.io";
 
 /// Which streams a client wants.
@@ -135,8 +139,9 @@ impl StreamServer {
                     let Ok(stream) = switching.done().await else {
                         return;
                     };
-                    let connection = forward::plain(stream);
-                    let Some((ends, serving)) = over_spdy(connection, streams).await else {
+                    let opened = over_spdy(forward::plain(stream), streams);
+                    let Ok(Some((ends, serving))) = tokio::time::timeout(PATIENCE, opened).await
+                    else {
                         return;
                     };
                     tokio::join!(server.join(&container, what, streams, ends), serving);
