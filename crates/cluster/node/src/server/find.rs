@@ -6,11 +6,8 @@ use http::StatusCode;
 
 use super::StreamServer;
 use super::status::Refusal;
+use crate::labels::{CONTAINER_NAME, POD_NAME, POD_NAMESPACE, POD_UID};
 use crate::runtime::{Container, ContainerState};
-
-const POD_NAME: &str = "io.kubernetes.pod.name";
-const POD_NAMESPACE: &str = "io.kubernetes.pod.namespace";
-const CONTAINER_NAME: &str = "io.kubernetes.container.name";
 
 impl StreamServer {
     /// All tries at a container, the newest first.
@@ -27,8 +24,13 @@ impl StreamServer {
             };
             is(POD_NAMESPACE, namespace) && is(POD_NAME, pod) && is(CONTAINER_NAME, container)
         });
-        // A pod that was made anew under its name begins to count again.
         found.sort_by_key(|candidate| Reverse((candidate.created, candidate.attempt)));
+        // Containers of a pod that was there before under this name are not tries
+        // of this one.
+        let uid = found
+            .first()
+            .and_then(|newest| newest.labels.get(POD_UID).cloned());
+        found.retain(|candidate| candidate.labels.get(POD_UID) == uid.as_ref());
         Ok(found)
     }
 

@@ -26,16 +26,20 @@ impl StreamServer {
         let attempts = self.attempts(namespace, pod, container).await?;
         let mut started = attempts.iter().filter(|attempt| has_log(attempt));
         let newest = started.next();
+        let waits_for = (self.waiting)(namespace, pod, container);
         let chosen = if wanted.is_previous {
-            started.next().ok_or_else(|| {
+            // While a container waits to be started again, the one that ended
+            // last is the previous one.
+            let ended = newest
+                .filter(|newest| waits_for.is_some() && newest.state == ContainerState::Exited);
+            ended.or_else(|| started.next()).ok_or_else(|| {
                 bad(format!(
                     "previous terminated container \"{container}\" in pod \"{pod}\" not found"
                 ))
             })?
         } else {
             newest.ok_or_else(|| {
-                let reason = (self.waiting)(namespace, pod, container)
-                    .unwrap_or_else(|| "ContainerCreating".to_owned());
+                let reason = waits_for.unwrap_or_else(|| "ContainerCreating".to_owned());
                 bad(format!(
                     "container \"{container}\" in pod \"{pod}\" is waiting to start: {reason}"
                 ))

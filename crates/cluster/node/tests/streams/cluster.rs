@@ -50,14 +50,17 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// A cluster with the pod `p`, whose containers are `main` and `slow`.
+    /// A cluster with the pod `p`, whose containers are `main`, `slow` and
+    /// `crash`.
     pub async fn new() -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let memory = Arc::new(Memory::new());
-        let waiting = |_: &str, _: &str, container: &str| {
-            (container == "slow").then(|| "ImagePullBackOff".to_owned())
+        let waiting = |_: &str, _: &str, container: &str| match container {
+            "slow" => Some("ImagePullBackOff".to_owned()),
+            "crash" => Some("CrashLoopBackOff".to_owned()),
+            _ => None,
         };
         let streams = StreamServer::new(memory.clone()).with_waiting(Arc::new(waiting));
         let mut config = Config::new(directory.path().join("cluster"));
@@ -95,11 +98,14 @@ impl Cluster {
             .create(&Default::default(), &account.expect("an account"))
             .await
             .expect("created");
+        let containers: Vec<_> = ["main", "slow", "crash"]
+            .map(|name| serde_json::json!({ "name": name, "image": "i" }))
+            .into();
         let pod = serde_json::from_value(serde_json::json!({
             "metadata": { "name": "p" },
             "spec": {
                 "nodeName": "n1",
-                "containers": [{ "name": "main", "image": "i" }, { "name": "slow", "image": "i" }],
+                "containers": containers,
             },
         }));
         let pods: kube::Api<k8s_openapi::api::core::v1::Pod> = kube::Api::default_namespaced(admin);
@@ -131,6 +137,30 @@ impl Cluster {
             .stderr(Stdio::piped())
             .kill_on_drop(true);
         command
+    }
+
+    /// `kubectl` on a terminal of 90 by 30 characters.
+    pub async fn on_terminal(&self, speaks: Speaks, arguments: &[&str]) -> String {
+        let kubectl = self.command(speaks, arguments);
+        let mut command = Command::new("script");
+        let line = format!("stty cols 90 rows 30; kubectl {}", arguments.join(" "));
+        command.args(["-qec", &line, "/dev/null"]);
+        for (name, value) in kubectl.as_std().get_envs() {
+            command.env(name, value.unwrap_or_default());
+        }
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("script is installed (Debian package bsdutils)");
+        // Its end would end the terminal.
+        let _stdin = child.stdin.take();
+        let output = tokio::time::timeout(PATIENCE, child.wait_with_output())
+            .await
+            .unwrap_or_else(|_| panic!("kubectl {arguments:?} does not end"))
+            .expect("it ran");
+        String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
     pub async fn run(&self, speaks: Speaks, arguments: &[&str], input: &[u8]) -> Output {

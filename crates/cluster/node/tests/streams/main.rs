@@ -16,7 +16,7 @@ const BOTH: [Speaks; 2] = [Speaks::WebSocket, Speaks::Spdy];
 #[tokio::test(flavor = "multi_thread")]
 async fn logs_are_read_and_followed() {
     let cluster = Cluster::new().await;
-    let logs = |more: &'static [&'static str]| {
+    let logs = |more: &[&'static str]| {
         let arguments = [&["logs", "p", "-c"], more].concat();
         let cluster = &cluster;
         async move { cluster.run(Speaks::WebSocket, &arguments, b"").await }
@@ -38,6 +38,11 @@ async fn logs_are_read_and_followed() {
     let error = logs(&["slow", "-p"]).await.err;
     let wanted = "previous terminated container \"slow\" in pod \"p\" not found";
     assert!(error.contains(wanted), "{error}");
+
+    // One that waits to be started again: what ended last is the previous one.
+    for arguments in [&["crash", "--tail=1"][..], &["crash", "-p", "--tail=1"]] {
+        assert_eq!(logs(arguments).await.out, "crash-0 3\n");
+    }
 
     let mut child = cluster
         .command(
@@ -112,6 +117,16 @@ async fn programs_run_with_their_streams() {
         "{}",
         said.err
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn terminals_have_their_size() {
+    let cluster = Cluster::new().await;
+    for speaks in BOTH {
+        let arguments = ["exec", "-it", "p", "-c", "main", "--", "size"];
+        let said = cluster.on_terminal(speaks, &arguments).await;
+        assert!(said.contains("90x30"), "{speaks:?} {said}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

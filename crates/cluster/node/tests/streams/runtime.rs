@@ -186,6 +186,17 @@ impl PodRuntime for Memory {
             container("main", 0, ContainerState::Exited),
             container("main", 1, ContainerState::Running),
             container("slow", 0, ContainerState::Created),
+            container("crash", 0, ContainerState::Exited),
+            Container {
+                labels: container("slow", 7, ContainerState::Exited)
+                    .labels
+                    .into_iter()
+                    .chain([("io.kubernetes.pod.uid".to_owned(), "0".to_owned())])
+                    .collect(),
+                id: "of another pod".into(),
+                created: SystemTime::UNIX_EPOCH - Duration::from_secs(1),
+                ..container("slow", 7, ContainerState::Exited)
+            },
         ])
     }
 
