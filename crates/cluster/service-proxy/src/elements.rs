@@ -142,6 +142,17 @@ impl Elements {
             let masqueraded = set("masqueraded", "masqueraded_ports");
             self.add(masqueraded, Element::Key(key.clone()));
         }
+        if !balance.allowed.is_empty() {
+            self.add("guarded", Element::Key(key.clone()));
+            for prefix in disjoint(&balance.allowed) {
+                let (first, last) = (octets(prefix.network().address), octets(prefix.last()));
+                let span = Element::Span(
+                    Element::concat(&[&key, &first]),
+                    Element::concat(&[&key, &last]),
+                );
+                self.add("allowed", span);
+            }
+        }
         let all = (Clients::All, set("services", "node_ports"));
         self.choose(frontend, balance, kind, all, &balance.targets);
         if let Some(targets) = &balance.inside {
@@ -279,6 +290,13 @@ pub(crate) fn sets(family: Family) -> Vec<Set<'static>> {
                     &[$address, Protocol, Port, Mark],
                     &[$address, Port],
                     Members::Keys,
+                ),
+                set("guarded", &[$address, Protocol, Port], &[], Members::Keys),
+                set(
+                    "allowed",
+                    &[$address, Protocol, Port, $address],
+                    &[],
+                    Members::Ranges,
                 ),
                 set(
                     "stays",

@@ -78,6 +78,7 @@ mod tests {
             inside: None,
             affinity: None,
             source: Source::Kept,
+            allowed: Vec::new(),
             when_empty: WhenEmpty::Reject,
         };
         Frontends {

@@ -250,6 +250,7 @@ mod tests {
                 inside: None,
                 affinity: None,
                 source: Source::Kept,
+                allowed: Vec::new(),
                 when_empty: WhenEmpty::Reject,
             };
             let frontend = Frontend {
@@ -370,6 +371,7 @@ mod tests {
                 inside: None,
                 affinity,
                 source: Source::Masqueraded,
+                allowed: Vec::new(),
                 when_empty: WhenEmpty::Reject,
             };
             let mut frontends = Frontends::default();
@@ -394,6 +396,13 @@ mod tests {
                 ),
                 (frontend("::", Protocol::Tcp, 30080), balance(&[2, 3], None)),
                 (
+                    frontend("fd00:96::1", Protocol::Tcp, 82),
+                    Balance {
+                        allowed: vec!["fd00:1::/64".parse().expect("a prefix")],
+                        ..balance(&[3], None)
+                    },
+                ),
+                (
                     frontend("::", Protocol::Tcp, 30082),
                     balance(&[1, 2], Some(60)),
                 ),
@@ -410,6 +419,7 @@ mod tests {
             let stays = often("[fd00:96::2]:80");
             assert_eq!(stays.len(), 1);
             assert_eq!(often("[::1]:30082").len(), 1);
+            assert_eq!(often("[fd00:96::1]:82"), [3].into());
             let refused = |to: &str| {
                 let error = ask(to).expect_err("nobody is there");
                 assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused, "{to}");

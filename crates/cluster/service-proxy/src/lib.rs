@@ -2,7 +2,7 @@
 //! its endpoints.
 //!
 //! The proxy is a client of the Kubernetes API ([`run`]): it follows Services
-//! and EndpointSlices, computes what this node answers at ([`services`], pure),
+//! and EndpointSlices, computes what this node answers at (`services`, pure),
 //! what the packet filter must hold for it (`elements`, pure), and applies the
 //! difference in one transaction per address family. Services are elements of
 //! maps: their number changes neither the count of rules nor the cost of a
@@ -16,7 +16,7 @@ mod flows;
 mod kernel;
 mod rules;
 mod run;
-pub mod services;
+mod services;
 
 pub use kernel::remove;
 pub use run::{Config, run};

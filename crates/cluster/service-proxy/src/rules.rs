@@ -1,6 +1,7 @@
 //! The rules of the table, which are the same however many Services there are.
 //!
 //! ```text
+//! guard        filter -110      clients that may not come (also for output)
 //! prerouting   nat -100         inside clients, then all: to a pick chain
 //! output       nat -100         the same; the host itself is inside
 //! pick-…                        a random index -> backend -> translate;
@@ -44,6 +45,8 @@ pub(crate) fn add_chains(transaction: &mut Transaction, family: Family, pods: Po
         (REFUSE, None),
         ("dispatch", None),
         ("dispatch_inside", None),
+        ("guard", Some((Filter, Hook::Prerouting, -110))),
+        ("guard_output", Some((Filter, Hook::Output, -110))),
         ("prerouting", Some((Translate, Hook::Prerouting, -100))),
         ("output", Some((Translate, Hook::Output, -100))),
         ("postrouting", Some((Translate, Hook::Postrouting, 100))),
@@ -179,21 +182,19 @@ fn postrouting(transaction: &mut Transaction, layout: &Layout, pods: Pods) {
 }
 
 fn refusals(transaction: &mut Transaction, layout: &Layout) {
-    let established = [
-        Expression::Ct {
-            key: Ct::State,
-            to: Register(0),
-        },
-        masked(0, ESTABLISHED_OR_RELATED.to_ne_bytes().to_vec()),
-        Expression::Cmp {
-            from: Register(0),
-            operation: Cmp::NotEqual,
-            value: vec![0; 4],
-        },
-        Expression::Verdict(Verdict::Accept),
-    ];
+    for chain in ["guard", "guard_output"] {
+        transaction.add_rule(chain, &established_passes());
+        let mut guard = layout.frontend(0);
+        guard.extend([
+            layout.source(layout.address + 2),
+            within("guarded", 0),
+            outside("allowed", 0),
+            Expression::Verdict(Verdict::Drop),
+        ]);
+        transaction.add_rule(chain, &guard);
+    }
     for chain in ["forward", "input", "answer"] {
-        transaction.add_rule(chain, &established);
+        transaction.add_rule(chain, &established_passes());
         transaction.add_rule(
             chain,
             &[&layout.frontend(0)[..], &[verdict_map("unserved", 0)]].concat(),
@@ -416,6 +417,23 @@ fn protocol_and_port(to: u8) -> [Expression; 2] {
             length: 2,
             to: Register(to + 1),
         },
+    ]
+}
+
+/// Only first packets are looked at.
+fn established_passes() -> [Expression; 4] {
+    [
+        Expression::Ct {
+            key: Ct::State,
+            to: Register(0),
+        },
+        masked(0, ESTABLISHED_OR_RELATED.to_ne_bytes().to_vec()),
+        Expression::Cmp {
+            from: Register(0),
+            operation: Cmp::NotEqual,
+            value: vec![0; 4],
+        },
+        Expression::Verdict(Verdict::Accept),
     ]
 }
 

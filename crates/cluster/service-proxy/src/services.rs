@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use dhow_netlink::Prefix;
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use kube::ResourceExt;
@@ -18,7 +19,7 @@ const AFFINITY: u32 = 10_800;
 
 /// A transport protocol that Services have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Protocol {
+pub(crate) enum Protocol {
     /// TCP.
     Tcp = 6,
     /// UDP.
@@ -40,18 +41,18 @@ impl Protocol {
 
 /// Where the node answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Frontend {
+pub(crate) struct Frontend {
     /// The address; the unspecified one stands for every address of the node.
-    pub address: IpAddr,
+    pub(crate) address: IpAddr,
     /// The transport protocol.
-    pub protocol: Protocol,
+    pub(crate) protocol: Protocol,
     /// The port.
-    pub port: u16,
+    pub(crate) port: u16,
 }
 
 /// What happens at a frontend without anybody behind it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WhenEmpty {
+pub(crate) enum WhenEmpty {
     /// Connections are refused.
     Reject,
     /// They are dropped, because other nodes can serve them.
@@ -60,7 +61,7 @@ pub enum WhenEmpty {
 
 /// Whose address the endpoints see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Source {
+pub(crate) enum Source {
     /// The client's.
     Kept,
     /// The node's: the answer must come back this way.
@@ -69,28 +70,30 @@ pub enum Source {
 
 /// Who stands behind a frontend.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Balance {
+pub(crate) struct Balance {
     /// Who serves, in order, each once.
-    pub targets: Vec<SocketAddr>,
+    pub(crate) targets: Vec<SocketAddr>,
     /// Who serves clients of the cluster itself, where that differs: a policy
     /// of local endpoints binds only the world outside.
-    pub inside: Option<Vec<SocketAddr>>,
+    pub(crate) inside: Option<Vec<SocketAddr>>,
     /// How long a client stays with one of them, in seconds.
-    pub affinity: Option<u32>,
+    pub(crate) affinity: Option<u32>,
     /// Whose address the targets see.
-    pub source: Source,
+    pub(crate) source: Source,
+    /// Who may come; empty means everybody.
+    pub(crate) allowed: Vec<Prefix>,
     /// What happens when there are no targets.
-    pub when_empty: WhenEmpty,
+    pub(crate) when_empty: WhenEmpty,
 }
 
 /// Everything that this node answers at.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Frontends {
+pub(crate) struct Frontends {
     /// By address, protocol and port.
-    pub balances: BTreeMap<Frontend, Balance>,
+    pub(crate) balances: BTreeMap<Frontend, Balance>,
     /// Addresses that nobody but Services has: what is sent to other ports of
     /// them is refused.
-    pub cluster_ips: BTreeSet<IpAddr>,
+    pub(crate) cluster_ips: BTreeSet<IpAddr>,
 }
 
 /// Computes what the node named `node` answers at.
@@ -98,7 +101,7 @@ pub struct Frontends {
 /// Services without a cluster address, of other proxies, and slices of address
 /// types other than IPv4 and IPv6 are passed over. When two Services claim one
 /// frontend, the older one has it.
-pub fn frontends<'a>(
+pub(crate) fn frontends<'a>(
     services: impl IntoIterator<Item = &'a Service>,
     slices: impl IntoIterator<Item = &'a EndpointSlice>,
     node: &str,
@@ -191,6 +194,7 @@ fn add(frontends: &mut Frontends, service: &Service, slices: &[&EndpointSlice], 
                 inside: None,
                 affinity,
                 source: Source::Kept,
+                allowed: Vec::new(),
             };
             answer(*cluster_ip, number, internal);
 
@@ -200,6 +204,7 @@ fn add(frontends: &mut Frontends, service: &Service, slices: &[&EndpointSlice], 
                     inside: (here != everywhere).then(|| everywhere.clone()),
                     affinity,
                     source: Source::Kept,
+                    allowed: Vec::new(),
                     when_empty: when_empty(&here),
                 }
             } else {
@@ -208,11 +213,19 @@ fn add(frontends: &mut Frontends, service: &Service, slices: &[&EndpointSlice], 
                     inside: None,
                     affinity,
                     source: Source::Masqueraded,
+                    allowed: Vec::new(),
                     when_empty: WhenEmpty::Reject,
                 }
             };
-            for address in external_addresses(service, spec, family) {
+            for address in external_ips(spec, family) {
                 answer(address, number, external.clone());
+            }
+            for address in ingress_addresses(service, spec, family) {
+                let balance = Balance {
+                    allowed: source_ranges(spec, family),
+                    ..external.clone()
+                };
+                answer(address, number, balance);
             }
             if let Some(node_port) = node_port(spec, port) {
                 answer(family.any(), node_port, external.clone());
@@ -241,24 +254,36 @@ fn node_port(spec: &ServiceSpec, port: &ServicePort) -> Option<u16> {
         .filter(|number| *number != 0)
 }
 
-/// External addresses and those of load balancers that hand packets on as they
-/// are.
-fn external_addresses(service: &Service, spec: &ServiceSpec, family: Family) -> Vec<IpAddr> {
-    let ingress = service
+fn external_ips(spec: &ServiceSpec, family: Family) -> impl Iterator<Item = IpAddr> {
+    let texts = spec.external_ips.iter().flatten();
+    texts.filter_map(move |text| family.parse(text))
+}
+
+/// Addresses of load balancers that hand packets on as they are.
+fn ingress_addresses(
+    service: &Service,
+    spec: &ServiceSpec,
+    family: Family,
+) -> impl Iterator<Item = IpAddr> {
+    let is_balanced = spec.type_.as_deref() == Some("LoadBalancer");
+    service
         .status
         .as_ref()
         .and_then(|status| status.load_balancer.as_ref()?.ingress.as_ref())
         .into_iter()
         .flatten()
-        .filter(|_| spec.type_.as_deref() == Some("LoadBalancer"))
+        .filter(move |_| is_balanced)
         .filter(|ingress| ingress.ip_mode.as_deref() != Some("Proxy"))
-        .filter_map(|ingress| ingress.ip.as_ref());
-    spec.external_ips
-        .iter()
-        .flatten()
-        .chain(ingress)
-        .filter_map(|text| text.parse().ok())
-        .filter(|address: &IpAddr| Family::of(*address) == family && !address.is_unspecified())
+        .filter_map(move |ingress| family.parse(ingress.ip.as_ref()?))
+}
+
+/// Who may come by a load balancer's address.
+fn source_ranges(spec: &ServiceSpec, family: Family) -> Vec<Prefix> {
+    let ranges = spec.load_balancer_source_ranges.iter().flatten();
+    ranges
+        .filter_map(|text| text.trim().parse().ok())
+        .filter(|prefix: &Prefix| Family::of(prefix.address) == family)
+        .map(Prefix::network)
         .collect()
 }
 
@@ -275,6 +300,12 @@ impl Family {
         } else {
             Family::V6
         }
+    }
+
+    /// An address that can be spoken to.
+    fn parse(self, text: &str) -> Option<IpAddr> {
+        let address: IpAddr = text.parse().ok()?;
+        (Family::of(address) == self && !address.is_unspecified()).then_some(address)
     }
 
     fn any(self) -> IpAddr {
@@ -521,6 +552,25 @@ mod tests {
             "a",
         );
         assert_eq!(all, Frontends::default());
+    }
+
+    #[test]
+    fn ranges_bind_the_load_balancer_alone() {
+        let spec = json!({
+            "type": "LoadBalancer",
+            "externalIPs": ["203.0.113.9"],
+            "loadBalancerSourceRanges": ["192.0.2.0/24", " 10.0.0.1/8", "fd00::/8", "x"],
+        });
+        let all = frontends([&service(&spec)], [], "a");
+        for (frontend, balance) in &all.balances {
+            let allowed: Vec<String> = balance.allowed.iter().map(ToString::to_string).collect();
+            let wanted: &[&str] = if *frontend == at("198.51.100.1", 80) {
+                &["192.0.2.0/24", "10.0.0.0/8"]
+            } else {
+                &[]
+            };
+            assert_eq!(allowed, wanted, "{frontend:?}");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use std::os::fd::AsFd;
 
-use dhow_netlink::{Batch, Namespace, NewLink, Peer, Prefix, Route, Socket};
+use dhow_netlink::{Batch, IsIpv4, Namespace, NewLink, Peer, Prefix, Route, Socket};
 
 /// A network namespace in a folder that vanishes with the test.
 fn namespace(folder: &tempfile::TempDir, name: &str) -> Namespace {
@@ -162,4 +162,45 @@ fn a_pin_holds_and_lets_go() {
     Namespace::remove_pinned(&path).expect("nothing to let go is no error");
     assert!(!path.exists());
     assert!(Namespace::create_pinned(&pins.0.path().join("no/such/folder")).is_err());
+}
+
+/// Needs the Debian package `nftables`: connection tracking begins when
+/// somebody asks for it.
+#[test]
+fn flows_are_listed_and_forgotten() {
+    use std::net::UdpSocket;
+
+    let pins = pins();
+    let host = namespace(&pins.0, "host");
+    host.run(|| {
+        let route = Socket::route().expect("a socket");
+        let mut batch = Batch::new();
+        batch.set_up(1);
+        route.run(&mut batch).expect("loopback comes up");
+        let rules = "table inet t { chain c { type filter hook input priority 0; ct state new counter; }; }";
+        let tracked = std::process::Command::new("nft").arg(rules).status();
+        assert!(tracked.expect("nft is installed").success());
+
+        let (one, other) = (
+            UdpSocket::bind("127.0.0.1:0").expect("a socket"),
+            UdpSocket::bind("127.0.0.2:0").expect("a socket"),
+        );
+        let to = other.local_addr().expect("bound");
+        one.send_to(b"x", to).expect("sent");
+        let netfilter = Socket::netfilter().expect("a socket");
+        let flows = || netfilter.flows(IsIpv4::Yes, 17).expect("flows");
+        let found = flows();
+        let [flow] = found.as_slice() else {
+            panic!("{found:?}");
+        };
+        assert_eq!(flow.original.source, one.local_addr().expect("bound"));
+        assert_eq!(flow.original.destination, to);
+        assert_eq!(flow.reply.source, to);
+        assert_eq!(netfilter.flows(IsIpv4::Yes, 6).expect("flows"), []);
+        assert_eq!(netfilter.flows(IsIpv4::No, 17).expect("flows"), []);
+        netfilter.forget_flows(&found).expect("forgotten");
+        assert_eq!(flows(), []);
+        netfilter.forget_flows(&found).expect("it is gone already");
+    })
+    .expect("enter");
 }

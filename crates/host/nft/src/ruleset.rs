@@ -126,7 +126,8 @@ pub struct Set<'a> {
 pub enum Members {
     /// Single keys.
     Keys,
-    /// Ranges of keys (of one field only).
+    /// Ranges of keys: [`Element::Range`] of one field, [`Element::Span`] of
+    /// several.
     Ranges,
     /// Single keys that packets add ([`crate::Expression::Learn`]) and that may
     /// time out; at most so many.
@@ -144,6 +145,9 @@ pub enum Element {
     /// All keys from the first (included) to the second (excluded; none means
     /// to the end).
     Range(Vec<u8>, Option<Vec<u8>>),
+    /// All keys each of whose fields lies between that of the first and that of
+    /// the last (both included).
+    Span(Vec<u8>, Vec<u8>),
     /// A key of a map with its value.
     Map(Vec<u8>, Vec<u8>),
     /// A key of a verdict map with its verdict.

@@ -278,6 +278,15 @@ fn write_element(list: &mut Request<'_>, element: &Element) {
                 });
             }
         }
+        Element::Span(first, last) => {
+            list.nest(1, |nest| {
+                key(nest, first);
+                // NFTA_SET_ELEM_KEY_END.
+                nest.nest(10, |end| {
+                    end.attribute(1, last);
+                });
+            });
+        }
         Element::Map(bytes, value) => {
             list.nest(1, |nest| {
                 key(nest, bytes);

@@ -68,6 +68,19 @@ fn a_ruleset_reads_back_as_meant() {
                 value: &[DataType::Verdict],
                 members: Members::Keys,
             })
+            .add_set(&Set {
+                name: "allowed",
+                key: &[DataType::Ipv4, DataType::Port, DataType::Ipv4],
+                value: &[],
+                members: Members::Ranges,
+            })
+            .add_elements(
+                "allowed",
+                &[Element::Span(
+                    Element::concat(&[&[10, 0, 0, 1], &[0, 80], &[192, 168, 0, 0]]),
+                    Element::concat(&[&[10, 0, 0, 1], &[0, 80], &[192, 168, 255, 255]]),
+                )],
+            )
             .add_chain(&Chain {
                 name: "refused",
                 base: None,
@@ -202,6 +215,7 @@ fn a_ruleset_reads_back_as_meant() {
             "elements = { 172.17.0.0/16 }",
             "\"dhow0\"",
             "10.96.0.1 . 6 . 443 : goto refused",
+            "elements = { 10.0.0.1 . 80 . 192.168.0.0/16 }",
             "reject",
             "fib daddr type 2 dnat ip to meta l4proto . th dport map @published",
             "ip saddr @pools oifname != @bridges counter packets 0 bytes 0 masquerade",

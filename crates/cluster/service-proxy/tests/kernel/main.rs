@@ -13,7 +13,9 @@ use k8s_openapi::api::core::v1::Service;
 use kube::api::DeleteParams;
 use serde_json::{Value, json};
 
-use world::{Cluster, NODE, PATIENCE, TABLE, World, address, ask, ask_often, pod, tables};
+use world::{
+    Cluster, NODE, PATIENCE, TABLE, World, address, ask, ask_briefly, ask_often, pod, tables,
+};
 
 fn ports() -> Value {
     json!([
@@ -197,6 +199,40 @@ async fn node_ports_answer_at_every_address() {
     ] {
         assert_eq!(ask_often(from, &to).0, [1, 2].into(), "{to}");
     }
+    cluster.end(&world);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_load_balancer_lets_in_whom_it_should() {
+    let world = World::new();
+    world.serve();
+    let mut cluster = Cluster::new(&world).await;
+    let spec = json!({
+        "type": "LoadBalancer",
+        "ports": ports(),
+        "loadBalancerSourceRanges": ["192.0.2.0/24", "10.1.0.2/32"],
+    });
+    cluster.service("web", spec).await;
+    cluster.endpoints("web", &[(1, NODE), (2, NODE)]).await;
+    let ingress =
+        json!({ "status": { "loadBalancer": { "ingress": [{ "ip": "198.51.100.9" }] } } });
+    cluster
+        .services()
+        .patch_status(
+            "web",
+            &kube::api::PatchParams::default(),
+            &kube::api::Patch::Merge(ingress),
+        )
+        .await
+        .expect("patched");
+    let to = "198.51.100.9:80";
+    cluster
+        .until("served", || ask_briefly(&world.outside, to).is_ok())
+        .await;
+    assert_eq!(ask_often(&world.outside, to).0, [1, 2].into());
+    assert_eq!(ask_often(&world.pods[0], to).0, [1, 2].into());
+    let error = ask_briefly(&world.pods[1], to).expect_err("it is not among them");
+    assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     cluster.end(&world);
 }
 

@@ -151,9 +151,18 @@ fn answer(mut stream: TcpStream, number: u8) {
 
 /// Who answered, and whose address it saw.
 pub fn ask(from: &Namespace, to: &str) -> io::Result<(u8, IpAddr)> {
+    ask_within(PATIENCE, from, to)
+}
+
+/// For where silence is the answer.
+pub fn ask_briefly(from: &Namespace, to: &str) -> io::Result<(u8, IpAddr)> {
+    ask_within(Duration::from_millis(300), from, to)
+}
+
+fn ask_within(patience: Duration, from: &Namespace, to: &str) -> io::Result<(u8, IpAddr)> {
     let to: SocketAddr = to.parse().expect("an address with port");
     from.run(|| {
-        let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
+        let mut stream = TcpStream::connect_timeout(&to, patience)?;
         let mut said = String::new();
         stream.read_to_string(&mut said)?;
         let (number, seen) = said.split_once(' ').expect("two words");
