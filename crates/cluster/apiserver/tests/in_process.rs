@@ -426,6 +426,8 @@ async fn a_cache_that_lost_the_store_reads_it_anew() {
         .await
         .expect("deleted");
     assert!(soon(maps.get_opt("before")).await.expect("read").is_none());
+}
+
 #[tokio::test]
 async fn a_pods_priority_is_its_classs() {
     let fixture = Fixture::new().await;
