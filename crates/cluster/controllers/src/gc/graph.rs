@@ -56,6 +56,12 @@ pub(crate) struct Seen {
 }
 
 impl Seen {
+    /// Whether this is a later state of the same object.
+    fn is_newer(&self, other: &Self) -> bool {
+        let number = |seen: &Self| seen.version.parse::<u64>().ok();
+        matches!((number(self), number(other)), (Some(mine), Some(theirs)) if mine > theirs)
+    }
+
     fn has(&self, finalizer: &str) -> bool {
         self.finalizers.iter().any(|one| one == finalizer)
     }
@@ -155,11 +161,14 @@ impl Graph {
             return;
         }
         let before = self.nodes.get(&uid).and_then(|node| node.seen.clone());
+        if before.as_ref().is_some_and(|known| known.is_newer(&seen)) {
+            return;
+        }
         let before_owners = before.as_ref().map_or(&[][..], |seen| &seen.owners[..]);
         let owners_changed = before_owners != seen.owners;
         let begins_to_wait = seen.waits() && !before.as_ref().is_some_and(Seen::waits);
         let begins_to_orphan = seen.orphans() && !before.as_ref().is_some_and(Seen::orphans);
-        let (owners, at) = (seen.owners.clone(), seen.at.clone());
+        let (owners, at, is_going) = (seen.owners.clone(), seen.at.clone(), seen.is_going);
         let node = self.nodes.entry(Arc::clone(&uid)).or_insert_with(|| Node {
             at: at.clone(),
             seen: None,
@@ -186,8 +195,24 @@ impl Graph {
         }
         if owners_changed {
             self.relink(&uid, &at, before_owners, &owners);
+        } else if !is_going {
+            self.keep_linked(&uid, &at, &owners);
         }
         self.forget_if_idle(&uid);
+    }
+
+    /// Makes sure that an object is heard of by its owners. One of them may
+    /// have been taken for gone, and with it who depends on it, because a
+    /// watch told late.
+    fn keep_linked(&mut self, uid: &Uid, at: &Reference, owners: &[Owner]) {
+        for owner in owners {
+            match self.nodes.get_mut(&owner.uid) {
+                Some(node) => {
+                    node.dependents.insert(Arc::clone(uid));
+                }
+                None => self.relink(uid, at, &[], std::slice::from_ref(owner)),
+            }
+        }
     }
 
     /// Whether what an object says of its owner is what the owner is.
@@ -294,10 +319,10 @@ impl Graph {
         }
     }
 
-    /// The next object to think about that is not in hand.
-    pub(crate) fn take(&mut self, in_hand: &HashSet<Uid>) -> Option<Question> {
+    /// The next object to think about that is not busy already.
+    pub(crate) fn take(&mut self, is_busy: impl Fn(&Uid) -> bool) -> Option<Question> {
         loop {
-            let uid = self.dirty.iter().find(|uid| !in_hand.contains(*uid))?;
+            let uid = self.dirty.iter().find(|uid| !is_busy(uid))?;
             let uid = Arc::clone(uid);
             self.dirty.remove(&uid);
             if let Some(question) = self.question(&uid) {
@@ -335,6 +360,10 @@ impl Graph {
     /// What to do about an object, given what look-ups found of it and of the
     /// owners asked for.
     pub(crate) fn plan(&mut self, uid: &Uid, item: Answer, owners: &[(Uid, Answer)]) -> Step {
+        if !self.nodes.contains_key(uid) {
+            // It went after it had been looked up: the answer is older.
+            return Step::Nothing;
+        }
         let item = match item {
             Answer::There(seen) => seen,
             Answer::Absent => {

@@ -53,6 +53,7 @@ pub(crate) async fn run(client: Client) {
         in_hand: HashSet::new(),
         work: JoinSet::new(),
         later: BTreeSet::new(),
+        paused: HashSet::new(),
     }
     .run()
     .await;
@@ -88,6 +89,8 @@ struct Collector {
     in_hand: HashSet<Uid>,
     work: JoinSet<Report>,
     later: BTreeSet<(Instant, Uid)>,
+    /// What failed is left alone until its time comes.
+    paused: HashSet<Uid>,
 }
 
 impl Collector {
@@ -128,6 +131,7 @@ impl Collector {
                             break;
                         }
                         self.later.remove(&(at, Arc::clone(&uid)));
+                        self.paused.remove(&uid);
                         self.graph.again(&uid);
                     }
                 }
@@ -205,7 +209,8 @@ impl Collector {
 
     fn take_work(&mut self) {
         while self.in_hand.len() < AT_ONCE {
-            let Some(question) = self.graph.take(&self.in_hand) else {
+            let is_busy = |uid: &Uid| self.in_hand.contains(uid) || self.paused.contains(uid);
+            let Some(question) = self.graph.take(is_busy) else {
                 break;
             };
             self.in_hand.insert(Arc::clone(&question.item.uid));
@@ -243,6 +248,7 @@ impl Collector {
                         AFTER_FAILURE
                     }
                 };
+                self.paused.insert(Arc::clone(&uid));
                 self.later.insert((Instant::now() + pause, uid));
             }
         }
