@@ -146,6 +146,7 @@ impl World {
                 self.memory.stopping.insert(id.clone(), *deadline);
             }
             Action::StopSandbox(id) | Action::RemoveContainer(id) | Action::RemoveSandbox(id) => {
+                self.may_end(id);
                 assert!(self.memory.removing.insert(id.clone()), "once at a time");
             }
             Action::Expire => unreachable!("no pod has a deadline here"),
@@ -183,7 +184,18 @@ impl World {
         assert!(model.sandbox().is_some());
     }
 
-    /// A task ends well.
+    /// What must hold when a sandbox is stopped, or something is removed:
+    /// nothing lives in it, unless its namespaces are gone anyway.
+    fn may_end(&self, id: &str) {
+        let mut ready = self.view.sandboxes.iter().filter(|one| one.is_ready);
+        let works = ready.any(|sandbox| sandbox.id == id);
+        for container in &self.view.containers {
+            let is_in_it = container.id == id || (works && container.sandbox == id);
+            assert!(!is_in_it || !Model::lives(container), "it is stopped first");
+        }
+    }
+
+    /// A task ends, well or not.
     fn complete(&mut self, index: usize, good: bool) {
         if self.tasks.is_empty() {
             return;

@@ -95,6 +95,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_empty_folder_belongs_to_its_group() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("a/b");
+        let source = EmptyDirVolumeSource::default();
+        empty_dir(&path, &source, Some(4321)).expect("made, as root");
+        let found = std::fs::metadata(&path).expect("a folder");
+        assert_eq!(found.gid(), 4321);
+        assert_eq!(found.mode() & 0o7777, 0o2777);
+        std::fs::write(path.join("x"), "kept").expect("written");
+        empty_dir(&path, &source, Some(4321)).expect("it is there");
+        assert!(path.join("x").exists());
+    }
+
+    #[test]
     fn host_paths_are_what_they_are_said_to_be() {
         let directory = tempfile::tempdir().expect("a directory");
         let check = |name: &str, kind: &str| {

@@ -13,6 +13,8 @@ use crate::time;
 
 /// A token is renewed when it is that old, however long it lives.
 const OLDEST: Duration = Duration::from_secs(24 * 3600);
+/// And never sooner than this, whatever the clocks say.
+const SOONEST: Duration = Duration::from_secs(30);
 
 /// Tokens of one pod.
 pub(crate) struct Tokens {
@@ -79,13 +81,36 @@ impl Tokens {
             .map_err(|error| format!("failed to fetch token: {error}"))?;
         let status = answer.status.unwrap_or_default();
         let end = status.expiration_timestamp.as_ref().map(time::system);
-        let lifetime = end.and_then(|end| end.duration_since(now).ok());
-        let lifetime = lifetime.unwrap_or_default();
         let token = Token {
             text: status.token.unwrap_or_default(),
-            renew: now + (lifetime * 4 / 5).min(OLDEST),
+            renew: renewal(now, end),
         };
         self.known.lock().insert(wish.clone(), token.clone());
         Ok(token)
+    }
+}
+
+/// When a token that was made now and ends then is renewed.
+fn renewal(now: SystemTime, end: Option<SystemTime>) -> SystemTime {
+    let lifetime = end.and_then(|end| end.duration_since(now).ok());
+    now + (lifetime.unwrap_or_default() * 4 / 5).clamp(SOONEST, OLDEST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_are_renewed_in_time() {
+        let now = SystemTime::UNIX_EPOCH;
+        let after = |lifetime: u64| {
+            let end = now + Duration::from_secs(lifetime);
+            let renewal = renewal(now, Some(end)).duration_since(now);
+            renewal.expect("it is later").as_secs()
+        };
+        assert_eq!(after(3600), 2880);
+        assert_eq!(after(365 * 24 * 3600), 24 * 3600);
+        assert_eq!(after(0), 30, "a clock that is wrong makes no storm");
+        assert!(renewal(now, None) > now);
     }
 }

@@ -250,6 +250,18 @@ mod tests {
     }
 
     #[test]
+    fn a_group_reads_its_files() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let folder = directory.path().join("v");
+        let mut files = payload(&[("a", "1")]);
+        files.get_mut("a").expect("a file").mode = 0o600;
+        write(&folder, &files, Some(4321)).expect("written, as root");
+        let found = std::fs::metadata(folder.join("a")).expect("a file");
+        assert_eq!(std::os::unix::fs::MetadataExt::gid(&found), 4321);
+        assert_eq!(found.permissions().mode() & 0o777, 0o640);
+    }
+
+    #[test]
     fn paths_stay_inside() {
         for path in ["", "/a", "../a", "a/../b", "..data", "a/./../b", "x\0"] {
             assert!(check(path).is_err(), "{path:?}");

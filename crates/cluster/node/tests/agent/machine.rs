@@ -1,7 +1,7 @@
 //! A machine in memory: a pod runtime whose programs are a few words.
 //!
 //! A container's command says what it does: nothing at all runs until it is
-//! stopped, `exit N` ends at once, `say N TEXT` leaves last words before it.
+//! stopped, `stubborn` even longer, `exit N` ends at once, `say N TEXT` leaves last words before it.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -37,6 +37,7 @@ struct State {
     images: BTreeMap<String, Image>,
     pulls: Vec<(String, Option<Credentials>)>,
     execs: Vec<(String, Vec<String>)>,
+    stops: Vec<Duration>,
     /// Exit codes of programs run in containers, by their first word.
     codes: BTreeMap<String, i32>,
     most_running: usize,
@@ -114,6 +115,11 @@ impl Machine {
             .iter()
             .map(|(_, command)| command.clone())
             .collect()
+    }
+
+    /// The time that containers got to stop.
+    pub fn stops(&self) -> Vec<Duration> {
+        self.state().stops.clone()
     }
 
     /// From now on a program with this first word ends so in containers.
@@ -341,8 +347,21 @@ impl PodRuntime for Machine {
         Ok(())
     }
 
-    async fn stop_container(&self, id: &str, _grace: Duration) -> Result<()> {
-        self.end(id, 143);
+    async fn stop_container(&self, id: &str, grace: Duration) -> Result<()> {
+        let is_stubborn = {
+            let mut state = self.state();
+            state.stops.push(grace);
+            let asked = state.containers.get(id);
+            asked.is_some_and(|(_, config)| config.command == ["stubborn"])
+        };
+        self.changes.send_modify(|number| *number += 1);
+        if is_stubborn {
+            // What it takes is the subject here.
+            tokio::time::sleep(grace).await;
+            self.end(id, 137);
+        } else {
+            self.end(id, 143);
+        }
         Ok(())
     }
 
@@ -412,6 +431,10 @@ impl PodRuntime for Machine {
     }
 
     async fn pull_image(&self, name: &str, credentials: Option<Credentials>) -> Result<Image> {
+        if name.starts_with("slow") {
+            // Nothing comes, for as long as somebody waits.
+            std::future::pending::<()>().await;
+        }
         let mut state = self.state();
         state.pulls.push((name.to_owned(), credentials.clone()));
         if name.starts_with("private") && credentials.is_none() {

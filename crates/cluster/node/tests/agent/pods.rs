@@ -486,3 +486,45 @@ async fn an_ephemeral_container_looks_into_a_pod() {
     cluster.gone("pod").await;
     assert_eq!(cluster.machine.n_containers(), 0);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shorter_grace_replaces_a_longer_one() {
+    let cluster = Cluster::new().await;
+    let mut spec = one(&["stubborn"]);
+    spec["terminationGracePeriodSeconds"] = 300.into();
+    spec["containers"][0]["lifecycle"] = json!({"preStop": {"exec": {"command": ["before"]}}});
+    cluster.pod(spec).await;
+    cluster.ready("pod").await;
+    cluster.delete("pod").await;
+    let stops = |n: usize| {
+        move |machine: &crate::machine::Machine| {
+            let stops = machine.stops();
+            (stops.len() == n).then_some(stops)
+        }
+    };
+    let first = cluster.machine.until(stops(1)).await;
+    assert!((290..=300).contains(&first[0].as_secs()), "{first:?}");
+    let pods: Api<Pod> = cluster.api();
+    let soon = DeleteParams {
+        grace_period_seconds: Some(1),
+        ..DeleteParams::default()
+    };
+    pods.delete("pod", &soon).await.expect("deleted");
+    let second = cluster.machine.until(stops(2)).await;
+    assert!(second[1].as_secs() <= 2, "{second:?}");
+    cluster.gone("pod").await;
+    assert_eq!(cluster.machine.execs(), [["before"]], "the hook runs once");
+    assert_eq!(cluster.machine.n_sandboxes(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_that_is_still_pulling_can_go() {
+    let cluster = Cluster::new().await;
+    let slow = json!({"containers": [{"name": "c", "image": "slow:1"}]});
+    cluster.pod(slow).await;
+    cluster.event("Pulling").await;
+    cluster.delete("pod").await;
+    cluster.gone("pod").await;
+    assert_eq!(cluster.machine.n_sandboxes(), 0);
+    assert!(cluster.machine.container("c").is_none());
+}
