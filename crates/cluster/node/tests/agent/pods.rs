@@ -367,11 +367,19 @@ async fn a_pod_that_takes_too_long_is_ended() {
     cluster.pod(spec).await;
     let status = cluster
         .status("pod", |status| {
-            status["phase"] == "Failed"
-                && status["containerStatuses"][0]["state"]["terminated"].is_object()
+            // On a busy machine it may not even have come to run.
+            let state = &status["containerStatuses"][0]["state"];
+            status["phase"] == "Failed" && !state["running"].is_object()
         })
         .await;
     assert_eq!(status["reason"], "DeadlineExceeded");
+    cluster
+        .machine
+        .until(|machine| {
+            let works = machine.sandbox().is_some_and(|(one, _)| one.is_ready);
+            (!works).then_some(())
+        })
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
