@@ -213,6 +213,10 @@ impl Elements {
         self.sets.entry(set).or_default().insert(element);
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.sets.is_empty()
+    }
+
     /// Whether what a client learnt, an element of `affinity`, leads to a target
     /// of its frontend.
     pub(crate) fn knows(&self, family: Family, key: &[u8], target: &[u8]) -> bool {

@@ -24,12 +24,11 @@ const FAMILIES: [Family; 2] = [Family::Ip, Family::Ip6];
 pub fn remove(table: &str) -> Result<(), Error> {
     let socket = Socket::netfilter()?;
     for family in FAMILIES {
-        let mut transaction = Transaction::new(Table {
+        let table = Table {
             family,
             name: table.into(),
-        });
-        transaction.remove_table();
-        transaction.commit(&socket)?;
+        };
+        remove_table(&socket, &table)?;
     }
     Ok(())
 }
@@ -82,20 +81,20 @@ impl Kernel {
             let family = held.table.family;
             let desired = Elements::desired(family, &frontends, &self.pods);
             match held.elements.take() {
-                None => {
-                    let pods = if desired.of("pods").next().is_some() {
-                        Pods::Known
-                    } else {
-                        Pods::Unknown
-                    };
-                    replace(&self.socket, &held.table, &desired, pods)?;
+                // A family that nobody uses needs no table, and may be switched
+                // off on this machine.
+                old if desired.is_empty() => {
+                    if old.is_none_or(|old| !old.is_empty()) {
+                        remove_table(&self.socket, &held.table)?;
+                    }
                 }
-                Some(old) => {
+                Some(old) if !old.is_empty() => {
                     change(&self.socket, &held.table, &old, &desired)?;
                     if old.sticky.difference(&desired.sticky).next().is_some() {
                         forget_clients(&self.socket, &held.table, &desired)?;
                     }
                 }
+                _ => replace(&self.socket, &held.table, &desired)?,
             }
             held.elements = Some(desired);
         }
@@ -143,8 +142,11 @@ impl Kernel {
     /// Whether one of our tables is gone.
     pub(crate) fn is_missing(&self) -> Result<bool, Error> {
         for held in &self.held {
-            let there = tables(&self.socket, held.table.family)?;
-            if held.elements.is_some() && !there.contains(&held.table.name) {
+            let is_wanted = held
+                .elements
+                .as_ref()
+                .is_some_and(|elements| !elements.is_empty());
+            if is_wanted && !is_there(&self.socket, &held.table)? {
                 return Ok(true);
             }
         }
@@ -152,7 +154,25 @@ impl Kernel {
     }
 }
 
-fn replace(socket: &Socket, table: &Table, elements: &Elements, pods: Pods) -> Result<(), Error> {
+fn is_there(socket: &Socket, table: &Table) -> Result<bool, Error> {
+    Ok(tables(socket, table.family)?.contains(&table.name))
+}
+
+fn remove_table(socket: &Socket, table: &Table) -> Result<(), Error> {
+    if !is_there(socket, table)? {
+        return Ok(());
+    }
+    let mut transaction = Transaction::new(table.clone());
+    transaction.remove_table();
+    transaction.commit(socket)
+}
+
+fn replace(socket: &Socket, table: &Table, elements: &Elements) -> Result<(), Error> {
+    let pods = if elements.of("pods").next().is_some() {
+        Pods::Known
+    } else {
+        Pods::Unknown
+    };
     let mut transaction = Transaction::new(table.clone());
     transaction.remove_table().add_table();
     for set in sets(table.family) {
@@ -296,6 +316,9 @@ mod tests {
             let one = began.elapsed();
             assert_eq!(n_rules(), rules_of_one);
             kernel.apply(Frontends::default()).expect("applied");
+            let left = tables(&kernel.socket, Family::Ip).expect("tables");
+            assert_eq!(left, [""; 0], "without Services there is no table");
+            kernel.apply(many(0, 1)).expect("applied");
             remove("many").expect("removed");
             (whole, one)
         });

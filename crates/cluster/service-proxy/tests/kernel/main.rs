@@ -290,7 +290,7 @@ async fn what_strangers_break_is_repaired() {
         });
         cluster
             .until(&command, || {
-                world.on_node(|| tables().len() == 2) && ask(&world.node, &web).is_ok()
+                world.on_node(|| tables().len() == 1) && ask(&world.node, &web).is_ok()
             })
             .await;
     }

@@ -343,7 +343,7 @@ impl Cluster {
         let _ = self.end.send(());
         self.proxy.join().expect("the proxy ends well");
         world.on_node(|| {
-            assert_eq!(tables(), [TABLE, TABLE], "Services outlive the proxy");
+            assert_eq!(tables(), [TABLE], "Services outlive the proxy");
             dhow_service_proxy::remove(TABLE).expect("removed");
             assert_eq!(tables(), [""; 0]);
         });
