@@ -61,6 +61,34 @@ async fn logs_are_read_and_followed() {
         cluster.memory.more.send_replace(number);
         assert_eq!(next().await, format!("more {number}"));
     }
+    // Nobody follows for a client that is gone.
+    child.kill().await.expect("killed");
+    let ended = tokio::time::timeout(PATIENCE, cluster.memory.more.closed()).await;
+    ended.expect("the runtime is let go");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_end_with_their_client() {
+    let cluster = Cluster::new().await;
+    for speaks in BOTH {
+        let arguments = ["exec", "-i", "p", "-c", "main", "--", "cat"];
+        let mut child = cluster
+            .command(speaks, &arguments)
+            .spawn()
+            .expect("it starts");
+        let mut stdin = child.stdin.take().expect("it is piped");
+        let mut stdout = child.stdout.take().expect("it is piped");
+        stdin.write_all(b"x").await.expect("written");
+        stdout.read_exact(&mut [0]).await.expect("it runs");
+        assert_eq!(*cluster.memory.running.borrow(), 1, "{speaks:?}");
+        child.kill().await.expect("killed");
+        let mut running = cluster.memory.running.subscribe();
+        let ended = tokio::time::timeout(PATIENCE, running.wait_for(|running| *running == 0));
+        ended
+            .await
+            .expect("its input ends")
+            .expect("the runtime is there");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -19,12 +19,15 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub struct Memory {
     /// Says "one more" to followers of logs; they end when it is dropped.
     pub more: watch::Sender<u32>,
+    /// Programs that run.
+    pub running: watch::Sender<u32>,
 }
 
 impl Memory {
     pub fn new() -> Self {
         Self {
             more: watch::Sender::new(0),
+            running: watch::Sender::new(0),
         }
     }
 }
@@ -114,7 +117,7 @@ impl Program {
     }
 }
 
-fn session(command: Vec<String>, exec: Exec) -> Session {
+fn session(command: Vec<String>, exec: Exec, running: watch::Sender<u32>) -> Session {
     let (stdin, inside) = tokio::io::duplex(4096);
     let (resize, sizes) = mpsc::channel(4);
     let (saying, mut said) = mpsc::channel(4);
@@ -127,7 +130,9 @@ fn session(command: Vec<String>, exec: Exec) -> Session {
         output: saying,
     };
     tokio::spawn(async move {
+        running.send_modify(|running| *running += 1);
         let _ = ending.send(program.run(command, exec).await);
+        running.send_modify(|running| *running -= 1);
     });
     Session {
         stdin: has_stdin.then(|| Box::new(stdin) as _),
@@ -208,7 +213,7 @@ impl PodRuntime for Memory {
         if exec.command == ["missing"] {
             return Err(RuntimeError::Command("missing: no such file".into()));
         }
-        Ok(session(exec.command.clone(), exec))
+        Ok(session(exec.command.clone(), exec, self.running.clone()))
     }
     async fn attach(&self, _id: &str, stdin: bool) -> Result<Session> {
         let exec = Exec {
@@ -217,7 +222,7 @@ impl PodRuntime for Memory {
         };
         Ok(Session {
             exit: None,
-            ..session(vec!["cat".into()], exec)
+            ..session(vec!["cat".into()], exec, self.running.clone())
         })
     }
     async fn port_forward(&self, _sandbox: &str, port: u16) -> Result<Box<dyn PortStream>> {
