@@ -142,7 +142,8 @@ impl Elements {
             let masqueraded = set("masqueraded", "masqueraded_ports");
             self.add(masqueraded, Element::Key(key.clone()));
         }
-        if !balance.allowed.is_empty() {
+        // Only an address of a load balancer is guarded, never every one.
+        if !balance.allowed.is_empty() && kind == Kind::Address {
             self.add("guarded", Element::Key(key.clone()));
             for prefix in disjoint(&balance.allowed) {
                 let (first, last) = (octets(prefix.network().address), octets(prefix.last()));

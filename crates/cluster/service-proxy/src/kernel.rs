@@ -253,6 +253,9 @@ mod tests {
     use std::time::Instant;
 
     use dhow_netlink::Namespace;
+    use proptest::prelude::*;
+    use proptest::strategy::ValueTree as _;
+    use proptest::test_runner::TestRunner;
 
     use super::*;
     use crate::services::{Balance, Frontend, Source, WhenEmpty};
@@ -295,6 +298,114 @@ mod tests {
             .skip_while(|line| !line.trim_start().starts_with("chain"))
             .filter(|line| !line.trim().is_empty() && !line.contains(['{', '}']))
             .count()
+    }
+
+    fn some_targets() -> impl Strategy<Value = Vec<SocketAddr>> {
+        proptest::collection::btree_set(1u8..5, 0..5).prop_map(|numbers| {
+            let targets = numbers.into_iter();
+            targets
+                .map(|number| SocketAddr::from(([10, 1, 0, number], 8080)))
+                .collect()
+        })
+    }
+
+    fn some_balance() -> impl Strategy<Value = Balance> {
+        let affinity = prop_oneof![Just(None), Just(Some(60)), Just(Some(90))];
+        let source = prop_oneof![Just(Source::Kept), Just(Source::Masqueraded)];
+        let when_empty = prop_oneof![Just(WhenEmpty::Reject), Just(WhenEmpty::Drop)];
+        let inside = proptest::option::of(some_targets());
+        let allowed = prop_oneof![
+            Just(vec![]),
+            Just(vec!["192.0.2.0/24"]),
+            Just(vec!["192.0.2.0/25", "10.0.0.0/8"])
+        ];
+        let parts = (
+            some_targets(),
+            inside,
+            affinity,
+            source,
+            allowed,
+            when_empty,
+        );
+        parts.prop_map(
+            |(targets, inside, affinity, source, allowed, when_empty)| Balance {
+                targets,
+                inside,
+                affinity,
+                source,
+                allowed: allowed
+                    .into_iter()
+                    .map(|range| range.parse().expect("a prefix"))
+                    .collect(),
+                when_empty,
+            },
+        )
+    }
+
+    fn some_frontends() -> impl Strategy<Value = Frontends> {
+        let address = prop_oneof![
+            Just(IpAddr::from([0, 0, 0, 0])),
+            (1u8..4).prop_map(|number| IpAddr::from([10, 96, 0, number])),
+        ];
+        let protocol = prop_oneof![
+            Just(Protocol::Tcp),
+            Just(Protocol::Udp),
+            Just(Protocol::Sctp)
+        ];
+        let frontend =
+            (address, protocol, 80u16..82).prop_map(|(address, protocol, port)| Frontend {
+                address,
+                protocol,
+                port,
+            });
+        proptest::collection::btree_map(frontend, some_balance(), 0..10).prop_map(|balances| {
+            let addresses = balances.keys().map(|frontend| frontend.address);
+            Frontends {
+                cluster_ips: addresses.filter(|ip| !ip.is_unspecified()).collect(),
+                balances,
+            }
+        })
+    }
+
+    /// The words of a table, in whatever order chains and elements came.
+    fn words(table: &str) -> Vec<String> {
+        let output = std::process::Command::new("nft")
+            .args(["--stateless", "list", "table", "ip", table])
+            .output()
+            .expect("nft is installed (Debian package nftables)");
+        assert!(output.status.success(), "{output:?}");
+        let text = String::from_utf8(output.stdout).expect("nft prints text");
+        let words = text.split([',', ' ', '\n', '\t']);
+        let mut words: Vec<String> = words
+            .filter(|word| !word.is_empty() && *word != table)
+            .map(str::to_owned)
+            .collect();
+        words.sort();
+        words
+    }
+
+    /// Whatever came before: what changes lead to is what a replacement makes.
+    #[test]
+    fn changes_lead_to_what_a_replacement_makes() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let pin = folder.path().join("node");
+        let namespace = Namespace::create_pinned(&pin).expect("needs root");
+        let passed = namespace.run(|| {
+            let pods = vec!["10.1.0.0/16".parse().expect("a prefix")];
+            let mut changed = Kernel::open("changed", pods.clone()).expect("a kernel");
+            let mut replaced = Kernel::open("replaced", pods).expect("a kernel");
+            let mut runner = TestRunner::deterministic();
+            for _ in 0..40 {
+                let state = some_frontends().new_tree(&mut runner).expect("a value");
+                let state = state.current();
+                changed.apply(state.clone()).expect("applied");
+                replaced.distrust();
+                replaced.apply(state.clone()).expect("applied");
+                assert_eq!(words("changed"), words("replaced"), "{state:#?}");
+            }
+        });
+        Namespace::remove_pinned(&pin).expect("removed");
+        passed.expect("enter");
     }
 
     #[test]
