@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 
-use dhow_testkit::Daemon;
+use dhow_testkit::{Daemon, Host};
 
 /// A Deployment whose pods say their name, with its Service and a ConfigMap.
 const WEB: &str = r#"
@@ -426,4 +426,135 @@ fn bad_input_is_refused_with_a_way_out() {
     daemon.dhow(&["down", "--forget"]).ok();
     daemon.dhow(&["down"]).ok();
     daemon.finish();
+}
+
+#[test]
+fn up_starts_a_daemon_where_none_runs() {
+    let host = Host::new();
+    let folder = host.folder();
+    let dhow = |arguments: &[&str]| {
+        let output = host
+            .command(dhow_testkit::dhow())
+            .env("DHOW_INSTANCE", host.instance())
+            .env("DHOW_DATA_ROOT", folder.join("data"))
+            .env("DHOW_RUN_ROOT", folder.join("run"))
+            .env("DHOW_HOST", folder.join("run/dhow.sock"))
+            .args(arguments)
+            .output()
+            .expect("dhow starts");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{arguments:?}: {said}");
+        said
+    };
+    let said = dhow(&["up", "--node-name", "node"]);
+    let pid = said
+        .split_once("(process ")
+        .and_then(|(_, rest)| rest.split_once(')'))
+        .map(|(pid, _)| pid.to_owned())
+        .expect("it says which process it started");
+    let said = dhow(&["up"]);
+    assert_eq!(said, "", "the daemon is there, and the cluster is up");
+    dhow(&["down", "--forget"]);
+    host.run("kill", &[&pid]).ok();
+    let pid = format!("--pid={pid}");
+    host.run("tail", &[&pid, "-f", "/dev/null"]).ok();
+    host.audit();
+}
+
+/// Keeps from coming back: a port that is taken left a network behind.
+#[test]
+fn a_cluster_that_cannot_come_up_leaves_nothing() {
+    let daemon = Daemon::start();
+    let taken = daemon
+        .host()
+        .inside(|| std::net::TcpListener::bind("127.0.0.1:6443").expect("a free port"));
+    let error = daemon.dhow(&["up", "--node-name", "node"]).fails(1);
+    assert!(error.contains("give another --port"), "{error}");
+    let networks = daemon
+        .docker(&["network", "ls", "--format", "{{.Name}}"])
+        .ok();
+    assert_eq!(networks, "bridge\nhost\nnone");
+    drop(taken);
+    daemon.up();
+    finish(daemon);
+}
+
+#[test]
+fn a_cluster_comes_back_after_the_machine_went_down() {
+    let mut daemon = cluster();
+    apply(&daemon, WEB);
+    rolled_out(&daemon);
+    let service = field(&daemon, "service/web", "{.spec.clusterIP}");
+    let ids = daemon.docker(&["ps", "-q", "--no-trunc"]).ok();
+    let mut pids: Vec<String> = ids
+        .lines()
+        .map(|id| daemon.docker(&["inspect", "-f", "{{.State.Pid}}", id]).ok())
+        .collect();
+    // Shims first, so that none of them notes an end.
+    pids.splice(0..0, shims(&daemon));
+    daemon.kill();
+    for pid in &pids {
+        daemon.host().run("kill", &["-KILL", pid]);
+    }
+    let host = daemon.host();
+    host.run("nft", &["flush", "ruleset"]).ok();
+    let links = host
+        .run("ip", &["-o", "link", "show", "type", "bridge"])
+        .ok();
+    for line in links.lines() {
+        let name = line.split(": ").nth(1).expect("a name");
+        host.run("ip", &["link", "delete", name]).ok();
+    }
+    let run = host.folder().join("run");
+    let run_text = run.display().to_string();
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("proc is mounted");
+    for mount in mounts.lines().rev() {
+        let target = mount.split_whitespace().nth(4).expect("a target");
+        if target.starts_with(&run_text) {
+            host.run("umount", &["--lazy", target]).ok();
+        }
+    }
+    std::fs::remove_dir_all(&run).expect("removed");
+    let groups = format!("dhow-{}", host.instance());
+    host.run(
+        "find",
+        &[
+            "/sys/fs/cgroup",
+            "-depth",
+            "-type",
+            "d",
+            "-path",
+            &format!("*/{groups}*"),
+            "-exec",
+            "rmdir",
+            "{}",
+            ";",
+        ],
+    )
+    .ok();
+
+    daemon.start_again();
+    daemon.up();
+    rolled_out(&daemon);
+    assert!(ask(&daemon, &service).starts_with("hello from web-"));
+    let now = daemon.docker(&["ps", "-q", "--no-trunc"]).ok();
+    assert_eq!(now.lines().count(), 3);
+    assert!(now.lines().all(|id| !ids.contains(id)), "they are new");
+    finish(daemon);
+}
+
+/// The supervisors of a daemon's containers.
+fn shims(daemon: &Daemon) -> Vec<String> {
+    let folder = daemon.host().folder().display().to_string();
+    let processes = std::fs::read_dir("/proc")
+        .expect("proc is mounted")
+        .flatten();
+    processes
+        .filter(|process| {
+            let command = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+            let command = String::from_utf8_lossy(&command).replace('\0', " ");
+            command.contains(" shim ") && command.contains(&folder)
+        })
+        .map(|process| process.file_name().to_string_lossy().into_owned())
+        .collect()
 }

@@ -123,7 +123,10 @@ impl Clusters {
         }
         let before = Settings::read(&self.directory)?;
         let settings = before.clone().unwrap_or_default().with(changes)?;
-        if before.is_some_and(|before| !settings.suits(&before)) {
+        if before
+            .as_ref()
+            .is_some_and(|before| !settings.suits(before))
+        {
             bail!(Refused(
                 "the cluster has objects that were made with other settings: leave the options out, or run `dhow down --forget` first"
             ));
@@ -131,12 +134,31 @@ impl Clusters {
         std::fs::create_dir_all(&self.directory)
             .with_context(|| format!("make folder {}", self.directory.display()))?;
         settings.write(&self.directory)?;
-        let started = self.start(settings.clone()).await?;
-        let ready = is_ready(&started.client, &settings.node).await;
-        if let Err(error) = ready {
-            started.stop().await;
-            return Err(error);
-        }
+        let had_network = self.engine.networks().get(network::NAME).is_ok();
+        let started = match self.start(settings.clone()).await {
+            Ok(started) => match is_ready(&started.client, &settings.node).await {
+                Ok(()) => Ok(started),
+                Err(error) => {
+                    started.stop().await;
+                    Err(error)
+                }
+            },
+            Err(error) => Err(error),
+        };
+        let started = match started {
+            Ok(started) => started,
+            Err(error) => {
+                // What another try finds is what this one found.
+                if !had_network {
+                    let _ = dhow_service_proxy::remove(&self.table());
+                    let _ = self.engine.networks().remove(network::NAME);
+                }
+                if before.is_none() {
+                    let _ = std::fs::remove_dir_all(&self.directory);
+                }
+                return Err(error);
+            }
+        };
         Settings::want(&self.directory, Wanted::Up)?;
         let status = self.describe(&started)?;
         *running = Some(started);
