@@ -32,6 +32,8 @@ pub(crate) struct Volumes {
     pub(crate) by_name: BTreeMap<String, Ready>,
     /// Something in them ends then.
     pub(crate) refresh: Option<SystemTime>,
+    /// What of them is not as it was wished, for people.
+    pub(crate) notes: Vec<String>,
 }
 
 /// A volume that is ready to be mounted.
@@ -79,6 +81,7 @@ pub(crate) async fn set_up(
         tools,
         subscriptions,
         refresh: None,
+        notes: Vec::new(),
     };
     for volume in spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
         let ready = one(&mut sources, volume).await;
@@ -89,6 +92,7 @@ pub(crate) async fn set_up(
         made.by_name.insert(volume.name.clone(), ready);
     }
     made.refresh = sources.refresh;
+    made.notes = sources.notes;
     Ok(made)
 }
 
@@ -106,7 +110,14 @@ async fn one(sources: &mut Sources<'_, '_>, volume: &Volume) -> Result<Ready, St
     if let Some(empty) = &volume.empty_dir {
         let path = tools.folder.volume("empty-dir", &volume.name);
         let path = path.map_err(words)?;
+        let is_new = !path.is_dir();
         local::empty_dir(&path, empty, fs_group(pod)).map_err(words)?;
+        if is_new && empty.medium.as_deref() == Some("Memory") {
+            let name = &volume.name;
+            sources.notes.push(format!(
+                "emptyDir volume \"{name}\" asks for memory and is kept on disk"
+            ));
+        }
         return Ok(Ready {
             path,
             readonly: false,

@@ -28,6 +28,8 @@ pub(super) struct Sources<'t, 's> {
     pub(super) subscriptions: &'s mut Vec<Subscription>,
     /// When the first of the tokens should be renewed.
     pub(super) refresh: Option<SystemTime>,
+    /// What is not as it was wished.
+    pub(super) notes: Vec<String>,
 }
 
 /// How files of a source are chosen and written.

@@ -337,6 +337,11 @@ impl Worker {
             Outcome::Volumes(Ok(volumes), subscriptions) => {
                 self.subscriptions = subscriptions;
                 self.memory.refresh_volumes = volumes.refresh;
+                for note in &volumes.notes {
+                    self.shared
+                        .events
+                        .pod(&self.pod, Tone::Warning, "VolumeOnDisk", note.clone());
+                }
                 self.volumes = Arc::new(volumes);
                 self.memory.volumes = Step::Done;
                 self.volume_failures = 0;

@@ -77,7 +77,7 @@ async fn volumes_follow_their_objects() {
     spec["volumes"] = json!([
         {"name": "map", "configMap": {"name": "map", "items": [{"key": "k", "path": "deep/file", "mode": 256}]}},
         {"name": "labels", "downwardAPI": {"items": [{"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}}]}},
-        {"name": "empty", "emptyDir": {}},
+        {"name": "empty", "emptyDir": {"medium": "Memory"}},
     ]);
     spec["containers"][0]["volumeMounts"] = json!([
         {"name": "map", "mountPath": "/map"},
@@ -106,6 +106,8 @@ async fn volumes_follow_their_objects() {
     assert_eq!(mount("/part"), mount("/empty").join("a/b"));
     let mode = std::fs::metadata(mount("/empty")).expect("a folder");
     assert_eq!(mode.permissions().mode() & 0o777, 0o777);
+    let message = cluster.event("VolumeOnDisk").await;
+    assert!(message.contains("\"empty\""), "{message}");
     // A change is written, all at once.
     let link = mount("/map").join("..data");
     let before = std::fs::read_link(&link).expect("a link");
