@@ -7,12 +7,18 @@
 //! | 3 | out | a status, last |
 //! | 4 | in | sizes of the terminal |
 //! | 255 | in | (v5) the channel named by the next byte ends |
+//!
+//! In the base64 forms, which browsers use, messages are text: the channel is a
+//! digit and the rest is encoded.
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt as _, StreamExt as _};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
+use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
@@ -23,7 +29,84 @@ use super::remote::{Ends, Said, Streams, sizes_of};
 use crate::runtime::{Output, TerminalSize};
 
 /// Versions for exec and attach, the best first.
-pub(super) const PROTOCOLS: &[&str] = &["v5.channel.k8s.io", "v4.channel.k8s.io"];
+pub(super) const PROTOCOLS: &[&str] = &[
+    "v5.channel.k8s.io",
+    "v4.channel.k8s.io",
+    "v4.base64.channel.k8s.io",
+    "channel.k8s.io",
+    "base64.channel.k8s.io",
+];
+/// Messages that wait for a program to read them.
+const WAITING: usize = 64;
+
+/// How a version puts things.
+#[derive(Debug, Clone, Copy)]
+struct Dialect {
+    form: Form,
+    last: Last,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Form {
+    Binary,
+    Base64,
+}
+
+/// What the last message says.
+#[derive(Debug, Clone, Copy)]
+enum Last {
+    /// The whole status.
+    Status,
+    /// The message of a failure.
+    Failure,
+}
+
+impl Dialect {
+    /// A client that names no version speaks the first one.
+    fn of(protocol: Option<&str>) -> Self {
+        let protocol = protocol.unwrap_or_default();
+        let form = if protocol.contains("base64") {
+            Form::Base64
+        } else {
+            Form::Binary
+        };
+        let last = if protocol.starts_with('v') {
+            Last::Status
+        } else {
+            Last::Failure
+        };
+        Self { form, last }
+    }
+
+    fn message(self, channel: u8, bytes: &[u8]) -> Message {
+        match self.form {
+            Form::Binary => message(channel, bytes),
+            Form::Base64 => {
+                let mut text = channel.to_string();
+                BASE64.encode_string(bytes, &mut text);
+                Message::text(text)
+            }
+        }
+    }
+
+    /// Channel and bytes of a message, if it has them.
+    fn parse(self, mut data: Bytes) -> Option<(u8, Bytes)> {
+        let channel = *data.first()?;
+        data.advance(1);
+        match self.form {
+            Form::Binary => Some((channel, data)),
+            Form::Base64 => Some((channel.checked_sub(b'0')?, BASE64.decode(data).ok()?.into())),
+        }
+    }
+
+    fn last(self, status: &Value) -> Vec<u8> {
+        match self.last {
+            Last::Status => status.to_string().into_bytes(),
+            Last::Failure if status["status"] == "Success" => Vec::new(),
+            Last::Failure => status["message"].as_str().unwrap_or_default().into(),
+        }
+    }
+}
 
 const STDIN: u8 = 0;
 const STDOUT: u8 = 1;
@@ -50,17 +133,18 @@ pub(super) fn message(channel: u8, bytes: &[u8]) -> Message {
 /// status was sent or the client went away.
 pub(super) async fn serve(
     stream: TokioIo<Upgraded>,
-    _protocol: Option<&'static str>,
+    protocol: Option<&'static str>,
     streams: Streams,
 ) -> (Ends, impl Future<Output = ()>) {
+    let dialect = Dialect::of(protocol);
     let (sink, source) = socket(stream).await.split();
-    let (typing, typed) = mpsc::channel(8);
+    let (typing, typed) = mpsc::channel(WAITING);
     let (resizing, resized) = mpsc::channel(8);
     let (saying, said) = mpsc::channel(8);
     let serving = async move {
         tokio::select! {
-            () = outward(sink, said, streams) => {}
-            () = inward(source, typing, resizing) => {}
+            () = outward(sink, said, dialect, streams) => {}
+            () = inward(source, dialect, typing, resizing) => {}
         }
     };
     let ends = Ends {
@@ -74,22 +158,22 @@ pub(super) async fn serve(
 /// Ends when the client closes.
 async fn inward(
     mut source: SplitStream<Socket>,
+    dialect: Dialect,
     typing: mpsc::Sender<Bytes>,
     resizing: mpsc::Sender<TerminalSize>,
 ) {
     let mut typing = Some(typing);
     let mut text = Vec::new();
     while let Some(Ok(message)) = source.next().await {
-        let mut data = match message {
+        let data = match message {
             Message::Binary(data) => data,
             Message::Text(text) => Bytes::from(text),
             Message::Close(_) => return,
             _ => continue,
         };
-        if data.is_empty() {
+        let Some((channel, data)) = dialect.parse(data) else {
             continue;
-        }
-        let channel = data.split_to(1)[0];
+        };
         match channel {
             STDIN => {
                 if let Some(typing) = &typing
@@ -115,6 +199,7 @@ async fn inward(
 async fn outward(
     mut sink: SplitSink<Socket, Message>,
     mut said: mpsc::Receiver<Said>,
+    dialect: Dialect,
     streams: Streams,
 ) {
     // Tells the client that the connection stands.
@@ -123,15 +208,15 @@ async fn outward(
         Streams { stderr: true, .. } => STDERR,
         _ => STATUS,
     };
-    if sink.send(message(first, &[])).await.is_err() {
+    if sink.send(dialect.message(first, &[])).await.is_err() {
         return;
     }
     while let Some(piece) = said.recv().await {
         let is_last = matches!(piece, Said::Status(_));
         let message = match piece {
-            Said::Output(Output::Stdout(bytes)) => message(STDOUT, &bytes),
-            Said::Output(Output::Stderr(bytes)) => message(STDERR, &bytes),
-            Said::Status(status) => message(STATUS, status.to_string().as_bytes()),
+            Said::Output(Output::Stdout(bytes)) => dialect.message(STDOUT, &bytes),
+            Said::Output(Output::Stderr(bytes)) => dialect.message(STDERR, &bytes),
+            Said::Status(status) => dialect.message(STATUS, &dialect.last(&status)),
         };
         if sink.send(message).await.is_err() {
             return;

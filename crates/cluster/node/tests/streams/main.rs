@@ -4,10 +4,18 @@
 mod cluster;
 mod runtime;
 
+use std::sync::Arc;
+
+use dhow_node::StreamServer;
+use futures_util::{SinkExt as _, StreamExt as _};
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::{AttachParams, LogParams, TerminalSize};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use cluster::{Cluster, PATIENCE, Speaks};
 
@@ -266,4 +274,71 @@ async fn other_clients_are_served_too() {
     assert_eq!(&heard, b"hello");
     let error = forward.take_error(81).expect("an error").await;
     assert!(error.is_some_and(|error| error.contains("connection refused")));
+}
+
+/// Over WebSocket without `kubectl`: all that a program says, by channel, until
+/// the server closes.
+async fn dialect(protocol: &str, command: &str, typed: Option<Message>) -> Vec<Message> {
+    let server = StreamServer::new(Arc::new(runtime::Memory::new()));
+    let (ours, theirs) = tokio::io::duplex(64 * 1024);
+    let serving = tokio::spawn(async move { server.serve(theirs).await });
+    let path = format!("ws://node/exec/default/p/main?output=1&error=1&input=1&{command}");
+    let mut request = path.into_client_request().expect("a request");
+    if !protocol.is_empty() {
+        let value = protocol.parse().expect("a header");
+        request
+            .headers_mut()
+            .insert("sec-websocket-protocol", value);
+    }
+    let (mut socket, answer) = tokio_tungstenite::client_async(request, ours)
+        .await
+        .expect("upgraded");
+    let chosen = answer.headers().get("sec-websocket-protocol");
+    assert_eq!(
+        chosen.map_or("", |value| value.to_str().expect("text")),
+        protocol
+    );
+    if let Some(typed) = typed {
+        socket.send(typed).await.expect("sent");
+    }
+    let mut said = Vec::new();
+    while let Some(Ok(message)) = socket.next().await {
+        said.push(message);
+    }
+    serving.await.expect("served");
+    let farewell = said.pop().expect("a farewell");
+    assert!(matches!(farewell, Message::Close(Some(frame)) if frame.code == CloseCode::Normal));
+    said
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_versions_of_channels_are_spoken() {
+    let fail = "command=fail&command=7";
+    let status = br#"{"metadata":{},"status":"Failure","message":"command terminated with non-zero exit code: exit status 7","reason":"NonZeroExitCode","details":{"causes":[{"reason":"ExitCode","message":"7"}]}}"#;
+    let framed = |channel: u8, bytes: &[u8]| Message::binary([&[channel], bytes].concat());
+    let text = "command terminated with non-zero exit code: exit status 7";
+    for (protocol, last) in [
+        ("v5.channel.k8s.io", &status[..]),
+        ("v4.channel.k8s.io", &status[..]),
+        ("channel.k8s.io", text.as_bytes()),
+        ("", text.as_bytes()),
+    ] {
+        let said = dialect(protocol, fail, None).await;
+        let wanted = [framed(1, b""), framed(2, b"no luck\n"), framed(3, last)];
+        assert_eq!(said, wanted, "{protocol}");
+    }
+    let said = dialect("base64.channel.k8s.io", "command=streams", None).await;
+    let words = "1c3RkaW4gdHJ1ZSB0dHkgZmFsc2UK"; // "stdin true tty false\n"
+    assert_eq!(said, ["1", words, "3"].map(Message::text));
+    let said = dialect(
+        "v4.base64.channel.k8s.io",
+        "command=first",
+        Some(Message::text("0aGVsbG8=")),
+    )
+    .await;
+    assert_eq!(
+        said[1],
+        Message::text("1aGVsbG8="),
+        "what was typed comes back"
+    );
 }

@@ -84,6 +84,14 @@ impl Program {
                     }
                 }
             }
+            // Says the first thing it reads.
+            ["first"] => {
+                let mut buffer = vec![0; 1000];
+                let length = self.stdin.read(&mut buffer).await.expect("read");
+                buffer.truncate(length);
+                self.say(Output::Stdout(buffer.into())).await;
+                0
+            }
             ["fail", code] => {
                 self.say(Output::Stderr("no luck\n".into())).await;
                 code.parse().expect("a number")
