@@ -378,8 +378,10 @@ fn record(name: &Name, data: RData) -> Record {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use proptest::prelude::*;
     use serde_json::json;
+
+    use super::*;
 
     fn name(text: &str) -> Name {
         Name::from_str_relaxed(text).expect("a name")
@@ -511,6 +513,76 @@ mod tests {
             (".", A, vec!["Outside"]),
         ] {
             assert_eq!(find(asked, kind), wanted, "{asked} {kind}");
+        }
+    }
+
+    proptest! {
+        /// Whatever a cluster holds: a name that is there has all names above it,
+        /// and each address leads back to a name that leads to it.
+        #[test]
+        fn names_hang_together(
+            services in proptest::collection::btree_map("[a-z]{1,3}", (any::<bool>(), 1u8..250), 0..6),
+            endpoints in proptest::collection::vec((1u8..250, any::<bool>(), any::<bool>()), 0..6),
+        ) {
+            let objects: Vec<Service> = services
+                .iter()
+                .map(|(name, (is_headless, number))| {
+                    let ip = if *is_headless { "None".to_owned() } else { format!("10.96.0.{number}") };
+                    json!({
+                        "metadata": { "name": name, "namespace": "default" },
+                        "spec": { "clusterIP": ip, "ports": [{ "name": "http", "port": 80 }] },
+                    })
+                })
+                .map(|service| serde_json::from_value(service).expect("a Service"))
+                .collect();
+            let slices: Vec<EndpointSlice> = services
+                .keys()
+                .map(|name| {
+                    let endpoints: Vec<_> = endpoints
+                        .iter()
+                        .map(|(number, is_ready, is_named)| json!({
+                            "addresses": [format!("10.1.0.{number}")],
+                            "hostname": is_named.then(|| format!("h{number}")),
+                            "conditions": { "ready": is_ready },
+                        }))
+                        .collect();
+                    json!({
+                        "metadata": {
+                            "name": name, "namespace": "default",
+                            "labels": { "kubernetes.io/service-name": name },
+                        },
+                        "addressType": "IPv4",
+                        "endpoints": endpoints,
+                        "ports": [{ "name": "http", "port": 8080 }],
+                    })
+                })
+                .map(|slice| serde_json::from_value(slice).expect("a slice"))
+                .collect();
+            let zone = Zone::of(name("cluster.local."), ["default".to_owned()], &objects, &slices);
+            for known in zone.nodes.keys().filter(|known| **known != zone.suffix) {
+                let (_, above) = known.split_once('.').expect("a name has labels");
+                prop_assert!(zone.nodes.contains_key(above), "{} lacks {}", known, above);
+            }
+            for (address, names) in &zone.reverse {
+                for target in names {
+                    let node = &zone.nodes[target];
+                    prop_assert!(node.contains(&Data::Address(*address)), "{} {}", address, target);
+                }
+            }
+            for (service, (is_headless, _)) in &services {
+                let found = zone.find(&name(&format!("{service}.default.svc.cluster.local.")), RecordType::A);
+                let n_found = match found {
+                    Found::Records { answers, .. } => answers.len(),
+                    Found::NoName => 0,
+                    other => panic!("{other:?}"),
+                };
+                let ready: HashSet<u8> = endpoints
+                    .iter()
+                    .filter(|(_, is_ready, _)| *is_ready)
+                    .map(|(number, _, _)| *number)
+                    .collect();
+                prop_assert_eq!(n_found, if *is_headless { ready.len() } else { 1 });
+            }
         }
     }
 
