@@ -2,6 +2,7 @@
 
 use dhow_shim::client::Shim;
 use dhow_shim::wire::{Attach, Target};
+use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 
@@ -110,6 +111,17 @@ impl Engine {
             let _ = one.answer.send(attached);
         }
     }
+}
+
+/// Reads one of Docker's frames (stream, three zeros, length in big endian,
+/// text); none at the end. Cancelled in the middle, it loses the frame.
+pub(crate) async fn next_frame(stream: &mut (impl AsyncRead + Unpin)) -> Option<Vec<u8>> {
+    let mut header = [0u8; 8];
+    stream.read_exact(&mut header).await.ok()?;
+    let length = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
+    let mut text = vec![0; length as usize];
+    stream.read_exact(&mut text).await.ok()?;
+    Some(text)
 }
 
 pub(crate) async fn streams(

@@ -15,10 +15,9 @@ use std::time::{Duration, SystemTime};
 use dhow_oci::Healthcheck;
 use dhow_shim::Moment;
 use dhow_shim::wire::{Reach, Target};
-use tokio::io::AsyncReadExt as _;
 use tokio::time::Instant;
 
-use crate::attach::AttachOptions;
+use crate::attach::{AttachOptions, next_frame};
 use crate::container::Container;
 use crate::engine::Engine;
 use crate::exec::ExecOptions;
@@ -243,8 +242,11 @@ impl Engine {
         )?;
         let attached = self.exec_start(&exec, false).await?;
         let reading = async {
-            if let Some(attached) = attached {
-                read_frames(attached.stream, output).await;
+            if let Some(mut attached) = attached {
+                while let Some(text) = next_frame(&mut attached.stream).await {
+                    let room = OUTPUT.saturating_sub(output.len());
+                    output.extend(text.iter().take(room));
+                }
             }
             self.exec_wait(&exec).await
         };
@@ -259,20 +261,6 @@ impl Engine {
                 Ok(None)
             }
         }
-    }
-}
-
-/// Reads Docker's frames to their end; keeps the first bytes.
-async fn read_frames(mut stream: tokio::net::UnixStream, output: &mut Vec<u8>) {
-    let mut header = [0u8; 8];
-    while stream.read_exact(&mut header).await.is_ok() {
-        let length = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
-        let mut text = vec![0; length as usize];
-        if stream.read_exact(&mut text).await.is_err() {
-            return;
-        }
-        let room = OUTPUT.saturating_sub(output.len());
-        output.extend(text.iter().take(room));
     }
 }
 

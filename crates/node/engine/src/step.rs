@@ -9,12 +9,12 @@ use dhow_runtime::RootSource;
 use dhow_shim::Moment;
 use dhow_shim::client::Shim;
 use dhow_shim::wire::{LogSpec, Running, ShimSpec, Stdin, Target, VERSION};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
 use crate::accounts;
-use crate::attach::{AttachOptions, streams};
+use crate::attach::{AttachOptions, next_frame, streams};
 use crate::bundle::{self, Surroundings};
 use crate::engine::Engine;
 use crate::error::{Error, Result, at};
@@ -207,12 +207,8 @@ async fn drive(shim: &Shim, stdin: Option<Vec<u8>>, output: &mpsc::Sender<Vec<u8
         let _ = typed.shutdown().await;
     };
     let printing = async {
-        // Docker's frames: stream, three zeros, length (big endian), text.
-        let mut header = [0u8; 8];
-        while printed.read_exact(&mut header).await.is_ok() {
-            let length = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
-            let mut text = vec![0; length as usize];
-            if printed.read_exact(&mut text).await.is_err() || output.send(text).await.is_err() {
+        while let Some(text) = next_frame(&mut printed).await {
+            if output.send(text).await.is_err() {
                 break;
             }
         }
