@@ -64,7 +64,9 @@ impl Cluster {
             + 'static,
     {
         let api: Api<K> = self.api();
-        let changes = watcher(api.clone(), watcher::Config::default()).touched_objects();
+        // Every event counts, the end of the watch's own list as well: what
+        // changed before it is told by nothing else.
+        let changes = watcher(api.clone(), watcher::Config::default());
         let mut changes = std::pin::pin!(changes);
         let mut last = Vec::new();
         let looking = async {
@@ -508,12 +510,11 @@ async fn what_is_owned_follows_its_owner() {
         .await
         .expect("deleted");
     gone(deployments.clone(), "web").await;
-    let sets: Api<ReplicaSet> = cluster.api();
-    let pods: Api<Pod> = cluster.api();
-    let all = ListParams::default();
-    let left = sets.list(&all).await.expect("listed").items;
-    assert!(left.is_empty(), "{left:#?}");
-    assert!(pods.list(&all).await.expect("listed").items.is_empty());
+    // Dependents that the collector had not heard of yet go after it.
+    cluster.until(empty).await;
+    cluster
+        .until(|sets: &[ReplicaSet]| sets.is_empty().then_some(()))
+        .await;
 
     // Orphans stay, without an owner.
     deployments

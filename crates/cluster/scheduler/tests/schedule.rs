@@ -8,7 +8,7 @@ use futures_util::StreamExt;
 use k8s_openapi::api::core::v1::{Event, Node, Pod};
 use k8s_openapi::api::scheduling::v1::PriorityClass;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
-use kube::runtime::{WatchStreamExt, watcher};
+use kube::runtime::watcher;
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 
@@ -87,14 +87,10 @@ impl Cluster {
         let events: Api<Event> = Api::default_namespaced(self.client.clone());
         let all = watcher::Config::default;
         let mut changes = futures_util::stream::select(
-            watcher(self.pods(), all())
-                .touched_objects()
-                .map(|_| ())
-                .boxed(),
-            watcher(events.clone(), all())
-                .touched_objects()
-                .map(|_| ())
-                .boxed(),
+            // The end of a watch's own list counts as well: what changed
+            // before it is told by nothing else.
+            watcher(self.pods(), all()).map(|_| ()).boxed(),
+            watcher(events.clone(), all()).map(|_| ()).boxed(),
         );
         let mut last = Vec::new();
         let looking = async {
