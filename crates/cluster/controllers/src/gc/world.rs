@@ -17,6 +17,9 @@ enum Event {
     Gone(Uid),
 }
 
+/// An object, what it was when it was looked up, and what its owners were.
+type Looked = (Uid, Answer, Vec<(Uid, Answer)>);
+
 /// An API server of three kinds, with a queue of events for each.
 #[derive(Debug, Default)]
 struct World {
@@ -28,7 +31,7 @@ struct World {
     /// Asked for by a person.
     condemned: HashSet<usize>,
     /// Looked up and not planned yet.
-    looked: VecDeque<(Uid, Answer, Vec<(Uid, Answer)>)>,
+    looked: VecDeque<Looked>,
     graph: Graph,
 }
 
