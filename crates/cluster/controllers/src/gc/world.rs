@@ -370,3 +370,25 @@ fn one_owner_of_two_is_enough() {
     assert!(world.objects.is_empty());
     assert_eq!(world.graph.len(), 0);
 }
+
+/// A look-up finds an owner gone, then a watch that is late shows it once more
+/// and tells of its end: its dependent must be thought of again.
+#[test]
+fn an_owner_that_is_shown_late_does_not_keep_its_dependents() {
+    let mut world = World::default();
+    world.create(0, &[]);
+    world.create(1, &[(0, true)]);
+    world.rest();
+    let late = world.objects[&0].clone();
+    world.objects.remove(&0);
+    world.graph.again(&uid(0));
+    assert!(world.look() && world.work(), "found gone");
+    world.graph.apply(Seen {
+        is_going: true,
+        ..late
+    });
+    while world.look() || world.work() {}
+    world.graph.gone(&uid(0));
+    world.rest();
+    assert!(world.objects.is_empty(), "{:?}", world.objects);
+}
