@@ -260,6 +260,21 @@ mod tests {
     use super::*;
     use crate::services::{Balance, Frontend, Source, WhenEmpty};
 
+    /// Runs `body` in a network namespace of its own, which goes with its pin
+    /// even when `body` panics.
+    fn in_namespace<T: Send>(body: impl FnOnce() -> T + Send) -> T {
+        struct Pin(std::path::PathBuf);
+        impl Drop for Pin {
+            fn drop(&mut self) {
+                let _ = Namespace::remove_pinned(&self.0);
+            }
+        }
+        let folder = tempfile::tempdir().expect("a folder");
+        let pin = Pin(folder.path().join("node"));
+        let namespace = Namespace::create_pinned(&pin.0).expect("needs root");
+        namespace.run(body).expect("enter")
+    }
+
     /// Services with three endpoints each, numbered from `first`.
     fn many(first: u32, count: u32) -> Frontends {
         let mut frontends = Frontends::default();
@@ -387,10 +402,7 @@ mod tests {
     /// Whatever came before: what changes lead to is what a replacement makes.
     #[test]
     fn changes_lead_to_what_a_replacement_makes() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let pin = folder.path().join("node");
-        let namespace = Namespace::create_pinned(&pin).expect("needs root");
-        let passed = namespace.run(|| {
+        in_namespace(|| {
             let pods = vec!["10.1.0.0/16".parse().expect("a prefix")];
             let mut changed = Kernel::open("changed", pods.clone()).expect("a kernel");
             let mut replaced = Kernel::open("replaced", pods).expect("a kernel");
@@ -404,16 +416,11 @@ mod tests {
                 assert_eq!(words("changed"), words("replaced"), "{state:#?}");
             }
         });
-        Namespace::remove_pinned(&pin).expect("removed");
-        passed.expect("enter");
     }
 
     #[test]
     fn a_thousand_services_are_elements_only() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let pin = folder.path().join("node");
-        let namespace = Namespace::create_pinned(&pin).expect("needs root");
-        let measured = namespace.run(|| {
+        let measured = in_namespace(|| {
             let mut kernel = Kernel::open("many", Vec::new()).expect("a kernel");
             kernel.apply(many(0, 1)).expect("applied");
             let rules_of_one = n_rules();
@@ -433,8 +440,7 @@ mod tests {
             remove("many").expect("removed");
             (whole, one)
         });
-        Namespace::remove_pinned(&pin).expect("removed");
-        let (whole, one) = measured.expect("enter");
+        let (whole, one) = measured;
         println!("1,000 Services: whole table {whole:?}, one going and one coming {one:?}");
         // Far from what is measured, so that only another order is a failure.
         assert!(whole.as_millis() < 5000 && one.as_millis() < 5000);
@@ -445,10 +451,7 @@ mod tests {
     fn on_an_ipv6_machine(body: impl FnOnce() + Send) {
         use dhow_netlink::{Batch, Route};
 
-        let folder = tempfile::tempdir().expect("a folder");
-        let pin = folder.path().join("node");
-        let namespace = Namespace::create_pinned(&pin).expect("needs root");
-        let passed = namespace.run(|| {
+        in_namespace(|| {
             let mut batch = Batch::new();
             batch.set_up(1);
             for number in 1..=3 {
@@ -464,8 +467,6 @@ mod tests {
             route.run(&mut batch).expect("the kernel takes it");
             body();
         });
-        Namespace::remove_pinned(&pin).expect("removed");
-        passed.expect("enter");
     }
 
     #[test]
