@@ -20,7 +20,7 @@ type Client<'a> = (&'static str, Box<dyn Fn(&[&str]) -> Command + 'a>);
 
 pub fn measure(report: &mut Report, rounds: usize) -> Result<()> {
     report.part("Engines");
-    let daemon = Daemon::start();
+    let mut daemon = Daemon::start();
     daemon.busybox();
     let host = daemon.host();
     let archive = host.folder().join("busybox.tar").display().to_string();
@@ -125,7 +125,8 @@ pub fn measure(report: &mut Report, rounds: usize) -> Result<()> {
         let _ = run(&mut podman.command(host, &["system", "reset", "--force"]));
     }
     daemon.remove_containers();
-    daemon.finish();
+    // What a peer left on the throw-away host goes with it.
+    daemon.stop();
     Ok(())
 }
 

@@ -17,7 +17,7 @@ pub fn measure(report: &mut Report, rounds: usize) -> Result<()> {
     report.part("Images");
     let archive = debian_with_nginx()?;
     let archive = archive.display().to_string();
-    let daemon = Daemon::start();
+    let mut daemon = Daemon::start();
     let host = daemon.host();
     let registry = Registry::start(host)?;
     let dockerd = Dockerd::start(host)
@@ -124,7 +124,8 @@ pub fn measure(report: &mut Report, rounds: usize) -> Result<()> {
     }
     drop(registry);
     daemon.remove_containers();
-    daemon.finish();
+    // What a peer left on the throw-away host goes with it.
+    daemon.stop();
     Ok(())
 }
 

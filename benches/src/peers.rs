@@ -99,20 +99,27 @@ impl Drop for Dockerd {
         let pid = self.process.id().to_string();
         let _ = Command::new("kill").arg(pid).status();
         let _ = self.process.wait();
-        // Its parent control groups are empty now.
-        for hierarchy in std::fs::read_dir("/sys/fs/cgroup")
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
-            let _ = std::fs::remove_dir(hierarchy.path().join("docker"));
-        }
+        remove_empty_groups("docker");
     }
 }
 
 /// Podman with storage of its own.
 pub struct Podman {
     program: PathBuf,
+}
+
+impl Drop for Podman {
+    fn drop(&mut self) {
+        remove_empty_groups("libpod_parent");
+    }
+}
+
+/// Removes control groups of a name, where nothing is in them any more.
+fn remove_empty_groups(name: &str) {
+    let hierarchies = std::fs::read_dir("/sys/fs/cgroup");
+    for hierarchy in hierarchies.into_iter().flatten().flatten() {
+        let _ = std::fs::remove_dir(hierarchy.path().join(name));
+    }
 }
 
 impl Podman {
@@ -126,6 +133,15 @@ impl Podman {
     pub fn command(&self, host: &Host, arguments: &[&str]) -> Command {
         let folder = host.folder().join("podman");
         let mut command = host.command(&self.program);
+        // Raising hard limits is not everywhere allowed, and podman insists.
+        let config = folder.join("containers.conf");
+        if !config.exists() {
+            let limits = "default_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]";
+            let written = std::fs::create_dir_all(&folder)
+                .and_then(|()| std::fs::write(&config, format!("[containers]\n{limits}\n")));
+            written.expect("a folder of our own can be written");
+        }
+        command.env("CONTAINERS_CONF", config);
         for (name, below) in [
             ("--root", "root"),
             ("--runroot", "run"),

@@ -295,6 +295,7 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         if self.process.is_some() {
             // A failed test cleans up as well as it can.
+            let _ = self.dhow(&["down", "--forget"]);
             let ids = self.docker(&["ps", "-aq", "--no-trunc"]);
             let mut arguments = vec!["rm", "-f", "-v"];
             arguments.extend(ids.stdout.lines());

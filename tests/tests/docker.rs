@@ -616,3 +616,45 @@ fn an_init_hands_signals_on_and_reaps() {
     daemon.remove_containers();
     daemon.finish();
 }
+
+/// Keeps from coming back: a start that was cut off left its supervisor.
+#[test]
+fn a_daemon_killed_while_it_starts_containers_leaves_none_behind() {
+    let mut daemon = daemon();
+    let names = ["one", "two", "three"];
+    for round in 0..7 {
+        // From the beginning, so that none is missed.
+        let mut events = daemon
+            .docker_command(&["events", "--since", "1", "--filter", "type=container"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("docker starts");
+        let mut lines = BufReader::new(events.stdout.take().expect("it was piped")).lines();
+        let mut starting: Vec<_> = names
+            .iter()
+            .map(|name| {
+                let words = ["run", "-d", "--name", name, "busybox", "sleep", "600"];
+                daemon
+                    .docker_command(&words)
+                    .stdout(Stdio::null())
+                    .stderr(Stdio::null())
+                    .spawn()
+                    .expect("docker starts")
+            })
+            .collect();
+        // At another moment each round.
+        for _ in 0..round {
+            lines.next();
+        }
+        daemon.kill();
+        for client in &mut starting {
+            client.wait().expect("it ends");
+        }
+        // It may have ended with its daemon.
+        let _ = events.kill();
+        events.wait().expect("it ends");
+        daemon.start_again();
+        daemon.remove_containers();
+    }
+    daemon.finish();
+}

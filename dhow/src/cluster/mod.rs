@@ -68,7 +68,11 @@ struct Running {
     client: Client,
     stop: watch::Sender<bool>,
     tasks: JoinSet<()>,
+    /// Ready when the API server's store is closed.
+    gone: Gone,
 }
+
+type Gone = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// What was asked for does not fit what is there.
 #[derive(Debug, thiserror::Error)]
@@ -289,6 +293,7 @@ impl Clusters {
             client: client.clone(),
             stop,
             tasks,
+            gone: Box::pin(server.gone()),
         };
         let made = self
             .join(running, &server, &nodes, gateway, &stopped)
@@ -426,6 +431,11 @@ impl Running {
         let all = async { while self.tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(GRACE, all).await.is_err() {
             self.tasks.shutdown().await;
+        }
+        let Self { client, gone, .. } = self;
+        drop(client);
+        if tokio::time::timeout(GRACE, gone).await.is_err() {
+            tracing::warn!("somebody still holds the API server's store");
         }
     }
 }

@@ -41,7 +41,8 @@ pub(crate) struct Api {
     pub rbac: Rbac,
     pub addresses: Addresses,
     pub documents: Documents,
-    /// True once the server is going.
+    /// True once the server is going. The last field: its end says that the
+    /// store is closed.
     pub closing: watch::Sender<bool>,
 }
 

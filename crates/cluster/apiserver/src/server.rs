@@ -142,6 +142,14 @@ impl ApiServer {
         ApiService::new(self.api.clone(), Some(user))
     }
 
+    /// Ready when this server, its services and their clients are dropped and
+    /// the store is closed.
+    pub fn gone(&self) -> impl Future<Output = ()> + Send + use<> {
+        // The sender is the last that goes.
+        let mut closing = self.api.closing.subscribe();
+        async move { while closing.changed().await.is_ok() {} }
+    }
+
     /// The cluster's certificate authority.
     pub fn authority(&self) -> &Authority {
         &self.authority

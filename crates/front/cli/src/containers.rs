@@ -1,6 +1,7 @@
 //! What is done with containers that are there.
 
 use clap::Args;
+use futures_util::stream::{self, StreamExt as _};
 use http::Method;
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
@@ -182,14 +183,21 @@ pub struct Inspect {
     names: Vec<String>,
 }
 
-/// Asks the same of each; those that fail are told, and the rest is done.
+/// Requests that are under way at a time.
+const AT_ONCE: usize = 16;
+
+/// Asks the same of each, several at a time; those that fail are told, and the
+/// rest is done.
 async fn for_each<F>(names: &[String], mut ask: impl FnMut(String) -> F) -> Outcome
 where
     F: Future<Output = Result<(), Error>>,
 {
     let mut failed = false;
-    for name in names {
-        match ask(name.clone()).await {
+    let mut answers = stream::iter(names.iter().map(|name| ask(name.clone())))
+        .buffered(AT_ONCE)
+        .zip(stream::iter(names));
+    while let Some((answer, name)) = answers.next().await {
+        match answer {
             Ok(()) => show::line(name),
             Err(error) => {
                 error.report();

@@ -142,6 +142,7 @@ impl Engine {
                 return;
             }
             _ => {
+                self.clear_unrecorded(&container).await;
                 if record.state.status == Status::Exited
                     && record.wants_restart(record.state.exit_code)
                 {
@@ -178,6 +179,19 @@ impl Engine {
                 self.settle_exit(&container, &exit).await;
             }
         }
+    }
+
+    /// Takes away what a start left that was cut off before it was recorded.
+    async fn clear_unrecorded(&self, container: &Arc<Container>) {
+        if !container.run.exists() {
+            return;
+        }
+        tracing::warn!(container = container.id, "its start was cut off; undone");
+        if let Ok((shim, _)) = Shim::connect(&container.run.join("shim")).await {
+            let _ = shim.delete(wire::Running::Kill).await;
+        }
+        let (engine, container) = (self.clone(), Arc::clone(container));
+        let _ = tokio::task::spawn_blocking(move || engine.clean_up(&container)).await;
     }
 
     /// Removes sandboxes and root filesystems that no container owns.

@@ -71,24 +71,26 @@ impl Engine {
         }
     }
 
+    /// Removes what a run had besides its shim: processes that are left, the
+    /// network sandbox, the run's folder. Blocks.
+    pub(crate) fn clean_up(&self, container: &Container) {
+        self.end_processes(container);
+        if has_own_sandbox(&container.record())
+            && let Err(error) = self.networks().remove_sandbox(&container.id)
+        {
+            tracing::warn!(container = container.id, %error, "network is not cleaned up");
+        }
+        let _ = std::fs::remove_dir_all(&container.run);
+    }
+
     /// Records the end of a container's program and cleans up after it.
     pub(crate) async fn settle_exit(&self, container: &Arc<Container>, exit: &ExitRecord) {
         let shim = container.shim.lock().take();
         if let Some(shim) = shim {
             let _ = shim.delete(Running::Kill).await;
         }
-        let record = container.record();
         let (engine, cleaned) = (self.clone(), Arc::clone(container));
-        let _ = spawn_blocking(move || {
-            engine.end_processes(&cleaned);
-            if has_own_sandbox(&record)
-                && let Err(error) = engine.networks().remove_sandbox(&cleaned.id)
-            {
-                tracing::warn!(container = cleaned.id, %error, "network is not cleaned up");
-            }
-            let _ = std::fs::remove_dir_all(&cleaned.run);
-        })
-        .await;
+        let _ = spawn_blocking(move || engine.clean_up(&cleaned)).await;
         for exec in std::mem::take(&mut *container.execs.lock()).into_values() {
             exec.lost(exit.code);
             self.inner.execs.lock().remove(&exec.id);

@@ -42,7 +42,11 @@ impl Engine {
     /// [`Error::Already`] when it runs, [`Error::Command`] when its program
     /// cannot be executed, and whatever its networks and mounts say.
     pub async fn start(&self, name: &str) -> Result<()> {
-        let container = self.find(name)?;
+        let (engine, container) = (self.clone(), self.find(name)?);
+        whole(async move { engine.start_whole(&container).await }).await
+    }
+
+    async fn start_whole(&self, container: &Arc<Container>) -> Result<()> {
         let _operation = container.operation.lock().await;
         match container.record().state.status {
             Status::Running => return Err(Error::Already("started")),
@@ -62,7 +66,7 @@ impl Engine {
             record.stopped_by_hand = false;
             record.restart_count = 0;
         })?;
-        self.start_locked(&container).await
+        self.start_locked(container).await
     }
 
     /// Starts a container whose operation lock the caller holds.
@@ -330,6 +334,20 @@ impl Engine {
                 }
             }
         });
+    }
+}
+
+/// Runs an operation to its end, also when its caller goes away: one that is
+/// left in the middle leaves something behind.
+pub(crate) async fn whole<T: Send + 'static>(
+    operation: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    match tokio::spawn(operation).await {
+        Ok(done) => done,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(Error::Conflict("the daemon is stopping".into())),
+        },
     }
 }
 

@@ -11,7 +11,7 @@ use crate::container::{Container, WaitFor};
 use crate::engine::Engine;
 use crate::error::{Error, Result, at};
 use crate::record::{Record, Status};
-use crate::start::told;
+use crate::start::{told, whole};
 
 /// Seconds between the stop signal and the kill unless told otherwise.
 const STOP_TIMEOUT: i64 = 10;
@@ -62,9 +62,14 @@ impl Engine {
     ///
     /// [`Error::Already`] when it does not run.
     pub async fn stop(&self, name: &str, signal: Option<&str>, timeout: Option<i64>) -> Result<()> {
-        let container = self.find(name)?;
-        let _operation = container.operation.lock().await;
-        self.stop_locked(&container, signal, timeout).await
+        let (engine, container) = (self.clone(), self.find(name)?);
+        let signal = signal.map(str::to_owned);
+        whole(async move {
+            let _operation = container.operation.lock().await;
+            let signal = signal.as_deref();
+            engine.stop_locked(&container, signal, timeout).await
+        })
+        .await
     }
 
     async fn stop_locked(
@@ -125,19 +130,24 @@ impl Engine {
         signal: Option<&str>,
         timeout: Option<i64>,
     ) -> Result<()> {
-        let container = self.find(name)?;
-        let _operation = container.operation.lock().await;
-        match self.stop_locked(&container, signal, timeout).await {
-            Ok(()) | Err(Error::Already(_)) => {}
-            Err(error) => return Err(error),
-        }
-        container.change(|record| {
-            record.stopped_by_hand = false;
-            record.restart_count = 0;
-        })?;
-        self.start_locked(&container).await?;
-        self.announce(&container.record(), "restart");
-        Ok(())
+        let (engine, container) = (self.clone(), self.find(name)?);
+        let signal = signal.map(str::to_owned);
+        whole(async move {
+            let _operation = container.operation.lock().await;
+            let signal = signal.as_deref();
+            match engine.stop_locked(&container, signal, timeout).await {
+                Ok(()) | Err(Error::Already(_)) => {}
+                Err(error) => return Err(error),
+            }
+            container.change(|record| {
+                record.stopped_by_hand = false;
+                record.restart_count = 0;
+            })?;
+            engine.start_locked(&container).await?;
+            engine.announce(&container.record(), "restart");
+            Ok(())
+        })
+        .await
     }
 
     /// Freezes a container.
@@ -222,11 +232,20 @@ impl Engine {
     ///
     /// [`Error::Conflict`] when it runs and `force` is not given.
     pub async fn remove(&self, name: &str, force: bool, with_volumes: bool) -> Result<()> {
-        let container = self.find(name)?;
+        let (engine, container) = (self.clone(), self.find(name)?);
+        whole(async move { engine.remove_whole(&container, force, with_volumes).await }).await
+    }
+
+    async fn remove_whole(
+        &self,
+        container: &Arc<Container>,
+        force: bool,
+        with_volumes: bool,
+    ) -> Result<()> {
         let _operation = container.operation.lock().await;
         let record = container.record();
         if container.ends.borrow().removed {
-            return Err(Error::NoSuchContainer(name.into()));
+            return Err(Error::NoSuchContainer(container.id.clone()));
         }
         if record.state.status == Status::Restarting {
             if !force {
@@ -236,7 +255,7 @@ impl Engine {
                 )));
             }
             container.change(|record| record.stopped_by_hand = true)?;
-            self.stop_restarting(&container)?;
+            self.stop_restarting(container)?;
         }
         if record.state.status.is_alive() {
             if !force {
@@ -246,7 +265,7 @@ impl Engine {
                     record.state.status.word()
                 )));
             }
-            match self.stop_locked(&container, Some("KILL"), Some(0)).await {
+            match self.stop_locked(container, Some("KILL"), Some(0)).await {
                 Ok(()) | Err(Error::Already(_)) => {}
                 Err(error) => return Err(error),
             }
