@@ -75,7 +75,10 @@ pub fn measure(report: &mut Report, rounds: usize) -> Result<()> {
         })
         .collect();
     let rows = in_turns(FEW, contenders)?;
-    report.times("push to one more repository of the same registry, one layer", &rows);
+    report.times(
+        "push to one more repository of the same registry, one layer",
+        &rows,
+    );
 
     for (name, client) in &clients {
         let reference = reference(name);

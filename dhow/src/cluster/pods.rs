@@ -140,10 +140,7 @@ impl PodRuntime for Pods {
 
     async fn containers(&self) -> Result<Vec<Container>> {
         let records = self.engine.list();
-        Ok(records
-            .iter()
-            .filter_map(|record| container(record))
-            .collect())
+        Ok(records.iter().filter_map(container).collect())
     }
 
     fn events(&self) -> BoxStream<'static, Event> {
