@@ -1,5 +1,6 @@
 //! A one-node cluster, driven with a real kubectl on a host of its own.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 
@@ -80,12 +81,25 @@ fn field(daemon: &Daemon, what: &str, path: &str) -> String {
     daemon.kubectl(&["get", what, "-o", &path]).ok()
 }
 
-/// What the Service says to somebody on the host.
+/// What the Service says to somebody on the host; curl asks again while nobody
+/// listens there, since a Service follows its pods.
 fn ask(daemon: &Daemon, address: &str) -> String {
     let url = format!("http://{address}/");
     daemon
         .host()
-        .run("curl", &["-sS", "--fail", "--max-time", "10", &url])
+        .run(
+            "curl",
+            &[
+                "-sS",
+                "--fail",
+                "--max-time",
+                "10",
+                "--retry",
+                "10",
+                "--retry-connrefused",
+                &url,
+            ],
+        )
         .ok()
 }
 
@@ -100,11 +114,19 @@ fn a_deployment_serves_heals_scales_and_rolls() {
     apply(&daemon, WEB);
     rolled_out(&daemon);
     let service = field(&daemon, "service/web", "{.spec.clusterIP}");
-    let mut told: Vec<String> = (0..40).map(|_| ask(&daemon, &service)).collect();
-    told.sort();
-    told.dedup();
+    // The kernel hears of the last replica a moment after its Deployment.
+    let mut told = BTreeSet::new();
+    for _ in 0..500 {
+        told.insert(ask(&daemon, &service));
+        if told.len() == 3 {
+            break;
+        }
+    }
     assert_eq!(told.len(), 3, "each replica answers: {told:?}");
-    assert!(told[0].starts_with("hello from web-"), "{told:?}");
+    assert!(
+        told.iter().all(|text| text.starts_with("hello from web-")),
+        "{told:?}"
+    );
 
     let pod = field(&daemon, "pods", "{.items[0].metadata.name}");
     let exec = |words: &[&str]| daemon.kubectl(&[&["exec", &pod, "--"], words].concat());
@@ -535,6 +557,10 @@ fn a_cluster_comes_back_after_the_machine_went_down() {
 
     daemon.start_again();
     daemon.up();
+    // What the API said before the machine went down says nothing.
+    let again = "--for=jsonpath={.status.containerStatuses[0].restartCount}=1";
+    let pods = ["wait", "pod", "-l", "app=web", again, "--timeout=60s"];
+    daemon.kubectl(&pods).ok();
     rolled_out(&daemon);
     assert!(ask(&daemon, &service).starts_with("hello from web-"));
     let now = daemon.docker(&["ps", "-q", "--no-trunc"]).ok();
