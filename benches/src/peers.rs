@@ -114,12 +114,28 @@ impl Drop for Podman {
     }
 }
 
-/// Removes control groups of a name, where nothing is in them any more.
+/// Removes control groups of a name with those below, where nothing is in them
+/// any more.
 fn remove_empty_groups(name: &str) {
-    let hierarchies = std::fs::read_dir("/sys/fs/cgroup");
-    for hierarchy in hierarchies.into_iter().flatten().flatten() {
-        let _ = std::fs::remove_dir(hierarchy.path().join(name));
+    for hierarchy in folders(Path::new("/sys/fs/cgroup")) {
+        remove_empty(&hierarchy.join(name));
     }
+}
+
+fn remove_empty(group: &Path) {
+    for below in folders(group) {
+        remove_empty(&below);
+    }
+    // One that is in use is somebody's.
+    let _ = std::fs::remove_dir(group);
+}
+
+fn folders(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .map(|entry| entry.path())
+        .filter(|path| path.is_dir())
+        .collect()
 }
 
 impl Podman {

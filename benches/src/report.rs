@@ -71,7 +71,7 @@ impl Report {
         );
         let _ = writeln!(page, "- machine: {}", machine());
         let _ = writeln!(page, "- date: {}", date());
-        for program in ["docker", "podman", "crun", "runc"] {
+        for program in ["docker", "dockerd", "podman", "crun", "runc"] {
             if let Some(version) = version(program) {
                 let _ = writeln!(page, "- {program}: {version}");
             }
@@ -115,7 +115,7 @@ fn date() -> String {
 }
 
 fn version(program: &str) -> Option<String> {
-    let output = std::process::Command::new(program)
+    let output = std::process::Command::new(crate::peers::find(program)?)
         .arg("--version")
         .output()
         .ok()?;
