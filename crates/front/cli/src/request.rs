@@ -307,7 +307,6 @@ impl Options {
     }
 }
 
-/// `NAME` becomes `NAME=VALUE` with this process's value, if it has one.
 /// A restart policy as the API has it.
 pub(crate) fn restart(text: &str) -> Result<Value, Error> {
     let (name, retries) = match text.split_once(':') {
@@ -322,6 +321,7 @@ pub(crate) fn restart(text: &str) -> Result<Value, Error> {
     Ok(json!({ "Name": name, "MaximumRetryCount": retries }))
 }
 
+/// `NAME` becomes `NAME=VALUE` with this process's value, if it has one.
 fn own_value(variable: &str) -> Option<String> {
     if variable.contains('=') {
         return Some(variable.to_owned());

@@ -37,6 +37,8 @@ const JOB_NAME: &str = "batch.kubernetes.io/job-name";
 const MANAGER: &str = "kubernetes.io/job-controller";
 /// Pods changed at a time.
 const AT_ONCE: usize = 16;
+/// What the API refused is tried again after this time.
+const BEFORE_AGAIN: std::time::Duration = std::time::Duration::from_secs(2);
 /// Pods made in one run; the rest follows in the next.
 const IN_ONE_RUN: usize = 500;
 
@@ -266,7 +268,7 @@ async fn release_orphans(client: Client) {
                 while let Err(error) = release_orphan(&client, &pod).await {
                     if !error.is_conflict() {
                         tracing::warn!(%error, pod = pod.name_any(), "its finalizer stays");
-                        tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+                        tokio::time::sleep(BEFORE_AGAIN).await;
                     }
                 }
             }
