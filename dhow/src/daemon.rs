@@ -10,6 +10,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use clap::Args;
 use dhow_docker_api::{About, Listener};
+use dhow_engine::spec::LogConfig;
 use dhow_engine::{Config, Engine};
 use dhow_image::{Images, Limits, RegistryOptions};
 use dhow_network::{NameServer, Networks};
@@ -32,6 +33,17 @@ pub(crate) struct Options {
     /// Registry that may be spoken to without TLS; loopback always may.
     #[arg(long, value_name = "HOST[:PORT]")]
     insecure_registry: Vec<String>,
+    /// Log driver of containers that name none: local, json-file, journald or none.
+    #[arg(long, value_name = "DRIVER", default_value = dhow_engine::DEFAULT_LOG_DRIVER)]
+    log_driver: String,
+    /// Option of that log driver.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = name_and_value)]
+    log_opt: Vec<(String, String)>,
+}
+
+fn name_and_value(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("not of the form NAME=VALUE")?;
+    Ok((name.into(), value.into()))
 }
 
 /// What every serving role does first: it logs, and speaks TLS by one provider.
@@ -129,6 +141,11 @@ async fn open_engine(options: &Options, networks: Arc<Networks>) -> Result<Engin
         runtime: instance.runtime()?,
         cgroup_parent: format!("/{}", instance.name()),
         resolv_conf: "/etc/resolv.conf".into(),
+        log: LogConfig {
+            kind: options.log_driver.clone(),
+            config: options.log_opt.iter().cloned().collect(),
+        },
+        journal: "/run/systemd/journal/socket".into(),
     };
     Engine::open(config, images, networks, volumes)
         .await

@@ -1,13 +1,13 @@
 //! The supervisor, driven by its client.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use dhow_runtime::RootSource;
 use dhow_shim::client::{Events, Shim, ShimError};
 use dhow_shim::wire::{
-    Attach, Event, ExecSpec, FailureKind, LogSpec, Reach, Running, ShimSpec, Status, Stdin, Target,
-    VERSION, read_exit,
+    Attach, Event, ExecSpec, FailureKind, LogFileSpec, LogForm, LogSpec, Reach, Running, ShimSpec,
+    Status, Stdin, Target, VERSION, read_exit,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -26,12 +26,21 @@ fn shim_spec(bundle: &Bundle, stdin: Stdin) -> ShimSpec {
         dir: bundle.path().join("shim"),
         root: RootSource::Bundle,
         stdin,
-        log: LogSpec::JsonFile {
-            path: bundle.path().join("container.log"),
+        log: json_log(bundle.path().join("container.log")),
+    }
+}
+
+fn json_log(path: PathBuf) -> LogSpec {
+    LogSpec {
+        file: Some(LogFileSpec {
+            path,
+            form: LogForm::JsonFile,
             max_size: None,
             max_files: 1,
+            compress: false,
             attributes: Default::default(),
-        },
+        }),
+        journal: None,
     }
 }
 
@@ -435,12 +444,7 @@ async fn the_daemon_may_go_and_come_back() {
 async fn a_shim_that_cannot_begin_says_why() {
     let bundle = Bundle::new("broken", "");
     let mut spec = shim_spec(&bundle, Stdin::Closed);
-    spec.log = LogSpec::JsonFile {
-        path: bundle.path().join("no/such/directory/log"),
-        max_size: None,
-        max_files: 1,
-        attributes: Default::default(),
-    };
+    spec.log = json_log(bundle.path().join("no/such/directory/log"));
     within(async {
         let error = Shim::launch(Path::new(EXECUTABLE), &spec)
             .await

@@ -394,7 +394,7 @@ fn creation(sandbox: &dhow_engine::Sandbox, asked: ContainerConfig) -> Result<Cr
         annotations: asked.annotations,
         mounts: asked.mounts.iter().map(mount).collect(),
         log_config: LogConfig {
-            kind: "json-file".into(),
+            kind: "local".into(),
             config: LOG_SIZE
                 .map(|(name, value)| (name.into(), value.into()))
                 .into(),

@@ -200,13 +200,13 @@ pub(super) fn logs(
     let logs = engine.logs(container, options).map_err(told)?;
     Ok(stream::unfold(logs, |mut logs| async move {
         let line = logs.next().await?;
-        let text = Bytes::from(line.log);
+        let text = Bytes::from(line.text);
         let text = match line.stream {
             LogStream::Stdout => Output::Stdout(text),
             LogStream::Stderr => Output::Stderr(text),
         };
         let line = LogLine {
-            time: line.time,
+            time: line.time.to_string(),
             text,
         };
         Some((line, logs))

@@ -154,7 +154,7 @@ pub struct Options {
     /// Seconds between the stop signal and the kill.
     #[arg(long, value_name = "SECONDS")]
     pub stop_timeout: Option<i64>,
-    /// Log driver (json-file or none).
+    /// Log driver: local, json-file, journald or none.
     #[arg(long, value_name = "DRIVER")]
     pub log_driver: Option<String>,
     /// Option of the log driver (NAME=VALUE).

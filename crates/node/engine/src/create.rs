@@ -12,6 +12,7 @@ use crate::bundle;
 use crate::container::Container;
 use crate::engine::{Engine, Table};
 use crate::error::{Error, Result, at};
+use crate::logs;
 use crate::mounts::{self, MountKind, MountPoint};
 use crate::names;
 use crate::record::{Record, SharedSandbox, State, check_restart_policy};
@@ -91,18 +92,17 @@ impl Engine {
         if args.is_empty() || args[0].is_empty() {
             return Err(Error::Invalid("no command specified".into()));
         }
+        let defaults = &self.inner.config.log;
         if host.log_config.kind.is_empty() {
-            host.log_config.kind = "json-file".into();
+            host.log_config.kind.clone_from(&defaults.kind);
         }
-        if !matches!(
-            host.log_config.kind.as_str(),
-            "json-file" | "local" | "none"
-        ) {
-            return Err(Error::Invalid(format!(
-                "logger: no log driver named '{}' is registered; use json-file, local or none",
-                host.log_config.kind
-            )));
+        if host.log_config.kind == defaults.kind {
+            for (name, value) in &defaults.config {
+                let option = host.log_config.config.entry(name.clone());
+                option.or_insert_with(|| value.clone());
+            }
         }
+        logs::check(&host.log_config, &self.inner.config.journal)?;
         if host.network_mode.is_empty() || host.network_mode == "default" {
             host.network_mode = "bridge".into();
         }

@@ -17,8 +17,10 @@ use crate::container::{Container, Ended, WaitFor};
 use crate::error::{Error, Result, at};
 use crate::events::Events;
 use crate::exec::Exec;
+use crate::logs;
 use crate::record::{Record, Status};
 use crate::sandbox::Sandboxes;
+use crate::spec::LogConfig;
 
 /// Where an engine keeps its containers and what it starts them with.
 #[derive(Debug, Clone)]
@@ -33,6 +35,10 @@ pub struct Config {
     pub cgroup_parent: String,
     /// The host's name servers, for containers that share its resolver.
     pub resolv_conf: PathBuf,
+    /// How the output of containers is kept that say nothing of it.
+    pub log: LogConfig,
+    /// Socket of the system's journal.
+    pub journal: PathBuf,
 }
 
 /// All containers of one instance. Clones share them.
@@ -73,6 +79,7 @@ impl Engine {
         networks: Arc<Networks>,
         volumes: Volumes,
     ) -> Result<Self> {
+        logs::check(&config.log, &config.journal)?;
         let (data, run) = (
             config.data.join("containers"),
             config.run.join("containers"),

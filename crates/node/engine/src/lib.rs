@@ -51,6 +51,8 @@ pub use engine::{Config, Engine};
 pub use error::{Error, Result};
 pub use events::{Event, Events};
 pub use exec::{ExecOptions, ExecRecord};
+/// All log drivers, and the one of containers that name none.
+pub use logs::{DEFAULT as DEFAULT_LOG_DRIVER, DRIVERS as LOG_DRIVERS};
 pub use logs::{LogLine, LogOptions, LogStream, Logs};
 pub use mounts::{MountKind, MountPoint};
 pub use names::identifier;

@@ -203,10 +203,10 @@ pub struct HostConfig {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
 pub struct LogConfig {
-    /// `json-file` or `none`; empty means `json-file`.
+    /// `local`, `json-file`, `journald` or `none`; empty means the daemon's.
     #[serde(rename = "Type")]
     pub kind: String,
-    /// Options: `max-size`, `max-file`.
+    /// Options of the driver.
     pub config: BTreeMap<String, String>,
 }
 

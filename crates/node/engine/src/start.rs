@@ -12,7 +12,7 @@ use dhow_runtime::RootSource;
 use dhow_runtime::spec::{Namespace, NamespaceKind};
 use dhow_shim::Moment;
 use dhow_shim::client::{Shim, ShimError};
-use dhow_shim::wire::{FailureKind, LogSpec, Running, ShimSpec, Stdin, VERSION};
+use dhow_shim::wire::{FailureKind, Running, ShimSpec, Stdin, VERSION};
 use tokio::task::spawn_blocking;
 
 use crate::accounts;
@@ -22,6 +22,7 @@ use crate::engine::Engine;
 use crate::error::{Error, Result, at};
 use crate::files;
 use crate::health;
+use crate::logs;
 use crate::record::{Record, Status};
 use crate::spec::{Config, EndpointSettings, HostConfig, PortBinding};
 
@@ -129,7 +130,7 @@ impl Engine {
                         (true, false) => Stdin::Open,
                         (true, true) => Stdin::Once,
                     },
-                    log: log_spec(container, &record)?,
+                    log: logs::spec(&container.folder, &record, &self.inner.config.journal)?,
                 };
                 self.launch(container, &spec).await
             }
@@ -373,51 +374,6 @@ pub(crate) fn has_own_sandbox(record: &Record) -> bool {
         && !record.host.network_mode.starts_with("container:")
 }
 
-fn log_spec(container: &Container, record: &Record) -> Result<LogSpec> {
-    let log = &record.host.log_config;
-    if log.kind == "none" {
-        return Ok(LogSpec::None);
-    }
-    let invalid = |name: &str, value: &str| {
-        Error::Invalid(format!("invalid value for log option {name}: {value:?}"))
-    };
-    let max_size = match log.config.get("max-size") {
-        None => None,
-        Some(text) => Some(bytes(text).ok_or_else(|| invalid("max-size", text))?),
-    };
-    let max_files = match log.config.get("max-file") {
-        None => 1,
-        Some(text) => text
-            .parse()
-            .ok()
-            .filter(|count| *count > 0)
-            .ok_or_else(|| invalid("max-file", text))?,
-    };
-    Ok(LogSpec::JsonFile {
-        path: container.folder.join("log.json"),
-        max_size,
-        max_files,
-        attributes: BTreeMap::new(),
-    })
-}
-
-/// `10`, `10k`, `10m`, `10g`, with or without `b` behind.
-fn bytes(text: &str) -> Option<u64> {
-    let lower = text.to_ascii_lowercase();
-    let lower = lower.strip_suffix('b').unwrap_or(&lower);
-    let (digits, unit) = match lower.as_bytes().last()? {
-        b'k' => (&lower[..lower.len() - 1], 1 << 10),
-        b'm' => (&lower[..lower.len() - 1], 1 << 20),
-        b'g' => (&lower[..lower.len() - 1], 1 << 30),
-        _ => (lower, 1),
-    };
-    digits
-        .parse::<u64>()
-        .ok()?
-        .checked_mul(unit)
-        .filter(|bytes| *bytes > 0)
-}
-
 pub(crate) fn endpoint_spec(
     record: &Record,
     network: &str,
@@ -578,16 +534,6 @@ pub(crate) fn told(error: ShimError) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes() {
-        for (text, expected) in [("10", 10), ("1k", 1024), ("2MB", 2 << 20), ("1g", 1 << 30)] {
-            assert_eq!(bytes(text), Some(expected), "{text}");
-        }
-        for bad in ["", "k", "0", "-1", "1x", "99999999999g"] {
-            assert_eq!(bytes(bad), None, "{bad}");
-        }
-    }
 
     #[test]
     fn ports() {

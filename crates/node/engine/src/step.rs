@@ -154,7 +154,7 @@ impl Engine {
             } else {
                 Stdin::Closed
             },
-            log: LogSpec::None,
+            log: LogSpec::default(),
         })
     }
 }

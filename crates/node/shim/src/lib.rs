@@ -7,6 +7,7 @@
 
 #[cfg(feature = "client")]
 pub mod client;
+pub mod entry;
 mod server;
 pub mod wire;
 

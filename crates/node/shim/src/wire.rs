@@ -71,27 +71,58 @@ pub enum Stdin {
     Once,
 }
 
-/// Where a container's output is written.
+/// Where a container's output is kept, besides going to those who attach.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", tag = "driver")]
-pub enum LogSpec {
-    /// Nowhere.
-    #[default]
-    None,
+#[serde(rename_all = "camelCase")]
+pub struct LogSpec {
+    /// A file that can be read again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<LogFileSpec>,
+    /// The system's journal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub journal: Option<JournalSpec>,
+}
+
+/// A log file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LogFileSpec {
+    /// The newest file; older ones get `.1`, `.2` and so on behind it, and
+    /// `.gz` when they are compressed.
+    pub path: PathBuf,
+    /// What stands in it.
+    pub form: LogForm,
+    /// Bytes after which a file is rotated; absent is never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_size: Option<u64>,
+    /// How many files are kept, the newest included; at least 1.
+    pub max_files: u32,
+    /// Whether older files are compressed.
+    #[serde(default)]
+    pub compress: bool,
+    /// Attributes written into every line (`attrs`), in the form `json-file`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub attributes: BTreeMap<String, String>,
+}
+
+/// What stands in a log file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogForm {
+    /// Entries of [`crate::entry`]: exact bytes.
+    Local,
     /// Lines of `{"log":…,"stream":…,"time":…}`, as Docker's driver of that name.
-    #[serde(rename_all = "camelCase")]
-    JsonFile {
-        /// The newest file; rotated ones get `.1`, `.2` and so on behind it.
-        path: PathBuf,
-        /// Bytes after which a file is rotated; absent is never.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        max_size: Option<u64>,
-        /// How many files are kept, the newest included; at least 1.
-        max_files: u32,
-        /// Attributes written into every line (`attrs`).
-        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-        attributes: BTreeMap<String, String>,
-    },
+    JsonFile,
+}
+
+/// The system's journal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct JournalSpec {
+    /// Its socket for datagrams.
+    pub socket: PathBuf,
+    /// Fields that every line carries.
+    pub fields: BTreeMap<String, String>,
 }
 
 /// A further program in the container.

@@ -93,15 +93,15 @@ pub(crate) async fn logs(
             "Bad parameters: you must choose at least one stream",
         ));
     }
-    let timestamps = is_true(query.get("timestamps"));
+    let shown = Shown {
+        timestamps: is_true(query.get("timestamps")),
+        details: is_true(query.get("details")),
+    };
     let terminal = door.engine.get(&name)?.config.tty;
     let logs = door.engine.logs(&name, options)?;
     let body = stream::unfold(logs, move |mut logs| async move {
         let line = logs.next().await?;
-        Some((
-            Ok::<_, Infallible>(frame(&line, timestamps, terminal)),
-            logs,
-        ))
+        Some((Ok::<_, Infallible>(frame(&line, shown, terminal)), logs))
     });
     let kind = if terminal {
         "application/vnd.docker.raw-stream"
@@ -111,26 +111,49 @@ pub(crate) async fn logs(
     Ok(([(header::CONTENT_TYPE, kind)], Body::from_stream(body)).into_response())
 }
 
+/// What stands before a line.
+#[derive(Debug, Clone, Copy)]
+struct Shown {
+    timestamps: bool,
+    /// The attributes of its log options.
+    details: bool,
+}
+
 /// A line as it is sent: framed, unless it is a terminal's.
-fn frame(line: &LogLine, timestamps: bool, terminal: bool) -> Bytes {
+fn frame(line: &LogLine, shown: Shown, terminal: bool) -> Bytes {
     let mut text = String::new();
-    if timestamps {
-        text.push_str(&line.time);
+    if shown.timestamps {
+        text.push_str(&line.time.to_string());
         text.push(' ');
     }
-    text.push_str(&line.log);
-    if terminal {
-        return text.into();
+    if shown.details {
+        let attributes: Vec<String> = line
+            .attributes
+            .iter()
+            .map(|(name, value)| format!("{}={}", escaped(name), escaped(value)))
+            .collect();
+        text.push_str(&attributes.join(","));
+        text.push(' ');
     }
-    let stream = if line.stream == LogStream::Stdout {
-        1
-    } else {
-        2
-    };
-    let mut bytes = vec![stream, 0, 0, 0];
-    bytes.extend_from_slice(&(text.len() as u32).to_be_bytes());
+    let length = text.len() + line.text.len();
+    let mut bytes = Vec::with_capacity(8 + length);
+    if !terminal {
+        let stream = if line.stream == LogStream::Stdout {
+            1
+        } else {
+            2
+        };
+        bytes.extend_from_slice(&[stream, 0, 0, 0]);
+        bytes.extend_from_slice(&(length as u32).to_be_bytes());
+    }
     bytes.extend_from_slice(text.as_bytes());
+    bytes.extend_from_slice(&line.text);
     bytes.into()
+}
+
+/// A name or value as it stands in a query, so that what it holds ends neither.
+fn escaped(text: &str) -> String {
+    url::form_urlencoded::byte_serialize(text.as_bytes()).collect()
 }
 
 /// Seconds since the epoch, with a fraction or without, or RFC 3339.

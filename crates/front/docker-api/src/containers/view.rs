@@ -92,7 +92,12 @@ pub(super) fn full(door: &Door, record: &Record, with_size: bool) -> Answer<Valu
         "ResolvConfPath": file("resolv.conf"),
         "HostnamePath": file("hostname"),
         "HostsPath": file("hosts"),
-        "LogPath": file("log.json"),
+        // The other drivers' files are not for strangers to read.
+        "LogPath": if record.host.log_config.kind == "json-file" {
+            file("log.json")
+        } else {
+            String::new()
+        },
         "Name": format!("/{}", record.name),
         "RestartCount": record.restart_count,
         "Driver": "overlay2",
