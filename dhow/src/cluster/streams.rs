@@ -34,7 +34,7 @@ pub(super) async fn exec(engine: &Engine, container: &str, asked: Exec) -> Resul
         ..ExecOptions::default()
     };
     let exec = engine.exec_create(container, options).map_err(told)?;
-    let attached = engine.exec_start(&exec, false).await.map_err(told)?;
+    let attached = engine.exec_start(&exec, false, None).await.map_err(told)?;
     let attached =
         attached.ok_or_else(|| RuntimeError::Failed("the program has no streams".into()))?;
     let (sizes, resized) = sizes();

@@ -12,8 +12,9 @@ use serde_json::{Value, json};
 
 use crate::Door;
 use crate::containers::{Parameters, strip_nulls, terminal_size};
+use crate::detach::DetachKeys;
 use crate::error::{Answer, Failure};
-use crate::hijack;
+use crate::hijack::{Carrying, Handover, Session};
 
 /// Longest body of a start request, in bytes.
 const MAX_BODY: usize = 64 * 1024;
@@ -30,6 +31,8 @@ struct Create {
     privileged: bool,
     user: String,
     working_dir: String,
+    detach_keys: String,
+    console_size: Option<[u16; 2]>,
 }
 
 pub(crate) async fn create(
@@ -38,6 +41,7 @@ pub(crate) async fn create(
     body: Bytes,
 ) -> Answer {
     let create: Create = parse(&body)?;
+    DetachKeys::parse(&create.detach_keys)?;
     let id = door.engine.exec_create(
         &name,
         ExecOptions {
@@ -52,6 +56,8 @@ pub(crate) async fn create(
                 stderr: create.attach_stderr,
             },
             privileged: create.privileged,
+            detach_keys: create.detach_keys,
+            console_size: create.console_size.filter(|_| create.tty),
         },
     )?;
     Ok((StatusCode::CREATED, Json(json!({ "Id": id }))).into_response())
@@ -61,6 +67,7 @@ pub(crate) async fn create(
 #[serde(default, rename_all = "PascalCase")]
 struct Start {
     detach: bool,
+    console_size: Option<[u16; 2]>,
 }
 
 pub(crate) async fn start(
@@ -68,30 +75,40 @@ pub(crate) async fn start(
     Path(id): Path<String>,
     mut request: Request<Body>,
 ) -> Answer {
-    let upgrade = hijack::take(&mut request);
-    let headers = request.headers().clone();
+    let handover = Handover::of(&mut request);
     let body = Limited::new(request.into_body(), MAX_BODY)
         .collect()
         .await
         .map_err(|error| Failure::bad(format!("request body: {error}")))?
         .to_bytes();
     let start: Start = parse(&body)?;
-    let (_, _, options) = door.engine.exec_inspect(&id)?;
+    let (_, container, options) = door.engine.exec_inspect(&id)?;
     let wanted = options.streams;
+    let size = start.console_size.filter(|_| options.tty);
     if start.detach || !(wanted.stdin || wanted.stdout || wanted.stderr) {
-        door.engine.exec_start(&id, start.detach).await?;
+        door.engine.exec_start(&id, start.detach, size).await?;
         return Ok(StatusCode::OK.into_response());
     }
     door.engine.exec_check(&id)?;
     // The connection is handed over before the program starts; what goes wrong
     // then is told in the stream, and by the exit code.
-    let response = hijack::switch(&headers, options.tty);
-    let starting = async move {
-        let attached = door.engine.exec_start(&id, false).await?;
-        attached.ok_or_else(|| Error::Conflict("no stream is attached".into()))
+    let engine = door.engine.clone();
+    let carrying = Carrying {
+        terminal: options.tty,
+        detach: (options.tty && wanted.stdin)
+            .then(|| DetachKeys::parse(&options.detach_keys))
+            .transpose()?,
+        detached: Box::new(move || engine.exec_detached(&container)),
     };
-    hijack::join(upgrade, options.tty, starting);
-    Ok(response)
+    let starting = async move {
+        let attached = door.engine.exec_start(&id, false, size).await?;
+        let attached = attached.ok_or_else(|| Error::Conflict("no stream is attached".into()))?;
+        Ok(Session {
+            history: None,
+            attached: Some(attached),
+        })
+    };
+    Ok(handover.carry(carrying, starting))
 }
 
 pub(crate) async fn resize(
@@ -120,7 +137,7 @@ pub(crate) async fn inspect(State(door): State<Door>, Path(id): Path<String>) ->
         "OpenStdout": options.streams.stdout,
         "OpenStderr": options.streams.stderr,
         "CanRemove": false,
-        "DetachKeys": "",
+        "DetachKeys": options.detach_keys,
         "ProcessConfig": {
             "tty": options.tty,
             "entrypoint": program,

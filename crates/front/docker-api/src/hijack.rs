@@ -1,11 +1,21 @@
 //! Connections that become the streams of a container.
+//!
+//! A client that asks for an upgrade gets `101` and the streams; one that does
+//! not gets `200` and the streams all the same, on the bare connection, as
+//! Docker's first clients expect.
 
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, Response, StatusCode, header};
+use bytes::Bytes;
 use dhow_engine::{Attached, Result};
+use futures_util::Stream;
+use futures_util::StreamExt as _;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::detach::DetachKeys;
+use crate::tap::{Duplex, TapHandle};
 
 /// Media type of a terminal's output.
 const RAW: &str = "application/vnd.docker.raw-stream";
@@ -13,71 +23,138 @@ const RAW: &str = "application/vnd.docker.raw-stream";
 const MULTIPLEXED: &str = "application/vnd.docker.multiplexed-stream";
 const BLOCK: usize = 32 * 1024;
 
-/// Takes the connection out of a request that asks for it.
-pub(crate) fn take(request: &mut Request<Body>) -> OnUpgrade {
-    hyper::upgrade::on(request)
-}
-
-/// The answer that hands the connection over.
-pub(crate) fn switch(headers: &HeaderMap, terminal: bool) -> Response<Body> {
-    let kind = if terminal { RAW } else { MULTIPLEXED };
-    let wants_upgrade = headers.contains_key(header::UPGRADE);
-    let mut response = Response::builder().header(header::CONTENT_TYPE, kind);
-    if wants_upgrade {
-        response = response
-            .status(StatusCode::SWITCHING_PROTOCOLS)
-            .header(header::CONNECTION, "Upgrade")
-            .header(header::UPGRADE, "tcp");
-    }
-    response
-        .body(Body::empty())
-        .expect("the headers are constants")
-}
-
-/// Joins the connection and the streams, once there are both. What keeps the
-/// streams from coming is told in their place.
-pub(crate) fn join(
+/// The connection of a request, to be taken over.
+pub(crate) struct Handover {
     upgrade: OnUpgrade,
-    terminal: bool,
-    attached: impl Future<Output = Result<Attached>> + Send + 'static,
+    /// Set when the client did not ask for an upgrade.
+    tap: Option<TapHandle>,
+}
+
+/// What is carried, once there are both the connection and the streams.
+pub(crate) struct Session {
+    /// What is sent first.
+    pub(crate) history: Option<std::pin::Pin<Box<dyn Stream<Item = Bytes> + Send>>>,
+    /// The streams; none ends the session after the history.
+    pub(crate) attached: Option<Attached>,
+}
+
+/// How a session is carried.
+pub(crate) struct Carrying {
+    /// Whether the output is a terminal's: bare bytes.
+    pub(crate) terminal: bool,
+    /// The keys that end the session, where there are any.
+    pub(crate) detach: Option<DetachKeys>,
+    /// Called when they were typed.
+    pub(crate) detached: Box<dyn FnOnce() + Send>,
+}
+
+impl Handover {
+    /// Takes the connection out of a request.
+    pub(crate) fn of(request: &mut Request<Body>) -> Self {
+        let tap = if wants_upgrade(request.headers()) {
+            None
+        } else {
+            request.extensions().get::<TapHandle>().cloned()
+        };
+        Self {
+            upgrade: hyper::upgrade::on(request),
+            tap,
+        }
+    }
+
+    /// Hands the connection over: the answer to give, and the session that
+    /// follows it. What keeps the streams from coming is told in their place.
+    pub(crate) fn carry(
+        self,
+        carrying: Carrying,
+        session: impl Future<Output = Result<Session>> + Send + 'static,
+    ) -> Response<Body> {
+        let kind = if carrying.terminal { RAW } else { MULTIPLEXED };
+        let Self { upgrade, tap } = self;
+        let mut response = Response::builder().header(header::CONTENT_TYPE, kind);
+        if let Some(tap) = tap {
+            let mut client = tap.take();
+            tokio::spawn(async move {
+                let head = format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\n\r\n");
+                if client.write_all(head.as_bytes()).await.is_ok() {
+                    run(client, carrying, session).await;
+                }
+            });
+        } else {
+            response = response
+                .status(StatusCode::SWITCHING_PROTOCOLS)
+                .header(header::CONNECTION, "Upgrade")
+                .header(header::UPGRADE, "tcp");
+            tokio::spawn(async move {
+                match upgrade.await {
+                    Ok(client) => run(TokioIo::new(client), carrying, session).await,
+                    Err(error) => {
+                        tracing::debug!(%error, "client did not take the connection over");
+                    }
+                }
+            });
+        }
+        response
+            .body(Body::empty())
+            .expect("the headers are constants")
+    }
+}
+
+fn wants_upgrade(headers: &HeaderMap) -> bool {
+    headers.contains_key(header::UPGRADE)
+}
+
+/// Carries a session until the output or the client's interest ends.
+async fn run(
+    client: impl Duplex,
+    carrying: Carrying,
+    session: impl Future<Output = Result<Session>>,
 ) {
-    tokio::spawn(async move {
-        let client = match upgrade.await {
-            Ok(client) => TokioIo::new(client),
-            Err(error) => {
-                tracing::debug!(%error, "client did not take the connection over");
-                return;
-            }
-        };
-        let (mut from_client, mut to_client) = tokio::io::split(client);
-        let attached = match attached.await {
-            Ok(attached) => attached,
-            Err(error) => {
-                // The answer has gone out already, so the stream tells it.
-                let text = format!("{error}\r\n");
-                let told = if terminal {
-                    text.into_bytes()
-                } else {
-                    framed(&text)
-                };
-                let _ = to_client.write_all(&told).await;
-                let _ = to_client.shutdown().await;
-                return;
-            }
-        };
-        let (mut output, mut input) = attached.stream.into_split();
-        let feeding = async {
-            let _ = copy(&mut from_client, &mut input).await;
-            // The end of the client's side is the end of the input.
-            let _ = input.shutdown().await;
-            std::future::pending::<()>().await;
-        };
-        let draining = async {
-            let _ = copy(&mut output, &mut to_client).await;
+    let (mut from_client, mut to_client) = tokio::io::split(client);
+    let session = match session.await {
+        Ok(session) => session,
+        Err(error) => {
+            // The answer has gone out already, so the stream tells it.
+            let text = format!("{error}\r\n");
+            let told = if carrying.terminal {
+                text.into_bytes()
+            } else {
+                framed(&text)
+            };
+            let _ = to_client.write_all(&told).await;
             let _ = to_client.shutdown().await;
-        };
-        tokio::select! { () = feeding => {}, () = draining => {} }
-    });
+            return;
+        }
+    };
+    if let Some(mut history) = session.history {
+        while let Some(piece) = history.next().await {
+            if to_client.write_all(&piece).await.is_err() {
+                return;
+            }
+        }
+    }
+    let Some(attached) = session.attached else {
+        let _ = to_client.shutdown().await;
+        return;
+    };
+    let (mut output, mut input) = attached.stream.into_split();
+    let mut keys = carrying.detach;
+    let feeding = async {
+        if let Ok(true) = feed(&mut from_client, &mut input, keys.as_mut()).await {
+            return;
+        }
+        // The end of the client's side is the end of the input.
+        let _ = input.shutdown().await;
+        std::future::pending::<()>().await;
+    };
+    let draining = async {
+        let _ = copy(&mut output, &mut to_client).await;
+    };
+    let is_detached = tokio::select! { () = feeding => true, () = draining => false };
+    if is_detached {
+        (carrying.detached)();
+    }
+    let _ = to_client.shutdown().await;
 }
 
 /// A text as standard output in Docker's framing.
@@ -86,6 +163,31 @@ fn framed(text: &str) -> Vec<u8> {
     bytes.extend_from_slice(&(text.len() as u32).to_be_bytes());
     bytes.extend_from_slice(text.as_bytes());
     bytes
+}
+
+/// Copies what the client types; `true` when it typed the keys to detach.
+async fn feed(
+    from: &mut (impl tokio::io::AsyncRead + Unpin),
+    to: &mut (impl tokio::io::AsyncWrite + Unpin),
+    mut keys: Option<&mut DetachKeys>,
+) -> std::io::Result<bool> {
+    let mut buffer = vec![0; BLOCK];
+    loop {
+        let length = from.read(&mut buffer).await?;
+        if length == 0 {
+            return Ok(false);
+        }
+        let typed = &buffer[..length];
+        let Some(keys) = keys.as_deref_mut() else {
+            to.write_all(typed).await?;
+            continue;
+        };
+        let (passed, is_detached) = keys.filter(typed);
+        to.write_all(&passed).await?;
+        if is_detached {
+            return Ok(true);
+        }
+    }
 }
 
 async fn copy(

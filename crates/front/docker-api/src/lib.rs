@@ -10,6 +10,7 @@
 
 mod build;
 mod containers;
+mod detach;
 mod error;
 mod exec;
 mod filters;
@@ -18,7 +19,9 @@ mod images;
 mod networks;
 mod server;
 mod system;
+mod tap;
 mod volumes;
+mod websocket;
 
 use std::sync::Arc;
 
@@ -92,6 +95,10 @@ fn routes(door: Door) -> Router {
         .route("/containers/{name}/wait", post(containers::wait))
         .route("/containers/{name}/resize", post(containers::resize))
         .route("/containers/{name}/attach", post(containers::attach))
+        .route(
+            "/containers/{name}/attach/ws",
+            get(containers::attach_websocket),
+        )
         .route("/containers/{name}/logs", get(containers::logs))
         .route("/containers/{name}/changes", get(containers::changes))
         .route("/containers/{name}/export", get(containers::export))

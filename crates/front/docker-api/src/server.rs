@@ -18,6 +18,7 @@ use tokio::net::UnixListener;
 use tower::ServiceExt;
 
 use crate::error::Failure;
+use crate::tap::Tap;
 use crate::{API_VERSION, MIN_API_VERSION};
 
 /// A Unix socket that only its owner and its group may use.
@@ -95,12 +96,16 @@ pub async fn serve(listener: Listener, router: Router, shutdown: impl Future<Out
         };
         let router = router.clone();
         tokio::spawn(async move {
-            let service =
-                hyper::service::service_fn(move |request| answer(router.clone(), request));
+            let tap = Tap::new(stream);
+            let handle = tap.handle();
+            let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
+                request.extensions_mut().insert(handle.clone());
+                answer(router.clone(), request)
+            });
             let mut builder = auto::Builder::new(TokioExecutor::new());
             builder.http1().timer(TokioTimer::new()).half_close(true);
             let served = builder
-                .serve_connection_with_upgrades(TokioIo::new(stream), service)
+                .serve_connection_with_upgrades(TokioIo::new(tap), service)
                 .await;
             if let Err(error) = served {
                 tracing::debug!(%error, "connection ended");

@@ -1,5 +1,6 @@
 //! Attaching to the streams of a container.
 
+use dhow_shim::Moment;
 use dhow_shim::client::Shim;
 use dhow_shim::wire::{Attach, Target};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
@@ -33,6 +34,8 @@ pub struct Attached {
     pub stream: UnixStream,
     /// Whether the output is a terminal's.
     pub terminal: bool,
+    /// What was logged until then is not in the output.
+    pub since: Option<Moment>,
 }
 
 impl Engine {
@@ -89,6 +92,13 @@ impl Engine {
         })
     }
 
+    /// Tells that a client let go of a container's streams by its keys.
+    pub fn detached(&self, name: &str) {
+        if let Ok(record) = self.get(name) {
+            self.announce(&record, "detach");
+        }
+    }
+
     /// Sets the size of a container's terminal.
     ///
     /// # Errors
@@ -141,5 +151,6 @@ pub(crate) async fn streams(
     Ok(Attached {
         stream: streams.stream,
         terminal: streams.terminal,
+        since: streams.since,
     })
 }

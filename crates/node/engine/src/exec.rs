@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use dhow_runtime::spec::Process;
+use dhow_runtime::spec::{ConsoleSize, Process};
 use dhow_shim::wire::{ExecSpec, ExitRecord, Target};
 use tokio::sync::watch;
 
@@ -35,6 +35,10 @@ pub struct ExecOptions {
     pub streams: AttachOptions,
     /// Whether it has all capabilities and no filter.
     pub privileged: bool,
+    /// The keys by which a client lets go of it, as they were asked for.
+    pub detach_keys: String,
+    /// Rows and columns of its terminal at the start.
+    pub console_size: Option<[u16; 2]>,
 }
 
 /// How an exec stands.
@@ -134,12 +138,18 @@ impl Engine {
     }
 
     /// Runs a prepared program, with its streams if any are to be attached.
+    /// `console_size` (rows, columns) goes before the one it was prepared with.
     ///
     /// # Errors
     ///
     /// [`Error::Command`] when the program cannot be executed,
     /// [`Error::Conflict`] when it runs already.
-    pub async fn exec_start(&self, id: &str, is_detached: bool) -> Result<Option<Attached>> {
+    pub async fn exec_start(
+        &self,
+        id: &str,
+        is_detached: bool,
+        console_size: Option<[u16; 2]>,
+    ) -> Result<Option<Attached>> {
         let exec = self.find_exec(id)?;
         let mut is_new = false;
         exec.state.send_modify(|state| {
@@ -151,7 +161,7 @@ impl Engine {
                 "Error: Exec command {id} is already running"
             )));
         }
-        let started = self.exec_run(&exec, is_detached).await;
+        let started = self.exec_run(&exec, is_detached, console_size).await;
         if let Err(error) = &started {
             let code = if let Error::Command { code, .. } = error {
                 *code
@@ -169,7 +179,12 @@ impl Engine {
         started
     }
 
-    async fn exec_run(&self, exec: &Arc<Exec>, is_detached: bool) -> Result<Option<Attached>> {
+    async fn exec_run(
+        &self,
+        exec: &Arc<Exec>,
+        is_detached: bool,
+        console_size: Option<[u16; 2]>,
+    ) -> Result<Option<Attached>> {
         let record = exec.container.record();
         let shim = crate::stop::live(&exec.container, &record, "exec in")?;
         let options = &exec.options;
@@ -205,6 +220,10 @@ impl Engine {
             .map_or("/", String::as_str);
         let process = Process {
             terminal: options.tty,
+            console_size: console_size
+                .or(options.console_size)
+                .filter(|size| *size != [0, 0])
+                .map(|[height, width]| ConsoleSize { height, width }),
             user: identity.user,
             args: options.args.clone(),
             env,
@@ -267,6 +286,13 @@ impl Engine {
             .await
             .map_err(|_| Error::NoSuchExec(id.into()))?;
         Ok(ended.exit_code.unwrap_or_default())
+    }
+
+    /// Tells that a client let go of an exec's streams by its keys.
+    pub fn exec_detached(&self, container: &str) {
+        if let Ok(record) = self.get(container) {
+            self.announce(&record, "exec_detach");
+        }
     }
 
     /// Sets the size of an exec's terminal.

@@ -240,7 +240,7 @@ impl Engine {
                 ..ExecOptions::default()
             },
         )?;
-        let attached = self.exec_start(&exec, false).await?;
+        let attached = self.exec_start(&exec, false, None).await?;
         let reading = async {
             if let Some(mut attached) = attached {
                 while let Some(text) = next_frame(&mut attached.stream).await {

@@ -334,6 +334,9 @@ pub enum Answer {
     Attached {
         /// Raw bytes if the target has a terminal, Docker's frames if not.
         terminal: bool,
+        /// When: what was logged until then is not in the streams.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        at: Option<Moment>,
     },
     /// The target has ended.
     Exit(ExitRecord),

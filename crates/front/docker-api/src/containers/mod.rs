@@ -21,7 +21,9 @@ use crate::filters::{Filters, is_true};
 
 pub(crate) use archive::{get as archive_get, put as archive_put};
 pub(crate) use create::create;
-pub(crate) use streams::{attach, blocking, changes, export, logs, moment, tar_body, wait};
+pub(crate) use streams::{
+    attach, attach_websocket, blocking, changes, export, logs, moment, tar_body, wait,
+};
 pub(crate) use usage::{stats, top, update};
 pub(crate) use view::strip_nulls;
 

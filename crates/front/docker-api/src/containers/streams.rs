@@ -6,19 +6,22 @@ use std::io::Write;
 
 use axum::Json;
 use axum::body::{Body, Bytes};
+use axum::extract::ws::WebSocketUpgrade;
 use axum::extract::{Path, Query, State};
 use axum::http::{Request, header};
 use axum::response::{IntoResponse, Response};
-use dhow_engine::{AttachOptions, LogLine, LogOptions, LogStream, Moment, WaitFor};
+use dhow_engine::{AttachOptions, LogLine, LogOptions, LogStream, Logs, Moment, Record, WaitFor};
 use dhow_image::ChangeKind;
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use crate::Door;
+use crate::detach::DetachKeys;
 use crate::error::{Answer, Failure};
 use crate::filters::is_true;
-use crate::hijack;
+use crate::hijack::{Carrying, Handover, Session};
+use crate::websocket;
 
 use super::Parameters;
 
@@ -29,16 +32,101 @@ pub(crate) async fn attach(
     mut request: Request<Body>,
 ) -> Answer {
     let record = door.engine.get(&name)?;
-    let options = AttachOptions {
+    let options = attach_options(&record, &query);
+    let terminal = record.config.tty;
+    let keys = query.get("detachKeys").map_or("", String::as_str);
+    let (engine, detached) = (door.engine.clone(), record.id.clone());
+    let carrying = Carrying {
+        terminal,
+        detach: (terminal && options.stdin)
+            .then(|| DetachKeys::parse(keys))
+            .transpose()?,
+        detached: Box::new(move || engine.detached(&detached)),
+    };
+    let session = session(&door, &record, &query, options)?;
+    Ok(Handover::of(&mut request).carry(carrying, session))
+}
+
+fn attach_options(record: &Record, query: &HashMap<String, String>) -> AttachOptions {
+    AttachOptions {
         stdin: is_true(query.get("stdin")) && record.config.open_stdin,
         stdout: is_true(query.get("stdout")),
         stderr: is_true(query.get("stderr")),
+    }
+}
+
+/// The log so far where `logs` is asked for, and the streams where `stream` is.
+fn session(
+    door: &Door,
+    record: &Record,
+    query: &HashMap<String, String>,
+    options: AttachOptions,
+) -> Answer<impl Future<Output = dhow_engine::Result<Session>> + Send + use<>> {
+    let wants_logs = is_true(query.get("logs"));
+    // Old clients leave it out and mean it.
+    let wants_stream = is_true(query.get("stream")) || !wants_logs;
+    let history = LogOptions {
+        stdout: options.stdout,
+        stderr: options.stderr,
+        ..LogOptions::default()
     };
-    let attached = door.engine.attach(&name, options)?;
-    let upgrade = hijack::take(&mut request);
-    let response = hijack::switch(request.headers(), record.config.tty);
-    hijack::join(upgrade, record.config.tty, attached);
-    Ok(response)
+    let attaching = wants_stream
+        .then(|| door.engine.attach(&record.id, options))
+        .transpose()?;
+    let (engine, id) = (door.engine.clone(), record.id.clone());
+    let (terminal, is_alive) = (record.config.tty, record.state.status.is_alive());
+    Ok(async move {
+        let read = |until| -> dhow_engine::Result<_> {
+            if !wants_logs {
+                return Ok(None);
+            }
+            let logs = engine.logs(
+                &id,
+                LogOptions {
+                    until,
+                    ..history.clone()
+                },
+            )?;
+            Ok(Some(framed(logs, Shown::default(), terminal).boxed()))
+        };
+        let Some(attaching) = attaching else {
+            return Ok(Session {
+                history: read(None)?,
+                attached: None,
+            });
+        };
+        // Of one that does not run yet, all there is was before.
+        let before = if is_alive { None } else { read(None)? };
+        let attached = attaching.await?;
+        let history = match before {
+            Some(history) => Some(history),
+            None if is_alive => read(attached.since)?,
+            None => None,
+        };
+        Ok(Session {
+            history,
+            attached: Some(attached),
+        })
+    })
+}
+
+/// `GET /containers/{id}/attach/ws`: the streams as messages, unframed.
+pub(crate) async fn attach_websocket(
+    State(door): State<Door>,
+    Path(name): Path<String>,
+    Query(query): Parameters,
+    upgrade: WebSocketUpgrade,
+) -> Answer {
+    let record = door.engine.get(&name)?;
+    let options = attach_options(&record, &query);
+    let terminal = record.config.tty;
+    let session = session(&door, &record, &query, options)?;
+    Ok(upgrade.on_upgrade(move |socket| async move {
+        match session.await {
+            Ok(session) => websocket::carry(socket, session, terminal).await,
+            Err(error) => websocket::refuse(socket, &error.to_string()).await,
+        }
+    }))
 }
 
 pub(crate) async fn wait(
@@ -111,8 +199,20 @@ pub(crate) async fn logs(
     Ok(([(header::CONTENT_TYPE, kind)], Body::from_stream(body)).into_response())
 }
 
+/// A log as it is sent, line by line.
+fn framed(
+    logs: Logs,
+    shown: Shown,
+    terminal: bool,
+) -> impl stream::Stream<Item = Bytes> + Send + 'static {
+    stream::unfold(logs, move |mut logs| async move {
+        let line = logs.next().await?;
+        Some((frame(&line, shown, terminal), logs))
+    })
+}
+
 /// What stands before a line.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Default, Clone, Copy)]
 struct Shown {
     timestamps: bool,
     /// The attributes of its log options.

@@ -166,10 +166,14 @@ pub(super) async fn attach(
                 return Err(ShimError::Version { theirs });
             }
             Message::Answer {
-                ok: Answer::Attached { terminal },
+                ok: Answer::Attached { terminal, at },
                 ..
             } => {
-                return Ok(Streams { stream, terminal });
+                return Ok(Streams {
+                    stream,
+                    terminal,
+                    since: at,
+                });
             }
             Message::Failure { error, .. } => return Err(error.into()),
             _ => return Err(ShimError::Protocol),

@@ -19,6 +19,7 @@ use tokio::net::UnixStream;
 use tokio::process::Command;
 use tokio::sync::mpsc;
 
+use crate::Moment;
 use crate::wire::{
     Answer, Attach, COMPLAINTS, Event, ExecSpec, ExitRecord, Failure, Reach, Request, Running,
     SOCKET, SPEC, ShimSpec, State, Target, VERSION,
@@ -406,6 +407,8 @@ pub struct Streams {
     pub stream: UnixStream,
     /// Whether it carries bare bytes (a terminal) or Docker's frames.
     pub terminal: bool,
+    /// What was logged until then is not in the streams.
+    pub since: Option<Moment>,
 }
 
 fn make_dir(dir: &Path) -> io::Result<()> {

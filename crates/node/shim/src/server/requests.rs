@@ -450,7 +450,13 @@ impl Server {
             return;
         };
         let sent = match outcome {
-            Ok(terminal) => connection.send_answer(id, &Answer::Attached { terminal }),
+            Ok(terminal) => connection.send_answer(
+                id,
+                &Answer::Attached {
+                    terminal,
+                    at: Some(Moment::now()),
+                },
+            ),
             Err(error) => {
                 if connection.send_failure(id, error).is_err() {
                     self.drop_connection(token);
