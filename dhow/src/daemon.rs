@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use dhow_docker_api::{About, Listener};
+use dhow_docker_api::{About, Listener, TlsFiles, TlsListener};
 use dhow_engine::spec::LogConfig;
 use dhow_engine::{Config, Engine};
 use dhow_image::{Images, Limits, RegistryOptions};
@@ -33,6 +33,18 @@ pub(crate) struct Options {
     /// Registry that may be spoken to without TLS; loopback always may.
     #[arg(long, value_name = "HOST[:PORT]")]
     insecure_registry: Vec<String>,
+    /// Address to serve over TCP as well, to clients with certificates.
+    #[arg(long, value_name = "HOST:PORT", requires_all = ["tlscacert", "tlscert", "tlskey"])]
+    tcp: Option<String>,
+    /// Certificates of the authority that signs clients' certificates, PEM.
+    #[arg(long, value_name = "FILE", requires = "tcp")]
+    tlscacert: Option<PathBuf>,
+    /// The daemon's certificate, PEM.
+    #[arg(long, value_name = "FILE", requires = "tcp")]
+    tlscert: Option<PathBuf>,
+    /// The daemon's key, PEM.
+    #[arg(long, value_name = "FILE", requires = "tcp")]
+    tlskey: Option<PathBuf>,
     /// Log driver of containers that name none: local, json-file, journald or none.
     #[arg(long, value_name = "DRIVER", default_value = dhow_engine::DEFAULT_LOG_DRIVER)]
     log_driver: String,
@@ -90,6 +102,7 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
         .unwrap_or_else(|| instance.run_root.join("dhow.sock"));
     let listener =
         Listener::bind(&socket).with_context(|| format!("listen at {}", socket.display()))?;
+    let tls = listen_remotely(options).await?;
     let about = About {
         version: env!("CARGO_PKG_VERSION").into(),
         id: instance.id()?,
@@ -109,11 +122,32 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
         .merge(cluster::routes(clusters.clone()));
     tracing::info!(socket = %socket.display(), "ready");
     notify::ready();
-    dhow_docker_api::serve(listener, router, stopped()).await;
+    dhow_docker_api::serve(listener, tls, router, stopped()).await;
     clusters.pause().await;
     answering.abort();
     leave(&engine, &networks, &instance.name());
     Ok(())
+}
+
+async fn listen_remotely(options: &Options) -> Result<Option<TlsListener>> {
+    let (Some(address), Some(authority), Some(certificate), Some(key)) = (
+        &options.tcp,
+        &options.tlscacert,
+        &options.tlscert,
+        &options.tlskey,
+    ) else {
+        return Ok(None);
+    };
+    let files = TlsFiles {
+        authority: authority.clone(),
+        certificate: certificate.clone(),
+        key: key.clone(),
+    };
+    let listener = TlsListener::bind(address, &files)
+        .await
+        .with_context(|| format!("listen at {address}"))?;
+    tracing::info!(address = %listener.address()?, "serves clients with certificates");
+    Ok(Some(listener))
 }
 
 async fn open_engine(options: &Options, networks: Arc<Networks>) -> Result<Engine> {

@@ -98,7 +98,7 @@ pub(crate) async fn start(
         detach: (options.tty && wanted.stdin)
             .then(|| DetachKeys::parse(&options.detach_keys))
             .transpose()?,
-        detached: Box::new(move || engine.exec_detached(&container)),
+        detached: Box::new(move || engine.tell(&container, "exec_detach")),
     };
     let starting = async move {
         let attached = door.engine.exec_start(&id, false, size).await?;

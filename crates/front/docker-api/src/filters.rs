@@ -2,10 +2,15 @@
 //! `{"name": {"value": true}}`.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
 
+use dhow_engine::Moment;
 use serde::Deserialize;
 
 use crate::error::{Answer, Failure};
+
+/// The last second of the year 9999, since the epoch.
+const LAST_SECOND: u64 = 253_402_300_799;
 
 /// Values by filter name.
 #[derive(Debug, Default, Clone)]
@@ -62,6 +67,70 @@ impl Filters {
     }
 }
 
+impl Filters {
+    /// Whether a moment lies before all that `until` names: times (seconds
+    /// since the epoch or RFC 3339), or spans of time from now back, as Go
+    /// writes them (`1h30m`).
+    ///
+    /// # Errors
+    ///
+    /// A refusal that names the value.
+    pub(crate) fn is_before(&self, moment: Moment) -> Answer<bool> {
+        for text in self.get("until") {
+            let until = match span(text) {
+                Some(span) => SystemTime::from(Moment::now()).checked_sub(span),
+                None => time(text).map(SystemTime::from),
+            }
+            .ok_or_else(|| {
+                Failure::bad(format!(
+                    "invalid filter 'until={text}': use a time or a span such as 24h"
+                ))
+            })?;
+            if SystemTime::from(moment) >= until {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Seconds since the epoch, with a fraction or without, or RFC 3339 in UTC.
+pub(crate) fn time(text: &str) -> Option<Moment> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    if whole.is_empty() || !whole.bytes().all(|byte| byte.is_ascii_digit()) {
+        return text.parse().ok();
+    }
+    let nanoseconds = format!("{fraction:0<9}").get(..9)?.parse().ok()?;
+    let since = Duration::new(whole.parse::<u64>().ok()?.min(LAST_SECOND), nanoseconds);
+    Some(Moment::from(SystemTime::UNIX_EPOCH + since))
+}
+
+/// A span of time as Go writes it: numbers with units, one after the other.
+fn span(text: &str) -> Option<Duration> {
+    let mut rest = text;
+    let mut total = Duration::ZERO;
+    while !rest.is_empty() {
+        let digits = rest.find(|letter: char| !letter.is_ascii_digit() && letter != '.')?;
+        let number: f64 = rest[..digits].parse().ok()?;
+        rest = &rest[digits..];
+        let end = rest
+            .find(|letter: char| letter.is_ascii_digit())
+            .unwrap_or(rest.len());
+        let seconds = match &rest[..end] {
+            "ns" => 1e-9,
+            "us" | "µs" => 1e-6,
+            "ms" => 1e-3,
+            "s" => 1.0,
+            "m" => 60.0,
+            "h" => 3600.0,
+            _ => return None,
+        };
+        total += Duration::try_from_secs_f64(number * seconds).ok()?;
+        rest = &rest[end..];
+    }
+    (!text.is_empty()).then_some(total)
+}
+
 /// A parameter that is true when it is `1`, `true` or the like.
 pub(crate) fn is_true(text: Option<&String>) -> bool {
     text.is_some_and(|text| {
@@ -75,6 +144,26 @@ pub(crate) fn is_true(text: Option<&String>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn spans_and_times() {
+        assert_eq!(span("1h30m"), Some(Duration::from_secs(5400)));
+        assert_eq!(span("1.5s"), Some(Duration::from_millis(1500)));
+        for bad in ["", "10", "h", "1x", "-1h", "1h m"] {
+            assert_eq!(span(bad), None, "{bad}");
+        }
+        assert_eq!(time("0.5"), time("1970-01-01T00:00:00.5Z"));
+        assert_eq!(time("tomorrow"), None);
+        let until = |text: &str| {
+            let filters = format!(r#"{{"until":["{text}"]}}"#);
+            Filters::parse(Some(&filters), &["until"]).expect("good")
+        };
+        let now = Moment::now();
+        assert!(until("0s").is_before(now).expect("good"));
+        assert!(!until("1h").is_before(now).expect("good"));
+        assert!(until("9999999999").is_before(now).expect("good"));
+        assert!(until("soon").is_before(now).is_err());
+    }
 
     #[test]
     fn both_forms_mean_the_same() {

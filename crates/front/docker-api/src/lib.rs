@@ -20,6 +20,7 @@ mod networks;
 mod server;
 mod system;
 mod tap;
+mod tls;
 mod volumes;
 mod websocket;
 
@@ -31,9 +32,10 @@ use dhow_build::Builder;
 use dhow_engine::Engine;
 
 pub use server::{Listener, serve};
+pub use tls::{TlsFiles, TlsListener};
 
 /// The newest version of the API that is spoken.
-pub const API_VERSION: &str = "1.47";
+pub const API_VERSION: &str = "1.51";
 /// The oldest version of the API that is spoken.
 pub const MIN_API_VERSION: &str = "1.24";
 

@@ -1,10 +1,10 @@
-//! Serving the API on a Unix socket: connections, versions in paths, bounds.
+//! Serving the API on a Unix socket and by TLS: connections, versions in paths,
+//! bounds.
 
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::pin::pin;
 
 use axum::Router;
 use axum::body::Body;
@@ -18,7 +18,8 @@ use tokio::net::UnixListener;
 use tower::ServiceExt;
 
 use crate::error::Failure;
-use crate::tap::Tap;
+use crate::tap::{Duplex, Tap};
+use crate::tls::TlsListener;
 use crate::{API_VERSION, MIN_API_VERSION};
 
 /// A Unix socket that only its owner and its group may use.
@@ -76,17 +77,53 @@ fn docker_group() -> Option<u32> {
     line.split(':').nth(2)?.parse().ok()
 }
 
-/// Serves until `shutdown` is ready; connections that have a request under way
-/// then are ended with the process.
-pub async fn serve(listener: Listener, router: Router, shutdown: impl Future<Output = ()>) {
-    let mut shutdown = pin!(shutdown);
+/// Where connections come from.
+pub(crate) trait Accept {
+    /// The next connection; a later step of it may still fail.
+    fn accept(
+        &self,
+    ) -> impl Future<
+        Output = io::Result<
+            impl Future<Output = io::Result<impl Duplex + 'static>> + Send + 'static,
+        >,
+    > + Send;
+}
+
+impl Accept for Listener {
+    async fn accept(
+        &self,
+    ) -> io::Result<impl Future<Output = io::Result<impl Duplex + 'static>> + Send + 'static> {
+        let (stream, _) = self.listener.accept().await?;
+        Ok(std::future::ready(Ok(stream)))
+    }
+}
+
+/// Serves a socket, and TLS where there is a listener for it, until `shutdown`
+/// is ready; connections that have a request under way then are ended with the
+/// process.
+pub async fn serve(
+    listener: Listener,
+    tls: Option<TlsListener>,
+    router: Router,
+    shutdown: impl Future<Output = ()>,
+) {
+    let remote = async {
+        match &tls {
+            Some(tls) => serve_from(tls, &router).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = serve_from(&listener, &router) => {}
+        () = remote => {}
+        () = shutdown => {}
+    }
+}
+
+async fn serve_from(listener: &impl Accept, router: &Router) {
     loop {
-        let accepted = tokio::select! {
-            accepted = listener.listener.accept() => accepted,
-            () = &mut shutdown => return,
-        };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let accepting = match listener.accept().await {
+            Ok(accepting) => accepting,
             Err(error) => {
                 // Out of descriptors, say: those who are served give some back.
                 tracing::warn!(%error, "connection is not accepted");
@@ -96,21 +133,28 @@ pub async fn serve(listener: Listener, router: Router, shutdown: impl Future<Out
         };
         let router = router.clone();
         tokio::spawn(async move {
-            let tap = Tap::new(stream);
-            let handle = tap.handle();
-            let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
-                request.extensions_mut().insert(handle.clone());
-                answer(router.clone(), request)
-            });
-            let mut builder = auto::Builder::new(TokioExecutor::new());
-            builder.http1().timer(TokioTimer::new()).half_close(true);
-            let served = builder
-                .serve_connection_with_upgrades(TokioIo::new(tap), service)
-                .await;
-            if let Err(error) = served {
-                tracing::debug!(%error, "connection ended");
+            match accepting.await {
+                Ok(stream) => converse(stream, router).await,
+                Err(error) => tracing::debug!(%error, "connection did not come about"),
             }
         });
+    }
+}
+
+async fn converse(stream: impl Duplex + 'static, router: Router) {
+    let tap = Tap::new(stream);
+    let handle = tap.handle();
+    let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(handle.clone());
+        answer(router.clone(), request)
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).half_close(true);
+    let served = builder
+        .serve_connection_with_upgrades(TokioIo::new(tap), service)
+        .await;
+    if let Err(error) = served {
+        tracing::debug!(%error, "connection ended");
     }
 }
 

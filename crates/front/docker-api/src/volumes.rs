@@ -43,11 +43,6 @@ pub(crate) async fn create(State(door): State<Door>, body: Bytes) -> Answer {
             ),
         ));
     }
-    if !create.driver_opts.is_empty() {
-        return Err(Failure::bad(
-            "options of the local driver (type, device, o) are not supported; use a bind mount or a tmpfs",
-        ));
-    }
     let volume = door
         .engine
         .volume_create(&create.name, create.labels, create.driver_opts)?;
@@ -99,6 +94,8 @@ pub(crate) async fn prune(State(door): State<Door>, Query(query): Parameters) ->
         &["all", "label", "label!"],
     )?;
     let all = filters.get("all").iter().any(|value| is_true(Some(value)));
+    let engine = door.engine.clone();
+    let events = engine.events();
     let (deleted, reclaimed) = blocking(move || {
         let (mut deleted, mut reclaimed) = (Vec::new(), 0);
         for volume in door.engine.volumes() {
@@ -115,6 +112,8 @@ pub(crate) async fn prune(State(door): State<Door>, Query(query): Parameters) ->
         (deleted, reclaimed)
     })
     .await?;
+    let attributes = [("reclaimed".to_owned(), reclaimed.to_string())].into();
+    events.announce("volume", "prune", "", attributes);
     Ok(Json(json!({ "VolumesDeleted": deleted, "SpaceReclaimed": reclaimed })).into_response())
 }
 

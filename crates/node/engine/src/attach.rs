@@ -92,10 +92,11 @@ impl Engine {
         })
     }
 
-    /// Tells that a client let go of a container's streams by its keys.
-    pub fn detached(&self, name: &str) {
+    /// Announces what a client did with a container (`detach`, `export`, …)
+    /// that is no operation of the engine.
+    pub fn tell(&self, name: &str, action: &str) {
         if let Ok(record) = self.get(name) {
-            self.announce(&record, "detach");
+            self.announce(&record, action);
         }
     }
 

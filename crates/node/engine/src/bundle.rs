@@ -9,13 +9,15 @@ use std::path::{Path, PathBuf};
 use dhow_runtime::spec::{
     BlockIo, Capabilities, ConsoleSize, Cpu, Device, DeviceKind, DeviceRule, Linux, Memory, Mount,
     Namespace, NamespaceKind, Pids, Process, Resources, Rlimit, Root, Seccomp, Spec,
+    ThrottleDevice, WeightDevice,
 };
 
 use crate::accounts::Identity;
 use crate::error::{Error, Result};
 use crate::mounts::{MountKind, MountPoint};
 use crate::record::Record;
-use crate::spec::HostConfig;
+use crate::seccomp::{self, Host};
+use crate::spec::{self, HostConfig};
 
 /// What the kernel lets a default container do beyond an ordinary process.
 const DEFAULT_CAPABILITIES: [&str; 14] = [
@@ -380,9 +382,13 @@ impl SecurityOptions {
                 Ok(Some(dhow_runtime::seccomp::docker_default(capabilities)))
             }
             // The client reads the file and sends what is in it.
-            Some(profile) => serde_json::from_str(profile).map(Some).map_err(|error| {
-                Error::Invalid(format!("decoding seccomp profile failed: {error}"))
-            }),
+            Some(profile) => {
+                let host = Host {
+                    capabilities,
+                    kernel: seccomp::kernel(),
+                };
+                seccomp::parse(profile, host).map(Some)
+            }
         }
     }
 }
@@ -533,7 +539,7 @@ fn mount_point(point: &MountPoint) -> Result<Mount> {
         }
     };
     if !point.writable && point.kind != MountKind::Tmpfs {
-        options.push("ro".into());
+        options.push(if point.shallow_read_only { "ro" } else { "rro" }.into());
     }
     Ok(Mount {
         destination: PathBuf::from(&point.destination),
@@ -586,24 +592,6 @@ fn devices(host: &HostConfig) -> Result<Vec<Device>> {
 pub(crate) fn resources(host: &HostConfig) -> Result<Resources> {
     let positive = |value: i64| (value > 0).then_some(value);
     let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-    if host.memory > 0 && host.memory < 6 << 20 {
-        return Err(Error::Invalid("Minimum memory limit allowed is 6MB".into()));
-    }
-    if host.memory_swap > 0 && host.memory_swap < host.memory {
-        return Err(Error::Invalid(
-            "Minimum memoryswap limit should be larger than memory limit, see usage".into(),
-        ));
-    }
-    if host.nano_cpus > 0 && (host.cpu_quota > 0 || host.cpu_period > 0) {
-        return Err(Error::Invalid(
-            "Conflicting options: Nano CPUs and CPU Period cannot both be set".into(),
-        ));
-    }
-    if !host.device_requests.is_empty() {
-        return Err(Error::Invalid(
-            "could not select device driver \"\" with capabilities: [[gpu]]".into(),
-        ));
-    }
     let swap = match (host.memory, host.memory_swap) {
         (memory, 0) if memory > 0 => Some(memory.saturating_mul(2)),
         (_, 0) => None,
@@ -641,12 +629,58 @@ pub(crate) fn resources(host: &HostConfig) -> Result<Resources> {
             .pids_limit
             .filter(|limit| *limit > 0)
             .map(|limit| Pids { limit }),
-        block_io: (host.blkio_weight > 0).then(|| BlockIo {
-            weight: Some(host.blkio_weight),
-            ..BlockIo::default()
-        }),
+        block_io: block_io(host)?,
         ..Resources::default()
     })
+}
+
+fn block_io(host: &HostConfig) -> Result<Option<BlockIo>> {
+    let number = |path: &str| -> Result<(i64, i64)> {
+        let stat = rustix::fs::stat(path)
+            .map_err(|error| Error::Invalid(format!("no such block device {path}: {error}")))?;
+        if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::BlockDevice {
+            return Err(Error::Invalid(format!("{path} is not a block device")));
+        }
+        let (major, minor) = (
+            rustix::fs::major(stat.st_rdev),
+            rustix::fs::minor(stat.st_rdev),
+        );
+        Ok((major.into(), minor.into()))
+    };
+    let throttle = |devices: &[spec::ThrottleDevice]| -> Result<Vec<ThrottleDevice>> {
+        let limit = |device: &spec::ThrottleDevice| {
+            let (major, minor) = number(&device.path)?;
+            Ok(ThrottleDevice {
+                major,
+                minor,
+                rate: device.rate,
+            })
+        };
+        devices.iter().map(limit).collect()
+    };
+    let weigh = |device: &spec::WeightDevice| -> Result<WeightDevice> {
+        let (major, minor) = number(&device.path)?;
+        Ok(WeightDevice {
+            major,
+            minor,
+            weight: Some(device.weight),
+            leaf_weight: None,
+        })
+    };
+    let limits = BlockIo {
+        weight: (host.blkio_weight > 0).then_some(host.blkio_weight),
+        weight_device: host
+            .blkio_weight_device
+            .iter()
+            .map(weigh)
+            .collect::<Result<_>>()?,
+        throttle_read_bps_device: throttle(&host.blkio_device_read_bps)?,
+        throttle_write_bps_device: throttle(&host.blkio_device_write_bps)?,
+        throttle_read_iops_device: throttle(&host.blkio_device_read_iops)?,
+        throttle_write_iops_device: throttle(&host.blkio_device_write_iops)?,
+        ..BlockIo::default()
+    };
+    Ok((limits != BlockIo::default()).then_some(limits))
 }
 
 fn device_rules(host: &HostConfig) -> Result<Vec<DeviceRule>> {
@@ -798,18 +832,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_that_make_no_sense_are_refused() {
-        let host = HostConfig {
-            memory: 1 << 20,
-            ..HostConfig::default()
-        };
-        assert!(resources(&host).is_err());
-        let host = HostConfig {
-            memory: 64 << 20,
-            memory_swap: 1 << 20,
-            ..HostConfig::default()
-        };
-        assert!(resources(&host).is_err());
+    fn processors_become_a_quota() {
         let host = HostConfig {
             nano_cpus: 1_500_000_000,
             ..HostConfig::default()

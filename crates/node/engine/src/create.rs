@@ -15,8 +15,9 @@ use crate::error::{Error, Result, at};
 use crate::logs;
 use crate::mounts::{self, MountKind, MountPoint};
 use crate::names;
-use crate::record::{Record, SharedSandbox, State, check_restart_policy};
+use crate::record::{Record, SharedSandbox, State};
 use crate::spec::{Config, EndpointSettings, HostConfig};
+use crate::validate::{self, Machine};
 use crate::volumes;
 
 /// A container as asked for.
@@ -80,8 +81,12 @@ impl Engine {
                 )));
             }
         }
-        check_restart_policy(&host)?;
+        // What the image adds (ports, a health check) is checked as well, but
+        // does not get in the way of a shared network.
+        validate::network_mode(&config, &host)?;
         merge(&mut config, image);
+        validate::config(&config)?;
+        validate::host(&host, Machine::here())?;
         let args: Vec<String> = config
             .entrypoint
             .iter()
@@ -254,12 +259,13 @@ impl Engine {
                     if is_anonymous {
                         point.name = names::identifier();
                     }
-                    let (volume, is_new) = self.create_volume(&point.name, is_anonymous)?;
+                    let (volume, is_new) = self.volume_of(point, is_anonymous)?;
                     if is_new {
                         new_volumes.push(volume.name.clone());
                     }
                     let data = self.inner.volumes.data(&volume.name);
                     if !point.no_copy && point.subpath.is_empty() {
+                        self.inner.volumes.mount(&volume.name)?;
                         volumes::fill(self.images(), &id, &point.destination, &data)?;
                     }
                     point.source = data.display().to_string();

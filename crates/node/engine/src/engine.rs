@@ -18,6 +18,7 @@ use crate::error::{Error, Result, at};
 use crate::events::Events;
 use crate::exec::Exec;
 use crate::logs;
+use crate::mounts::MountPoint;
 use crate::record::{Record, Status};
 use crate::sandbox::Sandboxes;
 use crate::spec::LogConfig;
@@ -201,7 +202,8 @@ impl Engine {
         let _ = tokio::task::spawn_blocking(move || engine.clean_up(&container)).await;
     }
 
-    /// Removes sandboxes and root filesystems that no container owns.
+    /// Removes sandboxes and root filesystems that no container owns, and
+    /// unmounts volumes that none uses.
     fn remove_orphans(&self) {
         let table = self.inner.table.lock();
         for sandbox in self.inner.networks.sandboxes().unwrap_or_default() {
@@ -213,6 +215,16 @@ impl Engine {
                     .is_some_and(|container| container.record().state.status.is_alive());
             if is_container && !is_owned {
                 let _ = self.inner.networks.remove_sandbox(&sandbox);
+            }
+        }
+        for volume in self.inner.volumes.list() {
+            let is_used = table.by_id.values().any(|container| {
+                let record = container.record();
+                let has = |point: &MountPoint| point.name == volume.name;
+                record.state.status.is_alive() && record.mounts.iter().any(has)
+            });
+            if !is_used && let Err(error) = self.inner.volumes.unmount(&volume.name) {
+                tracing::warn!(volume = volume.name, %error, "volume stays mounted");
             }
         }
         for rootfs in self.inner.images.rootfs_names().unwrap_or_default() {

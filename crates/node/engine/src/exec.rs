@@ -288,13 +288,6 @@ impl Engine {
         Ok(ended.exit_code.unwrap_or_default())
     }
 
-    /// Tells that a client let go of an exec's streams by its keys.
-    pub fn exec_detached(&self, container: &str) {
-        if let Ok(record) = self.get(container) {
-            self.announce(&record, "exec_detach");
-        }
-    }
-
     /// Sets the size of an exec's terminal.
     ///
     /// # Errors

@@ -80,6 +80,7 @@ impl Engine {
         {
             tracing::warn!(container = container.id, %error, "network is not cleaned up");
         }
+        self.unmount_volumes(&container.record());
         let _ = std::fs::remove_dir_all(&container.run);
     }
 

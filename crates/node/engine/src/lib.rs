@@ -36,11 +36,13 @@ mod names;
 mod network;
 mod record;
 mod sandbox;
+mod seccomp;
 pub mod spec;
 mod start;
 mod step;
 mod stop;
 mod usage;
+mod validate;
 mod volumes;
 
 pub use attach::{AttachOptions, Attached};

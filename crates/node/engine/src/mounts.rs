@@ -2,6 +2,7 @@
 //!
 //! Parsing is pure; [`crate::create`] makes the volumes that are missing.
 
+use std::collections::BTreeMap;
 use std::path::{Component, Path};
 
 use serde::{Deserialize, Serialize};
@@ -37,6 +38,15 @@ pub struct MountPoint {
     pub subpath: String,
     /// Options of an in-memory filesystem.
     pub tmpfs_options: Vec<String>,
+    /// Of a read-only mount, what is mounted below it stays writable.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub shallow_read_only: bool,
+    /// Labels of a volume that is made.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub volume_labels: BTreeMap<String, String>,
+    /// Driver options of a volume that is made.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub volume_options: BTreeMap<String, String>,
 }
 
 /// Kinds of mounts.
@@ -51,6 +61,11 @@ pub enum MountKind {
     /// An in-memory filesystem.
     Tmpfs,
 }
+
+/// How mounts are passed on; empty means `rprivate`.
+const PROPAGATIONS: [&str; 7] = [
+    "", "private", "rprivate", "shared", "rshared", "slave", "rslave",
+];
 
 /// Everything `host` asks for, without the image's own volumes.
 pub(crate) fn parse(host: &HostConfig) -> Result<Vec<MountPoint>> {
@@ -161,6 +176,11 @@ fn parse_mount(spec: &MountSpec) -> Result<MountPoint> {
     };
     match spec.kind.as_str() {
         "bind" => {
+            if spec.volume_options.is_some() || spec.tmpfs_options.is_some() {
+                return Err(invalid(
+                    "field VolumeOptions and TmpfsOptions must not be specified",
+                ));
+            }
             if !spec.source.starts_with('/') {
                 return Err(invalid(&format!(
                     "invalid mount path: '{}' mount path must be absolute",
@@ -172,6 +192,25 @@ fn parse_mount(spec: &MountSpec) -> Result<MountPoint> {
             mount.propagation = options.propagation;
             mount.make_source = options.create_mountpoint;
             mount.non_recursive = options.non_recursive;
+            if !PROPAGATIONS.contains(&mount.propagation.as_str()) {
+                return Err(invalid(&format!(
+                    "invalid propagation mode: {}",
+                    mount.propagation
+                )));
+            }
+            if options.read_only_non_recursive && options.read_only_force_recursive {
+                return Err(invalid(
+                    "ReadOnlyNonRecursive and ReadOnlyForceRecursive are mutually exclusive",
+                ));
+            }
+            if (options.read_only_non_recursive || options.read_only_force_recursive)
+                && !spec.read_only
+            {
+                return Err(invalid(
+                    "read-only options only make sense for a read-only mount",
+                ));
+            }
+            mount.shallow_read_only = options.read_only_non_recursive;
         }
         "volume" => {
             if !spec.source.is_empty() && !dhow_volume::is_name(&spec.source) {
@@ -188,6 +227,18 @@ fn parse_mount(spec: &MountSpec) -> Result<MountPoint> {
             mount.name.clone_from(&spec.source);
             mount.no_copy = options.no_copy;
             mount.subpath = options.subpath;
+            mount.volume_labels = options.labels;
+            if let Some(driver) = options.driver_config {
+                if !matches!(driver.name.as_str(), "" | "local") {
+                    return Err(invalid(&format!(
+                        "no volume driver {}; there is only local",
+                        driver.name
+                    )));
+                }
+                dhow_volume::check_options(&driver.options)
+                    .map_err(|error| invalid(&error.to_string()))?;
+                mount.volume_options = driver.options;
+            }
         }
         "tmpfs" => {
             if !spec.source.is_empty() {
@@ -204,9 +255,17 @@ fn parse_mount(spec: &MountSpec) -> Result<MountPoint> {
             if options.mode > 0 {
                 mount.tmpfs_options.push(format!("mode={:o}", options.mode));
             }
+            mount
+                .tmpfs_options
+                .extend(options.options.iter().map(|words| words.join("=")));
             if spec.read_only {
                 mount.tmpfs_options.push("ro".into());
             }
+        }
+        "image" | "cluster" | "npipe" => {
+            return Err(invalid(
+                "mounts of this type are not supported; use bind, volume or tmpfs",
+            ));
         }
         _ => return Err(invalid("mount type unknown")),
     }

@@ -9,7 +9,7 @@ use std::path::Path;
 use dhow_shim::Moment;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result, at};
+use crate::error::{Result, at};
 use crate::mounts::MountPoint;
 use crate::spec::{Config, EndpointSettings, HostConfig};
 
@@ -202,30 +202,4 @@ impl Record {
             _ => false,
         }
     }
-}
-
-/// Checks a restart policy as it comes from a client.
-pub(crate) fn check_restart_policy(host: &HostConfig) -> Result<()> {
-    let policy = &host.restart_policy;
-    if !matches!(
-        policy.name.as_str(),
-        "" | "no" | "always" | "unless-stopped" | "on-failure"
-    ) {
-        return Err(Error::Invalid(format!(
-            "invalid restart policy: unknown policy '{}'; use one of 'no', 'always', 'on-failure', or 'unless-stopped'",
-            policy.name
-        )));
-    }
-    if policy.maximum_retry_count != 0 && policy.name != "on-failure" {
-        return Err(Error::Invalid(format!(
-            "invalid restart policy: maximum retry count cannot be used with restart policy '{}'",
-            policy.name
-        )));
-    }
-    if host.auto_remove && !matches!(policy.name.as_str(), "" | "no") {
-        return Err(Error::Invalid(
-            "can't create 'AutoRemove' container with restart policy".into(),
-        ));
-    }
-    Ok(())
 }

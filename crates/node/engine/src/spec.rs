@@ -160,6 +160,18 @@ pub struct HostConfig {
     pub cgroup_parent: String,
     /// Relative weight of block I/O.
     pub blkio_weight: u16,
+    /// Weights for single devices.
+    pub blkio_weight_device: Vec<WeightDevice>,
+    /// Bytes read per second from a device.
+    pub blkio_device_read_bps: Vec<ThrottleDevice>,
+    /// Bytes written per second to a device.
+    pub blkio_device_write_bps: Vec<ThrottleDevice>,
+    /// Reads per second from a device.
+    #[serde(rename = "BlkioDeviceReadIOps")]
+    pub blkio_device_read_iops: Vec<ThrottleDevice>,
+    /// Writes per second to a device.
+    #[serde(rename = "BlkioDeviceWriteIOps")]
+    pub blkio_device_write_iops: Vec<ThrottleDevice>,
     /// Microseconds of a scheduling period.
     pub cpu_period: u64,
     /// Microseconds of processor time in a period; zero is no limit.
@@ -264,6 +276,10 @@ pub struct BindOptions {
     pub non_recursive: bool,
     /// A source that is missing is made.
     pub create_mountpoint: bool,
+    /// Of a read-only mount, mounts below the source stay writable.
+    pub read_only_non_recursive: bool,
+    /// A read-only mount fails where mounts below it cannot be read-only.
+    pub read_only_force_recursive: bool,
 }
 
 /// Options of volumes.
@@ -276,6 +292,19 @@ pub struct VolumeOptions {
     pub labels: BTreeMap<String, String>,
     /// Folder in the volume.
     pub subpath: String,
+    /// Driver of a volume that is made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub driver_config: Option<VolumeDriver>,
+}
+
+/// Driver of a volume.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct VolumeDriver {
+    /// `local`, or empty for it.
+    pub name: String,
+    /// Options of the driver.
+    pub options: BTreeMap<String, String>,
 }
 
 /// Options of in-memory filesystems.
@@ -286,6 +315,9 @@ pub struct TmpfsOptions {
     pub size_bytes: i64,
     /// Permission bits.
     pub mode: u32,
+    /// Further mount options, each a name or a name and its value.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub options: Vec<Vec<String>>,
 }
 
 /// A device of the host.
@@ -298,6 +330,26 @@ pub struct DeviceMapping {
     pub path_in_container: String,
     /// Letters of `rwm`.
     pub cgroup_permissions: String,
+}
+
+/// The weight of one block device.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct WeightDevice {
+    /// Path on the host.
+    pub path: String,
+    /// Relative weight, 10 to 1000.
+    pub weight: u16,
+}
+
+/// The rate of one block device.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct ThrottleDevice {
+    /// Path on the host.
+    pub path: String,
+    /// Bytes or operations per second.
+    pub rate: u64,
 }
 
 /// A resource limit.

@@ -136,10 +136,14 @@ impl Engine {
             }
         };
         if launched.is_err() {
-            if has_sandbox {
-                let (networks, id) = (Arc::clone(self.networks()), container.id.clone());
-                let _ = spawn_blocking(move || networks.remove_sandbox(&id)).await;
-            }
+            let engine = self.clone();
+            let _ = spawn_blocking(move || {
+                if has_sandbox {
+                    let _ = engine.networks().remove_sandbox(&record.id);
+                }
+                engine.unmount_volumes(&record);
+            })
+            .await;
             let _ = std::fs::remove_dir_all(&container.run);
         }
         launched
@@ -157,6 +161,7 @@ impl Engine {
         let identity =
             accounts::identify(&record.config.user, &record.host.group_add, &passwd, &group)?;
 
+        self.mount_volumes(&record)?;
         let network = self.network_namespace(&record)?;
         let has_files = record.host.network_mode != "host" || record.sandbox.is_some();
         if has_files || !record.networks.is_empty() {

@@ -9,9 +9,10 @@ use dhow_cgroup::{Group, Layout, Stats};
 use crate::bundle;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::record::{Record, check_restart_policy};
+use crate::record::Record;
 use crate::spec::{HostConfig, RestartPolicy};
 use crate::start::told;
+use crate::validate::{self, Machine};
 
 /// Bytes and packets of one link, as the container sees them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -96,7 +97,7 @@ impl Engine {
         let _operation = container.operation.lock().await;
         let record = container.record();
         let host = merge(&record.host, &update);
-        check_restart_policy(&host)?;
+        validate::host(&host, Machine::here())?;
         let resources = bundle::resources(&host)?;
         if record.state.status.is_alive()
             && host != with_policy(&record.host, &update)

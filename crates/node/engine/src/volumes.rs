@@ -12,7 +12,7 @@ use rustix::fs::{AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, T
 
 use crate::engine::Engine;
 use crate::error::{Error, Result, at};
-use crate::mounts::MountKind;
+use crate::mounts::{MountKind, MountPoint};
 use crate::names;
 use crate::record::Record;
 
@@ -53,18 +53,46 @@ impl Engine {
         Ok(volume)
     }
 
-    pub(crate) fn create_volume(&self, name: &str, is_anonymous: bool) -> Result<(Volume, bool)> {
+    /// Makes the volume that a mount asks for, if there is none.
+    pub(crate) fn volume_of(
+        &self,
+        point: &MountPoint,
+        is_anonymous: bool,
+    ) -> Result<(Volume, bool)> {
         let (volume, is_new) = self.inner.volumes.create(Volume {
-            name: name.into(),
+            name: point.name.clone(),
             created: Moment::now().to_string(),
-            labels: BTreeMap::new(),
-            options: BTreeMap::new(),
+            labels: point.volume_labels.clone(),
+            options: point.volume_options.clone(),
             is_anonymous,
         })?;
         if is_new {
             self.announce_volume(&volume.name, "create");
         }
         Ok((volume, is_new))
+    }
+
+    /// Mounts what the volumes of a container stand for, where they have a
+    /// filesystem of their own.
+    pub(crate) fn mount_volumes(&self, record: &Record) -> Result<()> {
+        for point in volumes_in(record) {
+            self.inner.volumes.mount(&point.name)?;
+        }
+        Ok(())
+    }
+
+    /// Unmounts the volumes of a container that nobody else has running.
+    pub(crate) fn unmount_volumes(&self, record: &Record) {
+        for point in volumes_in(record) {
+            let is_used = self.list().iter().any(|other| {
+                other.id != record.id
+                    && other.state.status.is_alive()
+                    && volumes_in(other).any(|mount| mount.name == point.name)
+            });
+            if !is_used && let Err(error) = self.inner.volumes.unmount(&point.name) {
+                tracing::warn!(volume = point.name, %error, "volume stays mounted");
+            }
+        }
     }
 
     /// All volumes, by name.
@@ -142,6 +170,11 @@ impl Engine {
         let attributes = BTreeMap::from([("driver".to_owned(), "local".to_owned())]);
         self.events().announce("volume", action, name, attributes);
     }
+}
+
+fn volumes_in(record: &Record) -> impl Iterator<Item = &MountPoint> {
+    let mounts = record.mounts.iter();
+    mounts.filter(|point| point.kind == MountKind::Volume)
 }
 
 /// Copies what the image has at `destination` into an empty volume, and gives

@@ -7,8 +7,10 @@
 //!
 //! A volume exists from the moment its folder has its name: it is made under
 //! another name and renamed, and removed the other way round, so that a crash
-//! leaves no half volume. The crate does not mount and does not know who uses
-//! a volume; its callers do.
+//! leaves no half volume. A volume with driver options is mounted over its data
+//! folder while it is used; who uses it, the callers know.
+
+mod mount;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,6 +19,8 @@ use std::path::{Path, PathBuf};
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+
+use mount::{Filesystem, is_mounted, unmount};
 
 /// Folders whose names start so are on their way in or out.
 const PASSING: &str = ".passing-";
@@ -32,6 +36,27 @@ pub enum Error {
         "create {0}: {0:?} includes invalid characters for a local volume name, only \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, use absolute path"
     )]
     InvalidName(String),
+    /// Driver options make no sense.
+    #[error("create {name}")]
+    Options {
+        /// The volume.
+        name: String,
+        /// What is wrong with them.
+        source: OptionError,
+    },
+    /// What the volume stands for could not be mounted.
+    #[error("error while mounting volume '{}': {why}", path.display())]
+    Mount {
+        /// The volume's data folder.
+        path: PathBuf,
+        /// What the kernel or a name server said.
+        why: String,
+    },
+    /// There is a volume of that name with other options.
+    #[error(
+        "a volume named {0} already exists with different driver options; remove it first or choose another name"
+    )]
+    OtherOptions(String),
     /// The disk refused.
     #[error("{action} {}", path.display())]
     File {
@@ -43,6 +68,8 @@ pub enum Error {
         source: io::Error,
     },
 }
+
+pub use mount::{OptionError, check_options};
 
 /// A volume.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,6 +91,10 @@ pub struct Volume {
 pub struct Volumes {
     root: PathBuf,
     volumes: Mutex<BTreeMap<String, Volume>>,
+    /// Held while something is mounted or unmounted: two mounts of a volume
+    /// would lie over each other. A server that does not answer holds it long,
+    /// so it is not the lock of the table.
+    mounting: Mutex<()>,
 }
 
 impl Volumes {
@@ -82,6 +113,7 @@ impl Volumes {
                 continue;
             };
             if name.starts_with(PASSING) {
+                unmount_below(&path)?;
                 fs::remove_dir_all(&path).map_err(at("remove", &path))?;
                 continue;
             }
@@ -95,6 +127,7 @@ impl Volumes {
         Ok(Self {
             root: root.into(),
             volumes: Mutex::new(volumes),
+            mounting: Mutex::default(),
         })
     }
 
@@ -102,13 +135,21 @@ impl Volumes {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidName`], or [`Error::File`] when the disk refuses.
+    /// [`Error::InvalidName`], [`Error::Options`], [`Error::OtherOptions`], or
+    /// [`Error::File`] when the disk refuses.
     pub fn create(&self, volume: Volume) -> Result<(Volume, bool), Error> {
         if !is_name(&volume.name) {
             return Err(Error::InvalidName(volume.name));
         }
+        check_options(&volume.options).map_err(|source| Error::Options {
+            name: volume.name.clone(),
+            source,
+        })?;
         let mut volumes = self.volumes.lock();
         if let Some(found) = volumes.get(&volume.name) {
+            if !volume.options.is_empty() && volume.options != found.options {
+                return Err(Error::OtherOptions(volume.name));
+            }
             return Ok((found.clone(), false));
         }
         let passing = self.root.join(format!("{PASSING}{}", volume.name));
@@ -158,7 +199,45 @@ impl Volumes {
             }
             fs::rename(self.root.join(name), &passing).map_err(at("remove", &passing))?;
         }
+        // What it stands for is not ours to remove.
+        unmount_below(&passing)?;
         fs::remove_dir_all(&passing).map_err(at("remove", &passing))
+    }
+
+    /// Mounts what a volume stands for over its data folder, unless that is
+    /// done already or the folder itself is the volume. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchVolume`], [`Error::Mount`].
+    pub fn mount(&self, name: &str) -> Result<(), Error> {
+        let Some(filesystem) = Filesystem::of(&self.get(name)?.options) else {
+            return Ok(());
+        };
+        let _mounting = self.mounting.lock();
+        let path = self.data(name);
+        if is_mounted(&path).map_err(at("look at", &path))? {
+            return Ok(());
+        }
+        filesystem
+            .mount(&path)
+            .map_err(|why| Error::Mount { path, why })
+    }
+
+    /// Takes away what [`Volumes::mount`] mounted, if anything. A volume that
+    /// is gone has nothing mounted.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::File`] when the kernel refuses.
+    pub fn unmount(&self, name: &str) -> Result<(), Error> {
+        match self.get(name) {
+            Ok(volume) if !volume.options.is_empty() => {}
+            _ => return Ok(()),
+        }
+        let _mounting = self.mounting.lock();
+        let path = self.data(name);
+        unmount(&path).map_err(at("unmount", &path))
     }
 
     /// The folder that holds a volume's data.
@@ -177,6 +256,14 @@ pub fn is_name(text: &str) -> bool {
             .next()
             .is_some_and(|first| first.is_ascii_alphanumeric())
         && bytes.all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
+}
+
+fn unmount_below(volume: &Path) -> Result<(), Error> {
+    let data = volume.join("_data");
+    match unmount(&data) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at("unmount", data)(error)),
+        _ => Ok(()),
+    }
 }
 
 fn at(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Error {

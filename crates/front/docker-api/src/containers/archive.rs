@@ -33,6 +33,7 @@ pub(crate) async fn get(
         Response::new(Body::empty())
     } else {
         let engine = door.engine.clone();
+        engine.tell(&name, "archive-path");
         tar_body(move |output| {
             let copied = engine.copy_out(&name, &path, output);
             copied.map_err(|error| error.to_string())
@@ -62,6 +63,7 @@ pub(crate) async fn put(
     };
     let engine = door.engine.clone();
     let input = reader(body);
+    engine.tell(&name, "extract-to-dir");
     blocking(move || engine.copy_in(&name, &path, input, replace)).await??;
     Ok(StatusCode::OK.into_response())
 }

@@ -214,6 +214,7 @@ pub(crate) async fn resize(
 ) -> Answer {
     let (rows, columns) = terminal_size(&query)?;
     door.engine.resize(&name, rows, columns).await?;
+    door.engine.tell(&name, "resize");
     Ok(StatusCode::OK.into_response())
 }
 
@@ -256,7 +257,8 @@ pub(crate) async fn prune(State(door): State<Door>, Query(query): Parameters) ->
             record.state.status,
             Status::Created | Status::Exited | Status::Dead
         );
-        if !is_stopped || !filters.labels(&record.config.labels) {
+        let fits = filters.labels(&record.config.labels) && filters.is_before(record.created)?;
+        if !is_stopped || !fits {
             continue;
         }
         let size = door.engine.images().written(&record.id).unwrap_or_default();
@@ -265,6 +267,9 @@ pub(crate) async fn prune(State(door): State<Door>, Query(query): Parameters) ->
             deleted.push(Value::String(record.id.clone()));
         }
     }
+    let attributes = [("reclaimed".to_owned(), reclaimed.to_string())].into();
+    let events = door.engine.events();
+    events.announce("container", "prune", "", attributes);
     let deleted = if deleted.is_empty() {
         Value::Null
     } else {

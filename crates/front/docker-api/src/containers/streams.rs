@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use crate::Door;
 use crate::detach::DetachKeys;
 use crate::error::{Answer, Failure};
-use crate::filters::is_true;
+use crate::filters::{is_true, time};
 use crate::hijack::{Carrying, Handover, Session};
 use crate::websocket;
 
@@ -41,7 +41,7 @@ pub(crate) async fn attach(
         detach: (terminal && options.stdin)
             .then(|| DetachKeys::parse(keys))
             .transpose()?,
-        detached: Box::new(move || engine.detached(&detached)),
+        detached: Box::new(move || engine.tell(&detached, "detach")),
     };
     let session = session(&door, &record, &query, options)?;
     Ok(Handover::of(&mut request).carry(carrying, session))
@@ -264,23 +264,7 @@ pub(crate) fn moment(query: &HashMap<String, String>, name: &str) -> Answer<Opti
     else {
         return Ok(None);
     };
-    let parsed = match text.split_once('.').unwrap_or((text, "")) {
-        (whole, fraction) if whole.bytes().all(|byte| byte.is_ascii_digit()) => {
-            let nanoseconds = format!("{fraction:0<9}");
-            whole
-                .parse::<u64>()
-                .ok()
-                .zip(nanoseconds.get(..9).and_then(|n| n.parse::<u32>().ok()))
-                .map(|(seconds, nanoseconds)| {
-                    Moment::from(
-                        std::time::UNIX_EPOCH
-                            + std::time::Duration::new(seconds.min(253_402_300_799), nanoseconds),
-                    )
-                })
-        }
-        _ => text.parse().ok(),
-    };
-    parsed
+    time(text)
         .map(Some)
         .ok_or_else(|| Failure::bad(format!("invalid value for {name:?}: {text:?}")))
 }
@@ -311,6 +295,7 @@ pub(crate) async fn changes(State(door): State<Door>, Path(name): Path<String>) 
 pub(crate) async fn export(State(door): State<Door>, Path(name): Path<String>) -> Answer {
     let record = door.engine.get(&name)?;
     let images = door.engine.images().clone();
+    door.engine.tell(&record.id, "export");
     Ok(tar_body(move |output| {
         images
             .export(&record.id, output)

@@ -51,6 +51,7 @@ pub(crate) async fn top(
             String::from_utf8_lossy(&output.stderr).trim()
         )));
     }
+    door.engine.tell(&name, "top");
     let (titles, processes) = table(&String::from_utf8_lossy(&output.stdout), &pids)?;
     Ok(Json(json!({ "Titles": titles, "Processes": processes })).into_response())
 }
