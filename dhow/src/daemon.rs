@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use dhow_docker_api::{About, Listener, TlsFiles, TlsListener};
 use dhow_engine::spec::LogConfig;
-use dhow_engine::{Config, Engine};
+use dhow_engine::{Config, DEFAULT_LOG_DRIVER, Engine};
 use dhow_image::{Images, Limits, RegistryOptions};
 use dhow_network::{NameServer, Networks};
 use dhow_oci::Platform;
@@ -46,7 +46,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "FILE", requires = "tcp")]
     tlskey: Option<PathBuf>,
     /// Log driver of containers that name none: local, json-file, journald or none.
-    #[arg(long, value_name = "DRIVER", default_value = dhow_engine::DEFAULT_LOG_DRIVER)]
+    #[arg(long, value_name = "DRIVER", default_value = DEFAULT_LOG_DRIVER)]
     log_driver: String,
     /// Option of that log driver.
     #[arg(long, value_name = "NAME=VALUE", value_parser = name_and_value)]

@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use crate::busybox;
 use crate::executables::{dhow, require, runtime};
 use crate::host::Host;
 use crate::output::Ran;
@@ -244,36 +245,9 @@ impl Daemon {
     ///
     /// Without Debian's busybox-static.
     pub fn busybox(&self) {
-        let busybox = require("busybox", "the Debian package busybox-static");
-        let root = self.host.folder().join("busybox");
-        for folder in ["bin", "etc", "tmp", "root", "data"] {
-            std::fs::create_dir_all(root.join(folder)).expect("a folder");
-        }
-        std::fs::copy(busybox, root.join("bin/busybox")).expect("busybox");
-        let list = Command::new(root.join("bin/busybox"))
-            .arg("--list")
-            .output()
-            .expect("it is statically linked: install the Debian package busybox-static");
-        for name in String::from_utf8_lossy(&list.stdout)
-            .lines()
-            .filter(|name| *name != "busybox")
-        {
-            std::os::unix::fs::symlink("busybox", root.join("bin").join(name)).expect("a link");
-        }
-        let write = |path: &str, text: &str| {
-            std::fs::write(root.join(path), text).expect("written");
-        };
-        write(
-            "etc/passwd",
-            "root:x:0:0:root:/root:/bin/sh\nweb:x:33:33::/data:/bin/sh\n",
-        );
-        write("etc/group", "root:x:0:\nweb:x:33:\nlog:x:44:web\n");
-        write("data/greeting", "from the image\n");
-        let archive = self.host.folder().join("busybox.tar");
-        self.host
-            .run("tar", &["-C", text(&root), "-cf", text(&archive), "."])
+        let archive = busybox::archive(&self.host);
+        self.docker(&["import", "-c", r#"CMD ["sh"]"#, text(&archive), "busybox"])
             .ok();
-        self.docker(&["import", text(&archive), "busybox"]).ok();
     }
 
     /// Removes all containers, by force.

@@ -55,3 +55,22 @@ pub fn require(program: &str, package: &str) -> PathBuf {
         .find(|candidate| candidate.exists())
         .unwrap_or_else(|| panic!("{program} is missing: install {package}, or run `make setup`"))
 }
+
+/// A real program that is no package of the distribution: `scripts/setup` puts
+/// it below `.cache` in the repository.
+///
+/// # Panics
+///
+/// When it is not there.
+pub fn cached(path: &str) -> PathBuf {
+    let repository = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the crate lies in the repository");
+    let path = repository.join(".cache").join(path);
+    assert!(
+        path.exists(),
+        "{} is missing: run `make setup`",
+        path.display()
+    );
+    path
+}

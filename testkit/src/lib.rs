@@ -4,12 +4,15 @@
 //! that runs there meets no other test and nothing of the machine's network.
 //! [`Host::audit`] fails when anything is left of it.
 
+mod busybox;
 mod daemon;
 mod executables;
 mod host;
 mod output;
+mod reference;
 
 pub use daemon::Daemon;
-pub use executables::{dhow, require, runtime};
+pub use executables::{cached, dhow, require, runtime};
 pub use host::Host;
 pub use output::Ran;
+pub use reference::Reference;

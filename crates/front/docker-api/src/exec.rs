@@ -106,6 +106,9 @@ pub(crate) async fn start(
         Ok(Session {
             history: None,
             attached: Some(attached),
+            ended: Box::pin(async move {
+                let _ = door.engine.exec_wait(&id).await;
+            }),
         })
     };
     Ok(handover.carry(carrying, starting))

@@ -4,6 +4,8 @@
 //! not gets `200` and the streams all the same, on the bare connection, as
 //! Docker's first clients expect.
 
+use std::pin::Pin;
+
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, Response, StatusCode, header};
 use bytes::Bytes;
@@ -33,9 +35,12 @@ pub(crate) struct Handover {
 /// What is carried, once there are both the connection and the streams.
 pub(crate) struct Session {
     /// What is sent first.
-    pub(crate) history: Option<std::pin::Pin<Box<dyn Stream<Item = Bytes> + Send>>>,
+    pub(crate) history: Option<Pin<Box<dyn Stream<Item = Bytes> + Send>>>,
     /// The streams; none ends the session after the history.
     pub(crate) attached: Option<Attached>,
+    /// What must have happened before the client sees the end of the output:
+    /// whoever asks then must be told how the program ended.
+    pub(crate) ended: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
 /// How a session is carried.
@@ -149,6 +154,7 @@ async fn run(
     };
     let draining = async {
         let _ = copy(&mut output, &mut to_client).await;
+        session.ended.await;
     };
     let is_detached = tokio::select! { () = feeding => true, () = draining => false };
     if is_detached {

@@ -8,7 +8,7 @@ use std::io;
 use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, Request, StatusCode, header};
+use axum::http::{HeaderMap, Request, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
@@ -17,7 +17,7 @@ use dhow_image::{
     Commit, Image, Import, Listed, PruneScope, PullOptions, PushOptions, RegistryAuth, Removal,
     Removed,
 };
-use dhow_oci::{Platform, Reference};
+use dhow_oci::{ContainerConfig, Platform, Reference};
 use futures_util::{StreamExt, stream};
 
 use serde_json::{Value, json};
@@ -119,12 +119,13 @@ fn glob(pattern: &str, text: &str) -> bool {
 pub(crate) async fn create(
     State(door): State<Door>,
     Query(query): Parameters,
+    uri: Uri,
     headers: HeaderMap,
     body: Body,
 ) -> Answer {
     let get = |name: &str| query.get(name).map_or("", String::as_str);
     if !get("fromSrc").is_empty() {
-        return import(door, &query, body).await;
+        return import(door, &query, &changes(&uri), body).await;
     }
     let (name, tag) = (get("fromImage"), get("tag"));
     let text = match (tag, tag.contains(':')) {
@@ -168,9 +169,19 @@ pub(crate) async fn create(
     }))
 }
 
+/// The parameters `changes`, of which there may be several.
+fn changes(uri: &Uri) -> Vec<String> {
+    let query = uri.query().unwrap_or_default();
+    url::form_urlencoded::parse(query.as_bytes())
+        .filter(|(name, value)| name == "changes" && !value.is_empty())
+        .map(|(_, value)| value.into_owned())
+        .collect()
+}
+
 async fn import(
     door: Door,
     query: &std::collections::HashMap<String, String>,
+    changes: &[String],
     body: Body,
 ) -> Answer {
     let get = |name: &str| query.get(name).map_or("", String::as_str);
@@ -184,11 +195,13 @@ async fn import(
         (repo, "") => Some(Reference::parse(repo)?.or_latest()),
         (repo, tag) => Some(Reference::parse(&format!("{repo}:{tag}"))?),
     };
+    let mut config = ContainerConfig::default();
+    dhow_build::change(&mut config, changes).map_err(Failure::bad)?;
     let import = Import {
+        config,
         message: get("message").to_owned(),
         platform: platform(get("platform"))?,
         name,
-        ..Import::default()
     };
     let images = door.engine.images().clone();
     let mut input = reader(body);
@@ -458,6 +471,7 @@ pub(crate) async fn prune(State(door): State<Door>, Query(query): Parameters) ->
 pub(crate) async fn commit(
     State(door): State<Door>,
     Query(query): Parameters,
+    uri: Uri,
     body: Bytes,
 ) -> Answer {
     let get = |name: &str| query.get(name).map_or("", String::as_str);
@@ -477,9 +491,11 @@ pub(crate) async fn commit(
             config.extend(over.into_iter().filter(|(_, value)| !is_empty(value)));
         }
     }
+    let mut config = serde_json::from_value(config)
+        .map_err(|error| Failure::bad(format!("invalid configuration: {error}")))?;
+    dhow_build::change(&mut config, &changes(&uri)).map_err(Failure::bad)?;
     let commit = Commit {
-        config: serde_json::from_value(config)
-            .map_err(|error| Failure::bad(format!("invalid configuration: {error}")))?,
+        config,
         author: get("author").to_owned(),
         comment: get("comment").to_owned(),
         created_by: record.args.join(" "),

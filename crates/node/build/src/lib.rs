@@ -9,6 +9,7 @@
 //! It knows nothing of containers, networks or the Docker API.
 
 mod builder;
+mod change;
 mod context;
 mod copy;
 mod diagnose;
@@ -22,6 +23,7 @@ mod run;
 mod stage;
 
 pub use builder::{BuildOptions, Builder, CacheUse, PullUse};
+pub use change::change;
 pub use context::Context;
 pub use diagnose::{Error, Result, Trouble};
 pub use ignore::Ignore;

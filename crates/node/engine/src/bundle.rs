@@ -242,19 +242,20 @@ fn process(record: &Record, around: &Surroundings<'_>, capabilities: &[String]) 
             config.working_dir.clone()
         },
         capabilities: Some(sets(capabilities)),
-        rlimits: record
-            .host
-            .ulimits
-            .iter()
-            .map(|limit| Rlimit {
-                kind: format!("RLIMIT_{}", limit.name.to_ascii_uppercase()),
-                hard: limit.hard as u64,
-                soft: limit.soft as u64,
-            })
-            .collect(),
+        rlimits: rlimits(&record.host),
         oom_score_adj: Some(record.host.oom_score_adj),
         ..Process::default()
     })
+}
+
+/// The limits of a container's processes, those of its execs included.
+pub(crate) fn rlimits(host: &HostConfig) -> Vec<Rlimit> {
+    let limit = |limit: &spec::Ulimit| Rlimit {
+        kind: format!("RLIMIT_{}", limit.name.to_ascii_uppercase()),
+        hard: limit.hard as u64,
+        soft: limit.soft as u64,
+    };
+    host.ulimits.iter().map(limit).collect()
 }
 
 /// Docker's defaults below what the image and the client set.
@@ -348,7 +349,7 @@ pub(crate) fn sets(capabilities: &[String]) -> Capabilities {
 /// The parsed `--security-opt`.
 #[derive(Debug, Default)]
 pub(crate) struct SecurityOptions {
-    no_new_privileges: bool,
+    pub(crate) no_new_privileges: bool,
     unconfined_paths: bool,
     profile: Option<String>,
 }

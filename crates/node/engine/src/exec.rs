@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use crate::accounts;
 use crate::attach::{AttachOptions, Attached, streams};
-use crate::bundle;
+use crate::bundle::{self, SecurityOptions};
 use crate::container::Container;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -229,6 +229,8 @@ impl Engine {
             env,
             cwd: cwd.into(),
             capabilities: Some(bundle::sets(&capabilities)),
+            rlimits: bundle::rlimits(&host),
+            no_new_privileges: SecurityOptions::parse(&host.security_opt)?.no_new_privileges,
             oom_score_adj: Some(record.host.oom_score_adj),
             ..Process::default()
         };

@@ -28,6 +28,14 @@ impl Moment {
     pub fn now() -> Self {
         Self::from(SystemTime::now())
     }
+
+    /// How long it is until then; nothing for what is past.
+    #[must_use]
+    pub fn from_now(self) -> Duration {
+        SystemTime::from(self)
+            .duration_since(SystemTime::now())
+            .unwrap_or_default()
+    }
 }
 
 impl From<SystemTime> for Moment {

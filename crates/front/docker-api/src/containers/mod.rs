@@ -37,12 +37,14 @@ const FILTERS: [&str; 14] = [
 
 pub(crate) async fn list(State(door): State<Door>, Query(query): Parameters) -> Answer {
     let filters = Filters::parse(query.get("filters").map(String::as_str), &FILTERS)?;
-    let limit: usize = match query.get("limit") {
-        Some(text) => text
+    let limit: i64 = match query.get("limit").map_or("", String::as_str) {
+        "" => 0,
+        text => text
             .parse()
             .map_err(|_| Failure::bad(format!("invalid limit {text}")))?,
-        None => 0,
     };
+    // Zero and less are no limit.
+    let limit = usize::try_from(limit).unwrap_or(0);
     let with_size = is_true(query.get("size"));
     let all = is_true(query.get("all"))
         || limit > 0

@@ -93,6 +93,7 @@ fn session(
             return Ok(Session {
                 history: read(None)?,
                 attached: None,
+                ended: Box::pin(std::future::ready(())),
             });
         };
         // Of one that does not run yet, all there is was before.
@@ -106,6 +107,7 @@ fn session(
         Ok(Session {
             history,
             attached: Some(attached),
+            ended: Box::pin(std::future::ready(())),
         })
     })
 }

@@ -10,17 +10,16 @@ use std::sync::Arc;
 
 use dhow_image::tar::ReadLimits;
 use dhow_image::{Hold, Image, Images, Layer, ProgressSender, PullOptions, RegistryAuth, Step};
-use dhow_oci::{
-    DEFAULT_REGISTRY, Digest, Empty, History, ImageConfig, Platform, Reference, chain_id,
-};
+use dhow_oci::{DEFAULT_REGISTRY, Digest, History, ImageConfig, Platform, Reference, chain_id};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use crate::builder::{BuildOptions, CacheUse, PullUse};
+use crate::change;
 use crate::context;
 use crate::copy::make_directories;
 use crate::diagnose::{Error, Result, at};
-use crate::instruction::{Form, Instruction, Keyword};
+use crate::instruction::{Instruction, Keyword};
 use crate::output::{Event, Output};
 use crate::parse::{Dockerfile, Statement, parse};
 use crate::run::RunStep;
@@ -315,21 +314,6 @@ impl Build<'_> {
                 let shown = format!("ARG {}", statement.arguments);
                 set(session, state, shown, &mut |_| {})
             }
-            Instruction::Env(pairs) => {
-                set(session, state, pairs_shown("ENV", &pairs), &mut |config| {
-                    for (name, value) in &pairs {
-                        set_env(&mut config.config.env, name, value);
-                    }
-                })
-            }
-            Instruction::Label(pairs) => set(
-                session,
-                state,
-                pairs_shown("LABEL", &pairs),
-                &mut |config| {
-                    config.config.labels.extend(pairs.clone());
-                },
-            ),
             Instruction::Maintainer(name) => set(
                 session,
                 state,
@@ -338,73 +322,23 @@ impl Build<'_> {
                     config.author.clone_from(&name);
                 },
             ),
-            Instruction::Expose(ports) => {
-                let shown = format!("EXPOSE {}", ports.join(" "));
-                set(session, state, shown, &mut |config| {
-                    for port in &ports {
-                        config.config.exposed_ports.insert(port.clone(), Empty {});
-                    }
-                })
-            }
-            Instruction::Volume(paths) => {
-                let shown = format!("VOLUME [{}]", paths.join(" "));
-                set(session, state, shown, &mut |config| {
-                    for path in &paths {
-                        config.config.volumes.insert(path.clone(), Empty {});
-                    }
-                })
-            }
-            Instruction::User(user) => set(session, state, format!("USER {user}"), &mut |config| {
-                config.config.user.clone_from(&user);
-            }),
-            Instruction::Stopsignal(signal) => set(
-                session,
-                state,
-                format!("STOPSIGNAL {signal}"),
-                &mut |config| {
-                    config.config.stop_signal.clone_from(&signal);
-                },
-            ),
-            Instruction::Onbuild(trigger) => set(
-                session,
-                state,
-                format!("ONBUILD {trigger}"),
-                &mut |config| {
-                    config.config.on_build.push(trigger.clone());
-                },
-            ),
-            Instruction::Shell(words) => {
-                set(session, state, format!("SHELL {words:?}"), &mut |config| {
-                    config.config.shell = Some(words.clone());
-                })
-            }
-            Instruction::Healthcheck(check) => {
-                let shown = format!("HEALTHCHECK {}", statement.arguments);
-                set(session, state, shown, &mut |config| {
-                    config.config.healthcheck = Some(check.clone());
-                })
-            }
-            Instruction::Cmd(form) => {
-                let words = self.command(&form, state);
-                set(session, state, format!("CMD {words:?}"), &mut |config| {
-                    config.config.cmd = Some(words.clone());
-                })
-            }
-            Instruction::Entrypoint(form) => {
-                let words = self.command(&form, state);
+            Instruction::Env(_)
+            | Instruction::Label(_)
+            | Instruction::Expose(_)
+            | Instruction::Volume(_)
+            | Instruction::User(_)
+            | Instruction::Stopsignal(_)
+            | Instruction::Onbuild(_)
+            | Instruction::Shell(_)
+            | Instruction::Healthcheck(_)
+            | Instruction::Cmd(_)
+            | Instruction::Entrypoint(_) => {
+                let shown = self.shown(&instruction, statement, state);
                 // A new entry point makes an inherited command meaningless.
-                let inherited = !stage_has(plan, stage, statement, Keyword::Cmd);
-                set(
-                    session,
-                    state,
-                    format!("ENTRYPOINT {words:?}"),
-                    &mut |config| {
-                        config.config.entrypoint = Some(words.clone());
-                        if inherited {
-                            config.config.cmd = None;
-                        }
-                    },
-                )
+                let is_inherited = !stage_has(plan, stage, statement, Keyword::Cmd);
+                set(session, state, shown, &mut |config| {
+                    change::apply(&instruction, &mut config.config, is_inherited);
+                })
             }
             Instruction::Workdir(path) => {
                 let path = join(&state.config.config.working_dir, &path);
@@ -546,17 +480,27 @@ impl Build<'_> {
         })
     }
 
-    /// A command with the shell in front, if it is for the shell.
-    fn command(&self, form: &Form, state: &State) -> Vec<String> {
-        match form {
-            Form::Exec(words) => words.clone(),
-            Form::Shell(text) if text.is_empty() => Vec::new(),
-            Form::Shell(text) => {
-                let shell = state.config.config.shell.clone();
-                let mut words = shell.unwrap_or_else(|| vec!["/bin/sh".into(), "-c".into()]);
-                words.push(text.clone());
-                words
+    /// How a statement that changes the configuration stands in the history.
+    fn shown(&self, instruction: &Instruction, statement: &Statement, state: &State) -> String {
+        match instruction {
+            Instruction::Env(pairs) => pairs_shown("ENV", pairs),
+            Instruction::Label(pairs) => pairs_shown("LABEL", pairs),
+            Instruction::Expose(ports) => format!("EXPOSE {}", ports.join(" ")),
+            Instruction::Volume(paths) => format!("VOLUME [{}]", paths.join(" ")),
+            Instruction::User(user) => format!("USER {user}"),
+            Instruction::Stopsignal(signal) => format!("STOPSIGNAL {signal}"),
+            Instruction::Onbuild(trigger) => format!("ONBUILD {trigger}"),
+            Instruction::Shell(words) => format!("SHELL {words:?}"),
+            Instruction::Cmd(form) => {
+                format!("CMD {:?}", change::command(form, &state.config.config))
             }
+            Instruction::Entrypoint(form) => {
+                format!(
+                    "ENTRYPOINT {:?}",
+                    change::command(form, &state.config.config)
+                )
+            }
+            _ => format!("{} {}", statement.keyword.name(), statement.arguments),
         }
     }
 
@@ -629,7 +573,7 @@ fn variables(state: &State) -> BTreeMap<String, String> {
     variables
 }
 
-fn set_env(env: &mut Vec<String>, name: &str, value: &str) {
+pub(crate) fn set_env(env: &mut Vec<String>, name: &str, value: &str) {
     let pair = format!("{name}={value}");
     let same = |other: &&mut String| other.split('=').next() == Some(name);
     match env.iter_mut().find(same) {
@@ -679,7 +623,7 @@ fn pairs_shown(keyword: &str, pairs: &[(String, String)]) -> String {
 }
 
 /// A path from a working directory, clean and absolute.
-fn join(directory: &str, path: &str) -> String {
+pub(crate) fn join(directory: &str, path: &str) -> String {
     let whole = match path.starts_with('/') {
         true => path.to_owned(),
         false => format!("{directory}/{path}"),

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::{Build, Session, State, UNDECLARED, follow};
+use crate::change;
 use crate::diagnose::{Error, Result};
 use crate::instruction::Form;
 use crate::output::Event;
@@ -18,7 +19,7 @@ impl Build<'_> {
         network: Option<String>,
         stdin: Option<String>,
     ) -> Result<()> {
-        let words = self.command(&form, state);
+        let words = change::command(&form, &state.config.config);
         let default = match self.options.network.as_str() {
             "" => "default",
             network => network,

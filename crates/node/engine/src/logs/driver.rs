@@ -11,8 +11,9 @@ use crate::error::{Error, Result};
 use crate::record::Record;
 use crate::spec::LogConfig;
 
-/// The driver of containers that name none.
-pub const DEFAULT: &str = "local";
+/// The driver of containers that name none. Docker's SDK for Python shows no
+/// output of containers with any but this one and `journald`.
+pub const DEFAULT: &str = "json-file";
 /// All drivers.
 pub const DRIVERS: [&str; 4] = ["journald", "json-file", "local", "none"];
 
@@ -24,10 +25,10 @@ const COMMON: [&str; 2] = ["mode", "max-buffer-size"];
 /// Options of the drivers that keep files.
 const FILES: [&str; 3] = ["max-size", "max-file", "compress"];
 
-/// Size of a file of the driver `local` before it is rotated.
-const LOCAL_SIZE: u64 = 20 << 20;
-/// Files that the driver `local` keeps.
-const LOCAL_FILES: u32 = 5;
+/// Bytes of a file before it is rotated, where nothing else is said.
+const SIZE: u64 = 20 << 20;
+/// How many files are kept, where nothing is said of their size.
+const N_FILES: u32 = 5;
 
 /// Checks a log configuration.
 ///
@@ -140,8 +141,12 @@ fn file(
             "invalid value for log option {name}: {value:?}; use {wanted}"
         ))
     };
-    let max_size = match log.config.get("max-size").map(String::as_str) {
-        None => is_local.then_some(LOCAL_SIZE),
+    // Nothing grows without a bound unless it is told to; a size alone keeps
+    // one file of it, as Docker's json-file does.
+    let size = log.config.get("max-size").map(String::as_str);
+    let is_bounded_by_default = size.is_none() || is_local;
+    let max_size = match size {
+        None => Some(SIZE),
         // Docker's word for "never".
         Some("-1") if !is_local => None,
         Some(text) => Some(
@@ -150,7 +155,7 @@ fn file(
         ),
     };
     let max_files = match log.config.get("max-file") {
-        None if is_local => LOCAL_FILES,
+        None if is_bounded_by_default => N_FILES,
         None => 1,
         Some(text) => text
             .parse()
@@ -158,13 +163,13 @@ fn file(
             .filter(|count| (1..=1000).contains(count))
             .ok_or_else(|| invalid("max-file", text, "a number from 1 to 1000"))?,
     };
-    if max_files > 1 && max_size.is_none() && log.config.contains_key("max-file") {
+    if max_files > 1 && max_size.is_none() {
         return Err(Error::Invalid(
-            "log option max-file has no effect without max-size; set both".into(),
+            "log option max-file has no effect with max-size=-1; leave one of them out".into(),
         ));
     }
     let compress = match log.config.get("compress").map(String::as_str) {
-        None => is_local,
+        None => is_bounded_by_default,
         Some("true" | "1") => true,
         Some("false" | "0") => false,
         Some(text) => return Err(invalid("compress", text, "true or false")),
@@ -297,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn local_is_bounded_and_compressed() {
+    fn logs_are_bounded_and_compressed() {
         let spec = file(&log("local", &[]), "/l".into(), BTreeMap::new()).expect("good");
         assert_eq!(
             (spec.max_size, spec.max_files, spec.compress, spec.form),

@@ -136,13 +136,26 @@ impl Lines {
                 return Ok(found);
             }
         }
-        let mut total = 0;
-        while self.next()?.is_some() {
-            total += 1;
+        self.keep_last_of(wanted, |_| true)
+    }
+
+    /// Leaves out all before the last `wanted` lines that `counts`; returns how
+    /// many of them are left. Reads the file twice.
+    pub(super) fn keep_last_of(
+        &mut self,
+        wanted: usize,
+        counts: impl Fn(&LogLine) -> bool,
+    ) -> io::Result<usize> {
+        self.rewind()?;
+        let mut total = 0_usize;
+        while let Some(line) = self.next()? {
+            total += usize::from(counts(&line));
         }
         self.rewind()?;
-        for _ in wanted..total {
-            self.next()?;
+        let mut surplus = total.saturating_sub(wanted);
+        while surplus > 0 {
+            let Some(line) = self.next()? else { break };
+            surplus -= usize::from(counts(&line));
         }
         Ok(total.min(wanted))
     }

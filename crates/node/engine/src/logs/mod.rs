@@ -44,10 +44,20 @@ pub struct LogOptions {
     pub since: Option<crate::Moment>,
     /// None after this time.
     pub until: Option<crate::Moment>,
-    /// Only so many of the last ones; none means all.
+    /// Only so many of the last ones of these streams; none means all.
     pub tail: Option<usize>,
     /// Go on until the container ends.
     pub follow: bool,
+}
+
+impl LogOptions {
+    /// Whether a line comes from a stream that is wanted.
+    fn takes(&self, line: &LogLine) -> bool {
+        match line.stream {
+            LogStream::Stdout => self.stdout,
+            LogStream::Stderr => self.stderr,
+        }
+    }
 }
 
 /// Which stream a line came from.
@@ -132,8 +142,8 @@ struct Reader {
 impl Reader {
     async fn run(self, container: &Arc<Container>, watch: Option<Watch>) -> io::Result<()> {
         let (path, form) = (self.path.clone(), self.form);
-        let tail = self.options.tail;
-        let files = tokio::task::spawn_blocking(move || open_files(&path, form, tail))
+        let wanted = self.options.clone();
+        let files = tokio::task::spawn_blocking(move || open_files(&path, form, &wanted))
             .await
             .map_err(io::Error::other)??;
         let mut newest = None;
@@ -184,16 +194,24 @@ impl Reader {
         }
     }
 
-    /// Waits for something to happen; `false` when nobody wants to know.
+    /// Waits for something to happen; `false` when nobody wants to know, or
+    /// what comes is too late.
     async fn wait(
         &self,
         watch: &Watch,
         changes: &mut state::Receiver<Arc<Record>>,
     ) -> io::Result<bool> {
+        let over = async {
+            match self.options.until {
+                Some(until) => tokio::time::sleep(until.from_now()).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             changed = watch.changed() => changed.map(|()| true),
             changed = changes.changed() => Ok(changed.is_ok()),
             () = self.sender.closed() => Ok(false),
+            () = over => Ok(false),
         }
     }
 
@@ -205,11 +223,7 @@ impl Reader {
                 return Ok(false);
             }
             let is_early = self.options.since.is_some_and(|since| line.time < since);
-            let is_wanted = match line.stream {
-                LogStream::Stdout => self.options.stdout,
-                LogStream::Stderr => self.options.stderr,
-            };
-            if is_wanted && !is_early && self.sender.send(line).await.is_err() {
+            if self.options.takes(&line) && !is_early && self.sender.send(line).await.is_err() {
                 return Ok(false);
             }
         }
@@ -217,10 +231,11 @@ impl Reader {
     }
 }
 
-/// Opens the log's files, oldest first, from where the last `tail` lines begin.
-fn open_files(path: &Path, form: LogForm, tail: Option<usize>) -> io::Result<Vec<Lines>> {
+/// Opens the log's files, oldest first, from where the last lines begin that
+/// are wanted.
+fn open_files(path: &Path, form: LogForm, options: &LogOptions) -> io::Result<Vec<Lines>> {
     for _ in 1..ATTEMPTS {
-        let files = open_once(path, form, tail)?;
+        let files = open_once(path, form, options)?;
         // A rotation meanwhile would show a file twice, or leave one out.
         let is_same = match (files.last(), File::open(path)) {
             (Some(newest), Ok(file)) => newest.is_of(&file)?,
@@ -231,10 +246,10 @@ fn open_files(path: &Path, form: LogForm, tail: Option<usize>) -> io::Result<Vec
             return Ok(files);
         }
     }
-    open_once(path, form, tail)
+    open_once(path, form, options)
 }
 
-fn open_once(path: &Path, form: LogForm, tail: Option<usize>) -> io::Result<Vec<Lines>> {
+fn open_once(path: &Path, form: LogForm, options: &LogOptions) -> io::Result<Vec<Lines>> {
     let named = |ending: &str| {
         let mut name = path.as_os_str().to_owned();
         name.push(ending);
@@ -253,13 +268,17 @@ fn open_once(path: &Path, form: LogForm, tail: Option<usize>) -> io::Result<Vec<
         Ok(named(&format!(".{number}.gz"))?.map(|file| Lines::compressed(file, form)))
     };
     let mut files = Vec::new();
-    let mut missing = tail;
+    let mut missing = options.tail;
     for number in 0.. {
         let Some(mut lines) = numbered(number)? else {
             break;
         };
         if let Some(wanted) = &mut missing {
-            *wanted -= lines.keep_last(*wanted)?;
+            *wanted -= if options.stdout && options.stderr {
+                lines.keep_last(*wanted)?
+            } else {
+                lines.keep_last_of(*wanted, |line| options.takes(line))?
+            };
         }
         files.push(lines);
         if missing == Some(0) {

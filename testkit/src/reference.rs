@@ -1,0 +1,137 @@
+//! A real dockerd, to hold the suites against: a check that the reference
+//! fails is wrong.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use crate::busybox;
+use crate::executables::require;
+use crate::host::Host;
+use crate::output::Ran;
+
+/// How often the daemon is asked whether it serves; the events it would tell
+/// that by, Debian's does not send.
+const ATTEMPTS: u32 = 300;
+
+/// A dockerd on a host of its own.
+#[derive(Debug)]
+pub struct Reference {
+    host: Host,
+    process: Child,
+}
+
+impl Reference {
+    /// Starts dockerd and waits until it serves.
+    ///
+    /// # Panics
+    ///
+    /// When it does not.
+    pub fn start() -> Self {
+        let host = Host::new();
+        let dockerd = require("dockerd", "the Debian package docker.io");
+        let folder = host.folder().to_owned();
+        let log = std::fs::File::create(folder.join("dockerd.log")).expect("a file");
+        // It wants shared mounts, and leaves some: both in a namespace of its own.
+        let process = host
+            .command("unshare")
+            .args(["--mount", "--propagation", "shared", "--"])
+            .arg(dockerd)
+            .arg("--data-root")
+            .arg(folder.join("dockerd"))
+            .arg("--exec-root")
+            .arg(folder.join("exec"))
+            .arg("--pidfile")
+            .arg(folder.join("pid"))
+            .args(["--exec-opt", "native.cgroupdriver=cgroupfs"])
+            .args(["--cgroup-parent", &format!("/dhow-{}", host.instance())])
+            .arg("--host")
+            .arg(address(&folder))
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("dockerd starts");
+        let reference = Self { host, process };
+        for attempt in 0.. {
+            if reference.docker(&["version"]).code == 0 {
+                break;
+            }
+            assert!(
+                attempt < ATTEMPTS,
+                "dockerd does not serve:\n{}",
+                reference.said()
+            );
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
+        reference
+    }
+
+    fn said(&self) -> String {
+        std::fs::read_to_string(self.host.folder().join("dockerd.log")).unwrap_or_default()
+    }
+
+    /// The host it runs on.
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// Where it is reached.
+    pub fn socket(&self) -> PathBuf {
+        self.host.folder().join("docker.sock")
+    }
+
+    /// Makes the image `busybox`, as [`crate::Daemon::busybox`] does.
+    ///
+    /// # Panics
+    ///
+    /// Without Debian's busybox-static.
+    pub fn busybox(&self) {
+        let archive = busybox::archive(&self.host).display().to_string();
+        self.docker(&["import", "-c", r#"CMD ["sh"]"#, &archive, "busybox"])
+            .ok();
+    }
+
+    /// Runs `docker` at it.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be started.
+    pub fn docker(&self, arguments: &[&str]) -> Ran {
+        let output = self
+            .host
+            .command(require("docker", "the Debian package docker.io"))
+            .env("DOCKER_HOST", address(self.host.folder()))
+            .env("DOCKER_CONFIG", self.host.folder().join("docker-config"))
+            .env("DOCKER_BUILDKIT", "0")
+            .args(arguments)
+            .output()
+            .expect("docker starts");
+        Ran::new(format!("docker {}", arguments.join(" ")), &output)
+    }
+}
+
+impl Drop for Reference {
+    fn drop(&mut self) {
+        let ids = self.docker(&["ps", "-aq"]).stdout;
+        let mut arguments = vec!["rm", "-f", "-v"];
+        arguments.extend(ids.lines());
+        let _ = self.docker(&arguments);
+        let pid = std::fs::read_to_string(self.host.folder().join("pid")).unwrap_or_default();
+        let _ = Command::new("kill").arg(pid.trim()).status();
+        let _ = self.process.wait();
+        for hierarchy in std::fs::read_dir("/sys/fs/cgroup")
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let _ = std::fs::remove_dir(
+                hierarchy
+                    .path()
+                    .join(format!("dhow-{}", self.host.instance())),
+            );
+        }
+    }
+}
+
+fn address(folder: &Path) -> String {
+    format!("unix://{}", folder.join("docker.sock").display())
+}
