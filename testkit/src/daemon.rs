@@ -37,6 +37,15 @@ impl Daemon {
     ///
     /// When it does not serve.
     pub fn start_again(&mut self) {
+        self.start_again_with(&[]);
+    }
+
+    /// Starts it again with further options.
+    ///
+    /// # Panics
+    ///
+    /// When it does not serve.
+    pub fn start_again_with(&mut self, options: &[&str]) {
         runtime();
         let folder = self.host.folder();
         let mut process = self
@@ -48,6 +57,7 @@ impl Daemon {
             .arg(folder.join("data"))
             .arg("--run-root")
             .arg(folder.join("run"))
+            .args(options)
             .stderr(Stdio::piped())
             .spawn()
             .expect("the daemon starts");

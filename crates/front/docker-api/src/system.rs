@@ -176,7 +176,9 @@ pub(crate) async fn events(State(door): State<Door>, Query(query): Parameters) -
             i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
         }))
     };
-    let (since, until) = (nanoseconds("since")?, nanoseconds("until")?);
+    let since = nanoseconds("since")?;
+    // Zero is how clients say that there is no end.
+    let until = nanoseconds("until")?.filter(|until| *until != 0);
     let (past, future) = door.engine.events().listen(since);
     let deadline = until.map(|until| {
         let now: std::time::SystemTime = dhow_engine::Moment::now().into();

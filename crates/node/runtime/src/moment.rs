@@ -23,6 +23,12 @@ const LAST_SECOND: u64 = 253_402_300_799;
 pub struct MomentError;
 
 impl Moment {
+    /// The beginning of 1970.
+    pub const EPOCH: Self = Self {
+        seconds: 0,
+        nanoseconds: 0,
+    };
+
     /// The time now.
     #[must_use]
     pub fn now() -> Self {

@@ -170,7 +170,8 @@ pub(crate) async fn logs(
         stdout: is_true(query.get("stdout")),
         stderr: is_true(query.get("stderr")),
         since: moment(&query, "since")?,
-        until: moment(&query, "until")?,
+        // Zero is how clients say that there is no end.
+        until: moment(&query, "until")?.filter(|until| *until != Moment::EPOCH),
         tail: match query.get("tail").map_or("all", String::as_str) {
             "" | "all" => None,
             // As Docker has it, what is no number means all.
@@ -260,10 +261,7 @@ fn escaped(text: &str) -> String {
 
 /// Seconds since the epoch, with a fraction or without, or RFC 3339.
 pub(crate) fn moment(query: &HashMap<String, String>, name: &str) -> Answer<Option<Moment>> {
-    let Some(text) = query
-        .get(name)
-        .filter(|text| !matches!(text.as_str(), "" | "0"))
-    else {
+    let Some(text) = query.get(name).filter(|text| !text.is_empty()) else {
         return Ok(None);
     };
     time(text)
