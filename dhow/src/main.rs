@@ -3,12 +3,13 @@
 mod cluster;
 mod daemon;
 mod instance;
+mod manual;
 mod notify;
 mod registry;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 /// Runs, builds and shares containers the Docker way, and orchestrates them
 /// the Kubernetes way.
@@ -27,6 +28,10 @@ enum Role {
     Daemon(daemon::Options),
     /// Serve images to others, until it is told to stop.
     Registry(registry::Options),
+    /// Print completions of a shell: `source <(dhow completion bash)`.
+    Completion(manual::Completion),
+    /// Write manual pages: `dhow man /usr/local/share/man/man1`.
+    Man(manual::Man),
     #[command(flatten)]
     Client(dhow_cli::Command),
 }
@@ -36,7 +41,9 @@ fn main() -> ExitCode {
     let threads = match &arguments.role {
         Role::Daemon(_) | Role::Registry(_) => tokio::runtime::Builder::new_multi_thread(),
         // A client waits for one thing at a time.
-        Role::Client(_) => tokio::runtime::Builder::new_current_thread(),
+        Role::Client(_) | Role::Completion(_) | Role::Man(_) => {
+            tokio::runtime::Builder::new_current_thread()
+        }
     };
     let runtime = { threads }.enable_all().build();
     let runtime = match runtime {
@@ -49,6 +56,11 @@ fn main() -> ExitCode {
     let code = match arguments.role {
         Role::Daemon(options) => told(runtime.block_on(daemon::run(&options))),
         Role::Registry(options) => told(runtime.block_on(registry::run(options))),
+        Role::Completion(completion) => {
+            manual::complete(&completion, Arguments::command());
+            ExitCode::SUCCESS
+        }
+        Role::Man(man) => told(manual::write_pages(&man, Arguments::command())),
         Role::Client(command) => {
             if matches!(command, dhow_cli::Command::Up(_))
                 && let Err(error) = notify::ensure_daemon(&arguments.connection.host)

@@ -188,10 +188,17 @@ fn keys_let_go_and_leave_the_program_running() {
         "{{.Actor.ID}}",
     ];
     assert_eq!(first_line(&daemon, &events), id);
-    let refused = daemon
-        .docker(&["attach", "--detach-keys", "ctrl-1", &id])
-        .fails(1);
-    assert!(refused.contains("ctrl-1"), "{refused}");
+    let request = format!(
+        "POST /containers/{id}/attach?stream=1&stdin=1&detachKeys=ctrl-1 HTTP/1.1\nHost: x\nConnection: close\nContent-Length: 0\n\n"
+    );
+    let refused = Conversation::begin(&daemon, &request, b"");
+    assert!(
+        refused.head.starts_with("HTTP/1.1 400 "),
+        "{}",
+        refused.head
+    );
+    let why = String::from_utf8(refused.rest()).expect("text");
+    assert!(why.contains("Invalid detach keys (ctrl-1)"), "{why}");
     daemon.docker(&["rm", "-f", &id]).ok();
     daemon.finish();
 }

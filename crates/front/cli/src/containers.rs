@@ -118,9 +118,15 @@ pub struct Logs {
     /// Print the time of each line.
     #[arg(short, long)]
     timestamps: bool,
-    /// Only lines since a time (RFC 3339, or seconds since the epoch).
+    /// Only lines since a time (RFC 3339, seconds since the epoch, or 10m ago).
     #[arg(long, value_name = "TIME")]
     since: Option<String>,
+    /// Only lines until a time.
+    #[arg(long, value_name = "TIME")]
+    until: Option<String>,
+    /// Print what the container's log options add to each line.
+    #[arg(long)]
+    details: bool,
     /// Name or id.
     #[arg(value_name = "CONTAINER")]
     name: String,
@@ -135,6 +141,12 @@ pub struct Exec {
     /// Keep standard input open.
     #[arg(short, long)]
     interactive: bool,
+    /// Read variables from a file.
+    #[arg(long, value_name = "FILE")]
+    env_file: Vec<String>,
+    /// Keys that let go of it and leave it running.
+    #[arg(long, value_name = "KEYS")]
+    detach_keys: Option<String>,
     /// Give it a terminal.
     #[arg(short, long)]
     tty: bool,
@@ -181,6 +193,38 @@ pub struct Inspect {
     /// Names or ids.
     #[arg(required = true)]
     names: Vec<String>,
+}
+
+impl Inspect {
+    /// The same of one kind of thing only.
+    pub(crate) fn of(self, kind: &str) -> Self {
+        Self {
+            kind: Some(kind.to_owned()),
+            ..self
+        }
+    }
+}
+
+/// `dhow export`.
+#[derive(Debug, Args)]
+pub struct Export {
+    /// File to write; standard output unless told otherwise.
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<std::path::PathBuf>,
+    /// Name or id.
+    #[arg(value_name = "CONTAINER")]
+    name: String,
+}
+
+/// `dhow port`.
+#[derive(Debug, Args)]
+pub struct Port {
+    /// Name or id.
+    #[arg(value_name = "CONTAINER")]
+    name: String,
+    /// Only this port of the container (PORT[/PROTOCOL]).
+    #[arg(value_name = "PORT")]
+    port: Option<String>,
 }
 
 /// Requests that are under way at a time.
@@ -439,7 +483,9 @@ pub(crate) async fn logs(client: &Client, logs: Logs) -> Outcome {
         ("follow", u8::from(logs.follow).to_string()),
         ("tail", logs.tail),
         ("timestamps", u8::from(logs.timestamps).to_string()),
-        ("since", logs.since.unwrap_or_default()),
+        ("details", u8::from(logs.details).to_string()),
+        ("since", point(logs.since.as_deref())),
+        ("until", point(logs.until.as_deref())),
     ]);
     let body = client
         .stream(Method::GET, &format!("{path}/logs{query}"), None)
@@ -462,18 +508,82 @@ pub(crate) async fn logs(client: &Client, logs: Logs) -> Outcome {
     }
 }
 
+/// A point in time as the API has it; a span such as `10m` is so long ago.
+pub(crate) fn point(text: Option<&str>) -> String {
+    let text = text.unwrap_or_default();
+    let Ok(span) = crate::limits::nanoseconds("", text) else {
+        return text.to_owned();
+    };
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
+    let span = std::time::Duration::from_nanos(span.unsigned_abs());
+    let then = now.saturating_sub(span);
+    format!("{}.{:09}", then.as_secs(), then.subsec_nanos())
+}
+
+pub(crate) async fn export(client: &Client, export: Export) -> Outcome {
+    let path = format!("/containers/{}/export", escape(&export.name));
+    let body = client.stream(Method::GET, &path, None).await?;
+    crate::images::write_archive(body, export.output.as_deref()).await
+}
+
+pub(crate) async fn port(client: &Client, port: Port) -> Outcome {
+    let facts = client
+        .get(&format!("/containers/{}/json", escape(&port.name)))
+        .await?;
+    let wanted = port.port.as_ref().map(|port| match port.contains('/') {
+        true => port.clone(),
+        false => format!("{port}/tcp"),
+    });
+    let mut found = false;
+    let ports = facts["NetworkSettings"]["Ports"].as_object();
+    for (inside, bindings) in ports.into_iter().flatten() {
+        if wanted.as_ref().is_some_and(|wanted| wanted != inside) {
+            continue;
+        }
+        for binding in bindings.as_array().into_iter().flatten() {
+            found = true;
+            let address = show::text(binding, "HostIp");
+            let address = match address.contains(':') {
+                true => format!("[{address}]"),
+                false => address.to_owned(),
+            };
+            let outside = format!("{address}:{}", show::text(binding, "HostPort"));
+            match &wanted {
+                Some(_) => show::line(outside),
+                None => show::line(format_args!("{inside} -> {outside}")),
+            }
+        }
+    }
+    match wanted {
+        Some(wanted) if !found => Err(Error::Usage(format!(
+            "no public port '{wanted}' published for {}",
+            port.name
+        ))),
+        _ => Ok(0),
+    }
+}
+
 pub(crate) async fn exec(client: &Client, exec: Exec) -> Outcome {
     if exec.tty && exec.interactive && !terminal::is_interactive() {
         return Err(Error::Usage(
             "the input device is not a TTY: leave -t out".into(),
         ));
     }
+    let mut env = Vec::new();
+    for path in &exec.env_file {
+        env.extend(crate::request::read_variables(path)?);
+    }
+    env.extend(exec.env);
     let body = json!({
         "AttachStdin": exec.interactive && !exec.detach,
         "AttachStdout": !exec.detach,
         "AttachStderr": !exec.detach,
         "Tty": exec.tty,
-        "Env": exec.env,
+        "Env": env,
+        "DetachKeys": exec.detach_keys.unwrap_or_default(),
+        "ConsoleSize": terminal::size().filter(|_| exec.tty),
         "Cmd": exec.command,
         "User": exec.user.unwrap_or_default(),
         "WorkingDir": exec.workdir.unwrap_or_default(),

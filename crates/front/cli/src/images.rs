@@ -8,6 +8,7 @@ use bytes::Bytes;
 use clap::Args;
 use http::Method;
 use http_body_util::BodyExt;
+use hyper::body::Incoming;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
@@ -209,18 +210,24 @@ fn auth_header(image: &str) -> Vec<(&'static str, String)> {
 }
 
 /// Fetches an image, with progress.
-pub(crate) async fn fetch(client: &Client, image: &str, quiet: bool) -> Result<(), Error> {
+pub(crate) async fn fetch(
+    client: &Client,
+    image: &str,
+    platform: &str,
+    quiet: bool,
+) -> Result<(), Error> {
     let (name, tag) = split_tag(image);
+    let platform = ("platform", platform.to_owned());
     let path = format!(
         "/images/create{}",
-        query(&[("fromImage", name), ("tag", tag)])
+        query(&[("fromImage", name), ("tag", tag), platform])
     );
     let body = client.with_headers(&path, &auth_header(image)).await?;
     progress::follow(body, quiet).await.map(|_| ())
 }
 
 pub(crate) async fn pull(client: &Client, pull: Pull) -> Outcome {
-    fetch(client, &pull.image, pull.quiet).await?;
+    fetch(client, &pull.image, "", pull.quiet).await?;
     show::line(&pull.image);
     Ok(0)
 }
@@ -371,8 +378,13 @@ pub(crate) async fn save(client: &Client, save: Save) -> Outcome {
         .map(|name| format!("names={}", escape(name)))
         .collect();
     let path = format!("/images/get?{}", names.join("&"));
-    let mut body = client.stream(Method::GET, &path, None).await?;
-    let mut output: Box<dyn Write> = match &save.output {
+    let body = client.stream(Method::GET, &path, None).await?;
+    write_archive(body, save.output.as_deref()).await
+}
+
+/// Writes what the daemon sends to a file, or to standard output.
+pub(crate) async fn write_archive(mut body: Incoming, file: Option<&Path>) -> Outcome {
+    let mut output: Box<dyn Write> = match file {
         Some(path) => Box::new(
             std::fs::File::create(path)
                 .map_err(|error| Error::File(path.display().to_string(), error))?,

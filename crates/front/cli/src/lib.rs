@@ -9,7 +9,9 @@ mod cluster;
 mod containers;
 mod copy;
 mod error;
+mod groups;
 mod images;
+mod limits;
 mod networks;
 mod progress;
 mod request;
@@ -90,6 +92,22 @@ pub enum Command {
     Update(usage::Update),
     /// Show what a container changed in its filesystem.
     Diff(containers::Name),
+    /// Write a container's filesystem to an archive.
+    Export(containers::Export),
+    /// Show where the ports of a container are published.
+    Port(containers::Port),
+    /// Manage containers.
+    #[command(subcommand)]
+    Container(groups::Container),
+    /// Manage images.
+    #[command(subcommand)]
+    Image(groups::Image),
+    /// What `container prune` stands for.
+    #[command(skip)]
+    PruneContainers(groups::Prune),
+    /// What `image prune` stands for.
+    #[command(skip)]
+    PruneImages(groups::PruneImages),
     /// Make an image of a container's filesystem.
     Commit(images::Commit),
     /// List images.
@@ -139,7 +157,18 @@ pub async fn run(connection: &Connection, command: Command) -> ExitCode {
         Ok(client) => client,
         Err(error) => return error.report(),
     };
+    let command = match command {
+        Command::Container(command) => command.into(),
+        Command::Image(command) => command.into(),
+        other => other,
+    };
     let result = match command {
+        // What they stand for is above.
+        Command::Container(_) | Command::Image(_) => Ok(0),
+        Command::PruneContainers(prune) => groups::prune_containers(&client, prune).await,
+        Command::PruneImages(prune) => groups::prune_images(&client, prune).await,
+        Command::Export(export) => containers::export(&client, export).await,
+        Command::Port(port) => containers::port(&client, port).await,
         Command::Run(run) => run::run(&client, *run).await,
         Command::Create(create) => run::create(&client, *create).await,
         Command::Start(start) => containers::start(&client, start).await,

@@ -6,6 +6,7 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 
 use crate::error::Error;
+use crate::limits::Limits;
 
 /// How a container is made.
 #[derive(Debug, Args)]
@@ -160,6 +161,20 @@ pub struct Options {
     /// Option of the log driver (NAME=VALUE).
     #[arg(long, value_name = "NAME=VALUE")]
     pub log_opt: Vec<String>,
+    #[command(flatten)]
+    pub limits: Limits,
+    /// NIS domain name.
+    #[arg(long, value_name = "NAME")]
+    pub domainname: Option<String>,
+    /// Write the container's id to a file, which must not be there.
+    #[arg(long, value_name = "FILE")]
+    pub cidfile: Option<std::path::PathBuf>,
+    /// Platform of the image (such as linux/amd64).
+    #[arg(long, value_name = "PLATFORM")]
+    pub platform: Option<String>,
+    /// Print no progress of a fetch.
+    #[arg(short, long)]
+    pub quiet: bool,
     /// When to fetch the image (always, missing or never).
     #[arg(long, default_value = "missing", value_name = "WHEN")]
     pub pull: String,
@@ -182,7 +197,7 @@ impl Options {
             "AttachStdout": attach,
             "AttachStderr": attach,
             "Env": self.variables()?,
-            "Labels": pairs("label", &self.label)?,
+            "Labels": pairs("label", &[self.limits.labels()?, self.label.clone()].concat())?,
             "HostConfig": self.host()?,
         });
         let fields = body.as_object_mut().expect("it was made an object");
@@ -196,11 +211,15 @@ impl Options {
             ("WorkingDir", &self.workdir),
             ("User", &self.user),
             ("Hostname", &self.hostname),
+            ("Domainname", &self.domainname),
             ("StopSignal", &self.stop_signal),
         ] {
             if let Some(value) = value {
                 fields.insert(name.into(), json!(value));
             }
+        }
+        if let Some(check) = self.limits.health()? {
+            fields.insert("Healthcheck".into(), check);
         }
         if let Some(seconds) = self.stop_timeout {
             fields.insert("StopTimeout".into(), json!(seconds));
@@ -249,7 +268,7 @@ impl Options {
             tmpfs.insert(path.into(), json!(options));
         }
         let restart = restart(self.restart.as_deref().unwrap_or("no"))?;
-        Ok(json!({
+        let mut host = json!({
             "Binds": self.volume.iter().map(|bind| absolute(bind)).collect::<Vec<_>>(),
             "Mounts": self.mount.iter().map(|mount| parse_mount(mount)).collect::<Result<Vec<_>, _>>()?,
             "Tmpfs": tmpfs,
@@ -288,23 +307,30 @@ impl Options {
                 "Config": pairs("log-opt", &self.log_opt)?,
             },
             "ConsoleSize": crate::terminal::size().filter(|_| self.tty).map_or([0, 0], |(rows, columns)| [rows, columns]),
-        }))
+        });
+        self.limits
+            .add_to(host.as_object_mut().expect("it was made an object"))?;
+        Ok(host)
     }
 
     fn variables(&self) -> Result<Vec<String>, Error> {
         let mut variables = Vec::new();
         for path in &self.env_file {
-            let text =
-                std::fs::read_to_string(path).map_err(|error| Error::File(path.clone(), error))?;
-            for line in text.lines().map(str::trim_start) {
-                if !line.is_empty() && !line.starts_with('#') {
-                    variables.extend(own_value(line));
-                }
-            }
+            variables.extend(read_variables(path)?);
         }
         variables.extend(self.env.iter().filter_map(|variable| own_value(variable)));
         Ok(variables)
     }
+}
+
+/// Variables from a file, a line each.
+pub(crate) fn read_variables(path: &str) -> Result<Vec<String>, Error> {
+    let text = std::fs::read_to_string(path).map_err(|error| Error::File(path.into(), error))?;
+    let lines = text.lines().map(str::trim_start);
+    Ok(lines
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .filter_map(own_value)
+        .collect())
 }
 
 /// A restart policy as the API has it.
@@ -446,6 +472,27 @@ fn parse_mount(text: &str) -> Result<Value, Error> {
             "source" | "src" => mount["Source"] = json!(value),
             "target" | "dst" | "destination" => mount["Target"] = json!(value),
             "readonly" | "ro" => mount["ReadOnly"] = json!(value != "false"),
+            "bind-recursive" => match value {
+                "enabled" => {}
+                "disabled" => mount["BindOptions"]["NonRecursive"] = json!(true),
+                "writable" => mount["BindOptions"]["ReadOnlyNonRecursive"] = json!(true),
+                "readonly" => mount["BindOptions"]["ReadOnlyForceRecursive"] = json!(true),
+                _ => {
+                    return Err(Error::Usage(format!(
+                        "--mount {text:?}: bind-recursive is enabled, disabled, writable or readonly"
+                    )));
+                }
+            },
+            "bind-create-src" => mount["BindOptions"]["CreateMountpoint"] = json!(value != "false"),
+            "volume-driver" => mount["VolumeOptions"]["DriverConfig"]["Name"] = json!(value),
+            "volume-label" => {
+                let (name, value) = value.split_once('=').unwrap_or((value, ""));
+                mount["VolumeOptions"]["Labels"][name] = json!(value);
+            }
+            "volume-opt" => {
+                let (name, value) = value.split_once('=').unwrap_or((value, ""));
+                mount["VolumeOptions"]["DriverConfig"]["Options"][name] = json!(value);
+            }
             "bind-propagation" => mount["BindOptions"]["Propagation"] = json!(value),
             "volume-nocopy" => mount["VolumeOptions"]["NoCopy"] = json!(value != "false"),
             "volume-subpath" => mount["VolumeOptions"]["Subpath"] = json!(value),

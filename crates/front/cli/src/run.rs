@@ -44,20 +44,70 @@ pub(crate) async fn create(client: &Client, create: Create) -> Outcome {
 /// Makes a container, fetching its image if it is not there.
 async fn make(client: &Client, options: &Options, attach: bool) -> Result<String, Error> {
     let body = options.body(attach)?;
+    // Made first, so that an id is never lost to a file that cannot be.
+    let mut id_file = match &options.cidfile {
+        Some(path) => Some(IdFile::make(path)?),
+        None => None,
+    };
+    let platform = options.platform.clone().unwrap_or_default();
     if options.pull == "always" {
-        images::fetch(client, &options.image, false).await?;
+        images::fetch(client, &options.image, &platform, options.quiet).await?;
     }
     let name = options.name.clone().unwrap_or_default();
-    let path = format!("/containers/create{}", query(&[("name", name)]));
+    let parameters = [("name", name), ("platform", platform.clone())];
+    let path = format!("/containers/create{}", query(&parameters));
     let made = match client.post(&path, Some(&body)).await {
         Err(error) if error.status() == Some(404) && options.pull == "missing" => {
             anstream::eprintln!("Unable to find image '{}' locally", options.image);
-            images::fetch(client, &options.image, false).await?;
+            images::fetch(client, &options.image, &platform, options.quiet).await?;
             client.post(&path, Some(&body)).await?
         }
         other => other?,
     };
-    Ok(show::text(&made, "Id").to_owned())
+    for warning in made["Warnings"].as_array().into_iter().flatten() {
+        anstream::eprintln!("WARNING: {}", warning.as_str().unwrap_or_default());
+    }
+    let id = show::text(&made, "Id").to_owned();
+    if let Some(file) = &mut id_file {
+        file.write(&id)?;
+    }
+    Ok(id)
+}
+
+/// The file of `--cidfile`; gone again unless it got an id.
+struct IdFile {
+    path: std::path::PathBuf,
+    file: std::fs::File,
+    has_id: bool,
+}
+
+impl IdFile {
+    fn make(path: &std::path::Path) -> Result<Self, Error> {
+        let file = std::fs::File::create_new(path)
+            .map_err(|error| Error::File(path.display().to_string(), error))?;
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            has_id: false,
+        })
+    }
+
+    fn write(&mut self, id: &str) -> Result<(), Error> {
+        use std::io::Write as _;
+        self.file
+            .write_all(id.as_bytes())
+            .map_err(|error| Error::File(self.path.display().to_string(), error))?;
+        self.has_id = true;
+        Ok(())
+    }
+}
+
+impl Drop for IdFile {
+    fn drop(&mut self) {
+        if !self.has_id {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
 }
 
 pub(crate) async fn run(client: &Client, run: Run) -> Outcome {

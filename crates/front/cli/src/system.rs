@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::client::{Client, query};
 use crate::containers::filters;
-use crate::{Outcome, show};
+use crate::{Outcome, show, terminal};
 
 /// What is asked about the daemon.
 #[derive(Debug, Subcommand)]
@@ -16,9 +16,18 @@ pub enum Command {
     Df,
     /// Remove stopped containers, unused networks and dangling images.
     Prune {
-        /// Volumes that nobody uses as well.
+        /// All images without a container, not only those without a name.
+        #[arg(short, long)]
+        all: bool,
+        /// Anonymous volumes that nobody uses as well.
         #[arg(long)]
         volumes: bool,
+        /// Only those that fit (label=NAME[=VALUE], until=TIME).
+        #[arg(long, value_name = "FILTER")]
+        filter: Vec<String>,
+        /// Do not ask.
+        #[arg(short, long)]
+        force: bool,
     },
 }
 
@@ -62,14 +71,36 @@ pub(crate) async fn run(client: &Client, command: Command) -> Outcome {
                 ],
             );
         }
-        Command::Prune { volumes } => {
-            let mut paths = vec!["/containers/prune", "/networks/prune", "/images/prune"];
+        Command::Prune {
+            all,
+            volumes,
+            filter,
+            force,
+        } => {
+            let what = "This removes stopped containers, unused networks and images, and what builds keep.";
+            if !force && !terminal::confirm(what)? {
+                return Ok(0);
+            }
+            let plain = query(&[("filters", filters(&filter)?)]);
+            let mut of_images = filter.clone();
+            of_images.push(format!("dangling={}", !all));
+            let of_images = query(&[("filters", filters(&of_images)?)]);
+            let mut paths = vec![
+                format!("/containers/prune{plain}"),
+                format!("/networks/prune{plain}"),
+                format!("/images/prune{of_images}"),
+                "/build/prune".to_owned(),
+            ];
             if volumes {
-                paths.push("/volumes/prune");
+                // Volumes have no time by which to tell them apart.
+                let labels = filter.iter().filter(|text| !text.starts_with("until="));
+                let labels: Vec<String> = labels.cloned().collect();
+                let query = query(&[("filters", filters(&labels)?)]);
+                paths.push(format!("/volumes/prune{query}"));
             }
             let mut bytes = 0;
             for path in paths {
-                let pruned = client.post(path, None).await?;
+                let pruned = client.post(&path, None).await?;
                 bytes += pruned["SpaceReclaimed"].as_u64().unwrap_or_default();
             }
             show::line(format_args!("Total reclaimed space: {}", show::size(bytes)));

@@ -18,6 +18,16 @@ pub(crate) fn is_interactive() -> bool {
     std::io::stdin().is_terminal()
 }
 
+/// Asks whether to go on; no answer means no.
+pub(crate) fn confirm(what: &str) -> Result<bool, Error> {
+    anstream::eprint!("{what}\nAre you sure you want to continue? [y/N] ");
+    let mut answer = String::new();
+    std::io::stdin()
+        .read_line(&mut answer)
+        .map_err(|error| Error::File("standard input".into(), error))?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
 /// The terminal in raw mode, until it is dropped.
 pub(crate) struct Raw(Termios);
 

@@ -111,6 +111,14 @@ fn after(health: &Health, probe: Probe, retries: u32, counts: Failures) -> Healt
     next
 }
 
+/// Whether a container is started again when it is unhealthy.
+fn wants_restart(record: &Record) -> bool {
+    let annotations = &record.host.annotations;
+    annotations
+        .get(RESTART_UNHEALTHY)
+        .is_some_and(|value| value == "true")
+}
+
 /// Whether failures count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Failures {
@@ -118,6 +126,9 @@ enum Failures {
     /// The container is still starting.
     AreForgiven,
 }
+
+/// Annotation of containers that are started again when they are unhealthy.
+const RESTART_UNHEALTHY: &str = "dhow.restart-unhealthy";
 
 impl Engine {
     /// Follows the health of a container that was just started or found again.
@@ -191,6 +202,15 @@ impl Engine {
                 && health.status != before
             {
                 self.announce(&record, format!("health_status: {}", health.status));
+                if health.status == "unhealthy" && wants_restart(&record) {
+                    let (engine, id) = (self.clone(), record.id.clone());
+                    tokio::spawn(async move {
+                        if let Err(error) = engine.restart(&id, None, None).await {
+                            tracing::warn!(container = id, %error, "unhealthy, and not started again");
+                        }
+                    });
+                    return;
+                }
             }
         }
     }
