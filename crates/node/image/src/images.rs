@@ -65,7 +65,7 @@ impl Images {
             .map_err(at("create", root))?;
         let table = Table::open(&root.join("images.redb"))?;
         let book = Book::open(table, &options.content, &options.limits)?;
-        let snapshots = Snapshots::open(root)?;
+        let snapshots = Snapshots::open(root, (options.now)())?;
         Ok(Images {
             inner: Arc::new(Inner {
                 content: options.content.clone(),

@@ -260,7 +260,7 @@ impl Images {
                 Some(size) => size,
                 None => {
                     progress.count(diff_ids[n].short(), "Loading layer", 0, blob.size);
-                    let draft = inner.snapshots.unpack(&blob.file, self.read_limits())?;
+                    let draft = inner.snapshots.unpack(blob.file, self.read_limits())?;
                     progress.count(diff_ids[n].short(), "Loading layer", blob.size, blob.size);
                     if draft.diff_id != diff_ids[n] {
                         return Err(Error::DiffId {

@@ -13,14 +13,16 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use dhow_oci::Digest;
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::{
+    AtFlags, FileType, Gid, IFlags, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::archive::{
-    Decompressor, Devices, Ownership, Replace, UnpackOptions, Whiteouts, open_in, remove_tree,
-    unpack,
+    Ahead, Devices, Ownership, Replace, UnpackOptions, Whiteouts, open_in, remove_tree, unpack,
 };
 use crate::error::at;
 use crate::overlay::{self, Writable};
@@ -49,6 +51,8 @@ pub(crate) struct Snapshots {
     root: PathBuf,
     known: RwLock<HashMap<Digest, About>>,
     next: AtomicU64,
+    /// Nanoseconds since the epoch at which it was opened.
+    opened: u128,
     pub(crate) pins: Pins,
 }
 
@@ -75,12 +79,13 @@ impl Drop for Draft {
 
 impl Snapshots {
     /// Opens what is under `root`, and clears away what was interrupted.
-    pub(crate) fn open(root: &Path) -> Result<Snapshots> {
-        for directory in ["snapshots", "rootfs", "drafts", "doomed", "empty"] {
+    pub(crate) fn open(root: &Path, now: SystemTime) -> Result<Snapshots> {
+        for directory in ["snapshots", "rootfs", "drafts", "layers", "doomed", "empty"] {
             let path = root.join(directory);
             fs::create_dir_all(&path).map_err(at("create", &path))?;
         }
-        for directory in ["drafts", "doomed"] {
+        spread(&root.join("layers"));
+        for directory in ["drafts", "layers", "doomed"] {
             let path = root.join(directory);
             for entry in fs::read_dir(&path).map_err(at("list", &path))? {
                 let path = entry.map_err(at("list", &path))?.path();
@@ -106,6 +111,10 @@ impl Snapshots {
             root: root.to_owned(),
             known: RwLock::new(known),
             next: AtomicU64::new(0),
+            opened: now
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default()
+                .as_nanos(),
             pins: Pins::default(),
         })
     }
@@ -117,7 +126,11 @@ impl Snapshots {
 
     /// Unpacks a layer, compressed or not, reading it to its end. Which layer
     /// it lies on does not matter yet.
-    pub(crate) fn unpack(&self, layer: impl Read + Send, limits: ReadLimits) -> Result<Draft> {
+    pub(crate) fn unpack(
+        &self,
+        layer: impl Read + Send + 'static,
+        limits: ReadLimits,
+    ) -> Result<Draft> {
         let mut draft = self.draft()?;
         let path = draft.path.join("fs");
         let root = File::open(&path).map_err(at("open", &path))?;
@@ -129,7 +142,7 @@ impl Snapshots {
                 source: error,
             },
         };
-        let mut plain = Hashing::new(Decompressor::new(layer).map_err(failed)?);
+        let mut plain = Hashing::new(Ahead::start(layer).map_err(failed)?);
         let mut archive = Archive::new(&mut plain, limits);
         let options = UnpackOptions {
             whiteouts: Whiteouts::Overlay,
@@ -139,9 +152,7 @@ impl Snapshots {
         };
         let unpacked = unpack(&mut archive, &root, options).map_err(failed)?;
         archive.finish().map_err(failed)?;
-        let (diff_id, plain) = plain.finish();
-        plain.drain().map_err(failed)?;
-        draft.diff_id = diff_id;
+        draft.diff_id = plain.finish();
         draft.size = unpacked.bytes;
         draft.implied = unpacked.implied.into_iter().collect();
         Ok(draft)
@@ -387,7 +398,8 @@ impl Snapshots {
     }
 
     fn draft(&self) -> Result<Draft> {
-        let path = self.root.join("drafts").join(self.number());
+        let name = format!("{}-{}", self.opened, self.number());
+        let path = self.root.join("layers").join(name);
         let files = path.join("fs");
         fs::create_dir_all(&files).map_err(at("create", &files))?;
         Ok(Draft {
@@ -481,6 +493,21 @@ fn about(parent: &Option<Digest>, draft: &Draft) -> About {
     }
 }
 
+/// Asks the file system to lay out each directory in here on its own, as ext4
+/// does for home directories. Layers come and go as wholes; laid out side by
+/// side, a new one would wade through the inodes of those just removed, which
+/// ext4 without a journal does not use again for minutes and passes one by one.
+/// The place is chosen by name, so names should differ from time to time.
+fn spread(path: &Path) {
+    let asked = File::open(path).ok().and_then(|directory| {
+        let flags = rustix::fs::ioctl_getflags(&directory).ok()?;
+        rustix::fs::ioctl_setflags(&directory, flags | IFlags::TOPDIR).ok()
+    });
+    if asked.is_none() {
+        tracing::debug!(path = %path.display(), "file system takes no hint about layout");
+    }
+}
+
 fn remove_path(path: &Path) -> io::Result<()> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Ok(());
@@ -535,8 +562,8 @@ impl<R: Read> Hashing<R> {
         }
     }
 
-    fn finish(self) -> (Digest, R) {
-        (self.digester.finish(), self.input)
+    fn finish(self) -> Digest {
+        self.digester.finish()
     }
 }
 

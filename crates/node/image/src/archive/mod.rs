@@ -6,11 +6,13 @@
 //! an absolute path, nor a symbolic link planted by an earlier entry leads
 //! outside.
 
+mod ahead;
 mod compress;
 mod pack;
 mod remove;
 mod unpack;
 
+pub(crate) use ahead::Ahead;
 pub use compress::{Decompressor, sniff};
 pub(crate) use pack::is_opaque;
 pub use pack::{PackOptions, Packed, attributes, names, pack};
