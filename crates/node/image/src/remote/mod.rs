@@ -25,6 +25,9 @@ use crate::{Error, Images, Result};
 /// Docker Hub's registry is not where its name says.
 const DOCKER_HUB: &str = "https://registry-1.docker.io/";
 
+/// However far it gets each time, no transfer is taken up more often.
+const MAX_RESUMES: u32 = 100;
+
 /// Speaks to registries; shares connections and what it learnt about them.
 #[derive(Debug)]
 pub(crate) struct Client {

@@ -20,8 +20,8 @@ use tokio::task::JoinHandle;
 use url::Url;
 
 use crate::images::{Images, top};
-use crate::remote::session::{Ask, Intent, Session, is_passing};
-use crate::remote::{backoff, blocking};
+use crate::remote::session::{Ask, Intent, Session, may_pass};
+use crate::remote::{MAX_RESUMES, backoff, blocking};
 use crate::snapshots::Draft;
 use crate::state::parse_config;
 use crate::types::{Layer, PullOptions, Pulled};
@@ -29,8 +29,6 @@ use crate::{Error, ProgressSender, Result};
 
 /// Pieces of a layer that wait for the disk.
 const QUEUE: usize = 16;
-/// However far it gets each time, no transfer is taken up more often.
-const MAX_RESUMES: u32 = 100;
 /// Bytes between two counts.
 const COUNT_EVERY: u64 = 512 << 10;
 
@@ -726,9 +724,7 @@ impl Session {
     /// be none.
     async fn endure(&self, error: Error, n_failed: &mut u32) -> Result<()> {
         *n_failed += 1;
-        // We have spoken before: a registry that is gone may come back.
-        let passing = is_passing(&error) || matches!(error, Error::Unreachable { .. });
-        if !passing || *n_failed >= self.attempts() {
+        if !may_pass(&error) || *n_failed >= self.attempts() {
             return Err(error);
         }
         tracing::debug!(%error, n_failed, "asking again");

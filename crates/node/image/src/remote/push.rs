@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use dhow_oci::{Algorithm, Compression, Descriptor, Digest, Manifest, Reference, media_type};
 use futures_util::stream::{StreamExt, TryStreamExt};
-use http::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE};
+use http::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, LOCATION, RANGE};
 use http::{Method, StatusCode};
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
@@ -16,9 +16,9 @@ use url::Url;
 
 use crate::error::at;
 use crate::images::Images;
-use crate::remote::session::{Ask, Intent, Session, gone, is_passing};
+use crate::remote::session::{Ask, Intent, Session, gone, may_pass};
 use crate::remote::transport::Body;
-use crate::remote::{backoff, blocking};
+use crate::remote::{MAX_RESUMES, backoff, blocking};
 use crate::table::{NameRow, Write as Row};
 use crate::types::{Image, Layer, PushOptions, Pushed};
 use crate::{Error, ProgressSender, Result};
@@ -229,6 +229,27 @@ impl Images {
     }
 }
 
+/// Where an upload stands.
+struct Place {
+    /// Where it goes on.
+    url: Url,
+    /// Bytes the registry has.
+    offset: u64,
+}
+
+fn offset_of(place: &Option<Place>) -> u64 {
+    place.as_ref().map_or(0, |place| place.offset)
+}
+
+/// How a blob is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Manner {
+    /// In one request.
+    AtOnce,
+    /// In requests of [`CHUNK`] bytes.
+    InChunks,
+}
+
 /// One blob on its way.
 struct Upload {
     images: Images,
@@ -259,29 +280,46 @@ impl Upload {
                 return Ok(());
             }
         }
-        let mut n_failed = 0;
-        let mut chunked = false;
+        let (mut n_failed, mut n_resumed) = (0, 0);
+        let mut manner = Manner::AtOnce;
+        let mut place = None;
         loop {
-            let attempt = if chunked {
-                self.in_chunks().await
-            } else {
-                self.at_once().await
+            let before = offset_of(&place);
+            let Err(error) = self.send(&mut place, manner).await else {
+                break;
             };
-            let error = match attempt {
-                Ok(()) => break,
-                Err(error) => error,
+            let refused = match &error {
+                Error::Registry { status, .. } => *status,
+                _ => 0,
             };
-            n_failed += 1;
-            if let Error::Registry { status: 413, .. } = error
-                && !chunked
-            {
-                chunked = true;
+            if refused == 413 && manner == Manner::AtOnce {
+                (manner, place) = (Manner::InChunks, None);
                 continue;
             }
-            if !is_passing(&error) || n_failed >= session.attempts() {
+            n_failed += 1;
+            if may_pass(&error) {
+                // What the registry has got need not be sent again.
+                if let Some(stopped) = place.take() {
+                    place = self.find_place(stopped).await;
+                }
+                if offset_of(&place) > before {
+                    n_failed = 1;
+                }
+            } else if before > 0 && matches!(refused, 400 | 404 | 416) {
+                // It took up an upload it cannot go on with: once more, anew.
+                place = None;
+            } else {
                 return Err(error);
             }
-            tracing::debug!(%error, n_failed, "sending again");
+            n_resumed += 1;
+            if n_failed >= session.attempts() || n_resumed > MAX_RESUMES {
+                return Err(error);
+            }
+            let offset = offset_of(&place);
+            tracing::debug!(%error, n_failed, offset, "sending again");
+            self.progress
+                .status(&self.id, format!("Retrying at {offset}"))
+                .await;
             tokio::time::sleep(backoff(n_failed)).await;
         }
         self.progress.status(&self.id, "Pushed").await;
@@ -314,31 +352,66 @@ impl Upload {
         self.session.location(&url, response.headers())
     }
 
-    async fn at_once(&self) -> Result<()> {
-        let mut url = self.open().await?;
-        url.query_pairs_mut()
-            .append_pair("digest", self.blob.digest.as_str());
-        let ask = self.carrying(Method::PUT, url, 0, self.blob.size);
+    /// Sends what is missing; `place` says where it stands, also after an
+    /// error.
+    async fn send(&self, place: &mut Option<Place>, manner: Manner) -> Result<()> {
+        let start = match place.take() {
+            Some(place) => place,
+            None => Place {
+                url: self.open().await?,
+                offset: 0,
+            },
+        };
+        let Place { url, offset } = place.insert(start);
+        if *offset == 0 && manner == Manner::AtOnce {
+            let ask = self.carrying(Method::PUT, self.closing(url), 0, self.blob.size);
+            return self.accepted(&ask, StatusCode::CREATED).await.map(drop);
+        }
+        while *offset < self.blob.size {
+            let left = self.blob.size - *offset;
+            let length = match manner {
+                Manner::AtOnce => left,
+                Manner::InChunks => left.min(CHUNK),
+            };
+            let range = format!("{offset}-{}", *offset + length - 1);
+            let ask = self
+                .carrying(Method::PATCH, url.clone(), *offset, length)
+                .header(CONTENT_RANGE, &range);
+            let headers = self.accepted(&ask, StatusCode::ACCEPTED).await?;
+            *url = self.session.location(url, &headers)?;
+            *offset += length;
+        }
+        let ask = Ask::new(Method::PUT, self.closing(url))
+            .bytes("application/octet-stream", Bytes::new());
         self.accepted(&ask, StatusCode::CREATED).await.map(drop)
     }
 
-    async fn in_chunks(&self) -> Result<()> {
-        let mut url = self.open().await?;
-        let mut offset = 0;
-        while offset < self.blob.size {
-            let length = CHUNK.min(self.blob.size - offset);
-            let range = format!("{offset}-{}", offset + length - 1);
-            let ask = self
-                .carrying(Method::PATCH, url.clone(), offset, length)
-                .header(CONTENT_RANGE, &range);
-            let headers = self.accepted(&ask, StatusCode::ACCEPTED).await?;
-            url = self.session.location(&url, &headers)?;
-            offset += length;
+    /// Asks how far an upload came. None if the registry does not tell, or
+    /// claims more than there is: then it begins anew.
+    async fn find_place(&self, place: Place) -> Option<Place> {
+        let ask = Ask::new(Method::GET, place.url.clone());
+        let response = self.session.send(&ask).await.ok()?;
+        if response.status() != StatusCode::NO_CONTENT {
+            return None;
         }
+        let headers = response.headers();
+        let last = headers.get(RANGE)?.to_str().ok()?.rsplit_once('-')?.1;
+        let last: u64 = last.parse().ok()?;
+        // "0-0" means nothing, or one byte.
+        let offset = (last > 0).then(|| last.checked_add(1))??;
+        let url = match headers.contains_key(LOCATION) {
+            true => self.session.location(&place.url, headers).ok()?,
+            false => place.url,
+        };
+        (offset <= self.blob.size).then_some(Place { url, offset })
+    }
+
+    /// The address that makes an upload a blob.
+    fn closing(&self, url: &Url) -> Url {
+        let mut url = url.clone();
         url.query_pairs_mut()
             .append_pair("digest", self.blob.digest.as_str());
-        let ask = Ask::new(Method::PUT, url).bytes("application/octet-stream", Bytes::new());
-        self.accepted(&ask, StatusCode::CREATED).await.map(drop)
+        url
     }
 
     async fn accepted(&self, ask: &Ask, expected: StatusCode) -> Result<http::HeaderMap> {

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use dhow_oci::Reference;
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, LOCATION};
+use http::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, LOCATION,
+};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::Incoming;
@@ -86,7 +88,9 @@ impl Ask {
 
     pub(crate) fn bytes(self, content_type: &str, bytes: impl Into<Bytes>) -> Ask {
         let bytes = bytes.into();
-        self.header(CONTENT_TYPE, content_type)
+        // Also for none, which some proxies answer with 411 otherwise.
+        self.header(CONTENT_LENGTH, &bytes.len().to_string())
+            .header(CONTENT_TYPE, content_type)
             .body(Box::new(move || {
                 Full::new(bytes.clone())
                     .map_err(|never: std::convert::Infallible| match never {})
@@ -529,6 +533,12 @@ pub(crate) fn is_passing(error: &Error) -> bool {
         Error::Registry { status, .. } => matches!(status, 408 | 429 | 500 | 502 | 503 | 504),
         _ => false,
     }
+}
+
+/// Like [`is_passing`], once we have spoken to the registry: one that is gone
+/// may come back.
+pub(crate) fn may_pass(error: &Error) -> bool {
+    is_passing(error) || matches!(error, Error::Unreachable { .. })
 }
 
 /// Reads what is left of a small answer, so that its connection is used again.

@@ -87,6 +87,19 @@ pub enum Fault {
     Endless,
 }
 
+/// What goes wrong with a request that carries bytes of a blob.
+#[derive(Clone, Copy, Debug)]
+pub enum Cut {
+    /// This many bytes are kept, then the connection ends.
+    After(usize),
+    /// The same, but the upload is forgotten.
+    Forgetting(usize),
+    /// The same, but what is kept is spoilt.
+    Spoiling(usize),
+    /// A status and no content.
+    Status(u16),
+}
+
 /// Who may ask.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Door {
@@ -114,6 +127,10 @@ pub struct State {
     faults: Mutex<HashMap<String, Vec<Fault>>>,
     /// Requests seen: method, path, range.
     pub seen: Mutex<Vec<(String, String, String)>>,
+    /// What uploads have received, by number.
+    uploads: Mutex<Vec<Vec<u8>>>,
+    /// What becomes of uploads, one per request that carries bytes.
+    cuts: Mutex<Vec<Cut>>,
     /// Told whenever a body has come as far as its fault lets it.
     pub stalled: Notify,
 }
@@ -134,6 +151,8 @@ impl Liar {
             content: Mutex::default(),
             faults: Mutex::default(),
             seen: Mutex::default(),
+            uploads: Mutex::default(),
+            cuts: Mutex::default(),
             stalled: Notify::new(),
         });
         let serving = Arc::clone(&state);
@@ -163,17 +182,19 @@ impl Liar {
             .insert(path, faults.iter().rev().cloned().collect());
     }
 
-    fn serve(&self, path: String, kind: &str, bytes: Vec<u8>) {
-        self.state
-            .content
-            .lock()
-            .unwrap()
-            .insert(path, (kind.to_owned(), bytes));
+    pub fn cut(&self, cuts: &[Cut]) {
+        *self.state.cuts.lock().unwrap() = cuts.iter().rev().copied().collect();
+    }
+
+    /// Whether a blob has arrived in a repository.
+    pub fn has(&self, repository: &str, digest: &Digest) -> bool {
+        let content = self.state.content.lock().unwrap();
+        content.contains_key(&blob_path(repository, digest))
     }
 
     pub fn blob(&self, repository: &str, bytes: Vec<u8>) -> Digest {
         let digest = Digest::of(&bytes);
-        self.serve(
+        self.state.keep(
             blob_path(repository, &digest),
             "application/octet-stream",
             bytes,
@@ -185,7 +206,7 @@ impl Liar {
         let digest = Digest::of(&bytes);
         for name in [tag, digest.as_str()] {
             let path = format!("/v2/{repository}/manifests/{name}");
-            self.serve(path, kind, bytes.clone());
+            self.state.keep(path, kind, bytes.clone());
         }
         digest
     }
@@ -245,11 +266,18 @@ pub fn blob_path(repository: &str, digest: &Digest) -> String {
 }
 
 impl State {
+    fn keep(&self, path: String, kind: &str, bytes: Vec<u8>) {
+        let mut content = self.content.lock().unwrap();
+        content.insert(path, (kind.to_owned(), bytes));
+    }
+
     async fn answer(&self, mut stream: TcpStream) -> std::io::Result<()> {
         let mut head = Vec::new();
+        // One by one, for what follows belongs to the body.
         while !head.ends_with(b"\r\n\r\n") {
-            if stream.read_buf(&mut head).await? == 0 || !head[0].is_ascii_uppercase() {
-                // Gone, or somebody who wants to speak TLS.
+            head.push(stream.read_u8().await?);
+            if !head[0].is_ascii_uppercase() {
+                // Somebody who wants to speak TLS.
                 return Ok(());
             }
         }
@@ -299,6 +327,15 @@ impl State {
         let fault = self.faults.lock().unwrap().get_mut(path).and_then(Vec::pop);
         if path == "/v2/" {
             return send(&mut stream, "200 OK", "", b"{}").await;
+        }
+        if path.contains("/blobs/uploads/") {
+            return self.upload(&mut stream, method, target, &headers).await;
+        }
+        if method == "PUT" {
+            let manifest = body_of(&mut stream, &headers, usize::MAX).await?;
+            let kind = headers["content-type"].clone();
+            self.keep(path.to_owned(), &kind, manifest);
+            return send(&mut stream, "201 Created", "", b"").await;
         }
         let content = self.content.lock().unwrap().get(path).cloned();
         let Some((kind, body)) = content else {
@@ -353,6 +390,84 @@ impl State {
         send(&mut stream, &status, &header, &part).await
     }
 
+    /// `/v2/REPOSITORY/blobs/uploads/[NUMBER]`
+    async fn upload(
+        &self,
+        stream: &mut TcpStream,
+        method: &str,
+        target: &str,
+        headers: &HashMap<String, String>,
+    ) -> std::io::Result<()> {
+        let (path, query) = target.split_once('?').unwrap_or((target, ""));
+        let (start, number) = path.rsplit_once('/').unwrap();
+        if method == "POST" {
+            let number = {
+                let mut uploads = self.uploads.lock().unwrap();
+                uploads.push(Vec::new());
+                uploads.len() - 1
+            };
+            let header = format!("Location: {start}/{number}\r\n");
+            return send(stream, "202 Accepted", &header, b"").await;
+        }
+        let number: usize = number.parse().unwrap();
+        if method == "DELETE" {
+            return send(stream, "204 No Content", "", b"").await;
+        }
+        let offset = self.uploads.lock().unwrap()[number].len();
+        let place = |offset: usize| {
+            let last = offset.saturating_sub(1);
+            format!("Location: {path}\r\nRange: 0-{last}\r\n")
+        };
+        if method == "GET" {
+            return match offset {
+                0 => send(stream, "404 Not Found", "", b"").await,
+                _ => send(stream, "204 No Content", &place(offset), b"").await,
+            };
+        }
+        let length: usize = headers["content-length"].parse().unwrap();
+        if let Some(range) = headers.get("content-range") {
+            let expected = format!("{offset}-{}", offset + length - 1);
+            assert_eq!(*range, expected);
+        }
+        let cut = match length {
+            0 => None,
+            _ => self.cuts.lock().unwrap().pop(),
+        };
+        let kept = match cut {
+            Some(Cut::After(at) | Cut::Forgetting(at) | Cut::Spoiling(at)) => at,
+            Some(Cut::Status(code)) => {
+                let status = format!("{code} Hm");
+                return send(stream, &status, "", b"").await;
+            }
+            None => usize::MAX,
+        };
+        let mut body = body_of(stream, headers, kept).await?;
+        let whole = {
+            let mut uploads = self.uploads.lock().unwrap();
+            match cut {
+                Some(Cut::Forgetting(_)) => body.clear(),
+                Some(Cut::Spoiling(_)) => body.iter_mut().for_each(|byte| *byte ^= 1),
+                _ => {}
+            }
+            uploads[number].extend(body);
+            uploads[number].clone()
+        };
+        if cut.is_some() {
+            return Ok(());
+        }
+        if method == "PATCH" {
+            return send(stream, "202 Accepted", &place(whole.len()), b"").await;
+        }
+        let digest = Digest::of(&whole);
+        let wanted = query.rsplit_once("digest=").unwrap().1.replace("%3A", ":");
+        if digest.as_str() != wanted {
+            return send(stream, "400 Bad Request", "", b"").await;
+        }
+        let path = format!("{}/{digest}", start.strip_suffix("/uploads").unwrap());
+        self.keep(path, "application/octet-stream", whole);
+        send(stream, "201 Created", "", b"").await
+    }
+
     async fn part(
         &self,
         stream: &mut TcpStream,
@@ -369,6 +484,18 @@ impl State {
         stream.write_all(&body[..at.min(length)]).await?;
         stream.flush().await
     }
+}
+
+/// The body of a request, or its first bytes.
+async fn body_of(
+    stream: &mut TcpStream,
+    headers: &HashMap<String, String>,
+    most: usize,
+) -> std::io::Result<Vec<u8>> {
+    let length: usize = headers["content-length"].parse().unwrap();
+    let mut body = vec![0; length.min(most)];
+    stream.read_exact(&mut body).await?;
+    Ok(body)
 }
 
 async fn send(

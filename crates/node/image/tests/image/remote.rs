@@ -9,7 +9,7 @@ use dhow_image::{
 };
 use dhow_oci::{Digest, Platform, media_type};
 
-use crate::registries::{Distribution, Door, Fault, Liar, PASSWORD, USER, blob_path, bounded};
+use crate::registries::{Cut, Distribution, Door, Fault, Liar, PASSWORD, USER, blob_path, bounded};
 use crate::support::{Machine, Tar, audit, base, gzip, name, options};
 
 fn gz(tar: &[u8]) -> (&'static str, Vec<u8>) {
@@ -56,6 +56,17 @@ async fn pull(machine: &Machine, text: &str) -> Result<dhow_image::Pulled, Error
         machine
             .images
             .pull(&reference, options, ProgressSender::silent()),
+    )
+    .await
+}
+
+async fn push(machine: &Machine, text: &str) -> Result<Vec<dhow_image::Pushed>, Error> {
+    let target = name(text);
+    let options = PushOptions::default();
+    bounded(
+        machine
+            .images
+            .push(&target, options, ProgressSender::silent()),
     )
     .await
 }
@@ -335,6 +346,51 @@ async fn a_transfer_is_taken_up_where_it_broke_off() {
         .collect();
     assert!(ranges.contains(&"bytes=1000-".to_owned()), "{ranges:?}");
     assert!(ranges.contains(&"bytes=51000-".to_owned()), "{ranges:?}");
+}
+
+#[tokio::test]
+async fn an_upload_is_taken_up_where_it_broke_off() {
+    use Cut::{After, Forgetting, Spoiling, Status};
+    let liar = Liar::start(Door::Open).await;
+    // Whether bytes that arrived are not sent again.
+    for (n, (cuts, is_resumed)) in [
+        (&[][..], false),
+        (&[After(300_000), After(700_000), Status(503)][..], true),
+        (&[After(0)][..], false),
+        (&[Forgetting(400_000)][..], false),
+        (&[Spoiling(400_000)][..], true),
+        (&[Status(413), After(5_000)][..], true),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        liar.cut(cuts);
+        let machine = hasty();
+        let target = format!("{}/app{n}:1", liar.address);
+        let image = machine.import(&gzip(&noise()), &target);
+        push(&machine, &target)
+            .await
+            .unwrap_or_else(|error| panic!("{cuts:?}: {error}"));
+        let repository = format!("app{n}");
+        assert!(
+            liar.has(&repository, &image.layers[0].blob.digest),
+            "{cuts:?}"
+        );
+        let seen = liar.state.seen.lock().unwrap();
+        let was_resumed = seen.iter().any(|(method, path, _)| {
+            method == "PATCH" && path.contains(&format!("/{repository}/"))
+        });
+        assert_eq!(was_resumed, is_resumed, "{cuts:?}");
+        drop(seen);
+        machine.audit();
+    }
+    // A registry that takes nothing is given up.
+    liar.cut(&[After(0); 50]);
+    let machine = hasty();
+    let target = format!("{}/never:1", liar.address);
+    machine.import(&gzip(&noise()), &target);
+    let error = push(&machine, &target).await.unwrap_err();
+    assert!(matches!(error, Error::Network { .. }), "{error:?}");
 }
 
 #[tokio::test]

@@ -65,7 +65,7 @@ pub fn audit(directory: &Path) {
         assert_eq!(digest.hex(), entry.file_name().to_str().unwrap());
     }
     let root = directory.join("image");
-    for empty in ["drafts", "doomed", "empty"] {
+    for empty in ["drafts", "layers", "doomed", "empty"] {
         let left = names_in(&root.join(empty));
         assert!(left.is_empty(), "{empty}: {left:?}");
     }
