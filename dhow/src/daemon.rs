@@ -30,9 +30,16 @@ pub(crate) struct Options {
     /// Socket to serve; RUN_ROOT/dhow.sock unless told otherwise.
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
-    /// Registry that may be spoken to without TLS; loopback always may.
-    #[arg(long, value_name = "HOST[:PORT]")]
+    /// Registry, or network of registries, that may be spoken to without TLS;
+    /// loopback always may.
+    #[arg(long, value_name = "HOST[:PORT]|NETWORK")]
     insecure_registry: Vec<String>,
+    /// Address that is asked before Docker Hub.
+    #[arg(long, value_name = "URL")]
+    registry_mirror: Vec<String>,
+    /// Folder with HOST[:PORT]/hosts.toml or HOST[:PORT]/*.crt for registries.
+    #[arg(long, value_name = "FOLDER", default_values = ["/etc/dhow/certs.d", "/etc/docker/certs.d"])]
+    certs_dir: Vec<PathBuf>,
     /// Address to serve over TCP as well, to clients with certificates.
     #[arg(long, value_name = "HOST:PORT", requires_all = ["tlscacert", "tlscert", "tlskey"])]
     tcp: Option<String>,
@@ -161,7 +168,8 @@ async fn open_engine(options: &Options, networks: Arc<Networks>) -> Result<Engin
         limits: Limits::default(),
         registries: RegistryOptions {
             insecure: options.insecure_registry.clone(),
-            certificates: Some("/etc/docker/certs.d".into()),
+            mirrors: options.registry_mirror.clone(),
+            certificates: options.certs_dir.clone(),
             user_agent: concat!("dhow/", env!("CARGO_PKG_VERSION")).into(),
             ..RegistryOptions::default()
         },

@@ -52,11 +52,14 @@ impl Default for Limits {
 /// How registries are reached.
 #[derive(Clone, Debug)]
 pub struct RegistryOptions {
-    /// Hosts (`host`, `host:port`) that may be spoken to over plain HTTP or
-    /// with a certificate nobody vouches for. Loopback always may.
+    /// Hosts (`host`, `host:port`) and networks (`10.0.0.0/8`) that may be
+    /// spoken to over plain HTTP or with a certificate nobody vouches for.
+    /// Loopback always may.
     pub insecure: Vec<String>,
-    /// Directory with `HOST[:PORT]/ca.crt`, as Docker's `certs.d`.
-    pub certificates: Option<PathBuf>,
+    /// Directories with one directory per registry (`HOST[:PORT]`, `_default`):
+    /// containerd's `hosts.toml`, or Docker's `*.crt`, `*.cert`, `*.key`. The
+    /// first that has the registry counts.
+    pub certificates: Vec<PathBuf>,
     /// Base addresses tried before Docker Hub itself.
     pub mirrors: Vec<String>,
     /// How we introduce ourselves: the `User-Agent`.
@@ -71,7 +74,7 @@ impl Default for RegistryOptions {
     fn default() -> RegistryOptions {
         RegistryOptions {
             insecure: Vec::new(),
-            certificates: None,
+            certificates: Vec::new(),
             mirrors: Vec::new(),
             user_agent: "dhow".to_owned(),
             patience: Duration::from_secs(30),

@@ -1,6 +1,7 @@
 //! Registries: pull, push, login, over the OCI distribution protocol 1.1.
 
 mod auth;
+mod hosts;
 mod pull;
 mod push;
 mod session;
@@ -14,95 +15,100 @@ use dhow_oci::{DEFAULT_REGISTRY, Digest, Reference};
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use tokio::sync::Semaphore;
+use tokio::sync::{OnceCell, Semaphore};
 use url::Url;
 
-use crate::remote::session::{Ask, Intent, Session, chain};
-use crate::remote::transport::{Connector, Http};
+use crate::remote::hosts::Host;
+use crate::remote::session::{Ask, Session, chain};
+use crate::remote::transport::{Connections, Connector, Http};
 use crate::types::{RegistryAuth, RegistryOptions};
 use crate::{Error, Images, Result};
 
-/// Docker Hub's registry is not where its name says.
-const DOCKER_HUB: &str = "https://registry-1.docker.io/";
-
+/// Registries whose connections are kept.
+const MAX_PEERS: usize = 64;
 /// However far it gets each time, no transfer is taken up more often.
 const MAX_RESUMES: u32 = 100;
 
 /// Speaks to registries; shares connections and what it learnt about them.
 #[derive(Debug)]
 pub(crate) struct Client {
-    http: Http,
-    connector: ConnectorInfo,
+    connections: Connections,
     options: RegistryOptions,
-    /// Base addresses found out, by registry.
-    bases: Mutex<HashMap<String, Url>>,
+    /// By registry.
+    peers: Mutex<HashMap<String, Arc<Peer>>>,
     /// Who transfers which blob.
     transfers: Mutex<HashMap<Digest, Weak<tokio::sync::Mutex<()>>>>,
     /// Bounds how many layers are transferred at a time.
     slots: Arc<Semaphore>,
 }
 
-/// The connector, where only what it knows is asked.
-struct ConnectorInfo(Connector);
-
-impl std::fmt::Debug for ConnectorInfo {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str("Connector")
-    }
+/// A registry: the hosts that stand for it, and connections to them.
+#[derive(Debug)]
+struct Peer {
+    hosts: Vec<Host>,
+    /// Where each of them really is, once it has been found out.
+    bases: Vec<OnceCell<Url>>,
+    http: Http,
 }
 
 impl Client {
     pub(crate) fn new(options: &RegistryOptions, n_transfers: usize) -> Client {
-        let connector = Connector::new(options.certificates.clone(), options.insecure.clone());
-        let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(Duration::from_secs(30))
-            .build(connector.clone());
         Client {
-            http,
-            connector: ConnectorInfo(connector),
+            connections: Connections::new(),
             options: options.clone(),
-            bases: Mutex::default(),
+            peers: Mutex::default(),
             transfers: Mutex::default(),
             slots: Arc::new(Semaphore::new(n_transfers.max(1))),
         }
     }
 
-    /// Where a registry is, and whether it speaks TLS. As Docker does: HTTPS,
-    /// unless an insecure one does not.
-    async fn base(&self, registry: &str) -> Result<Url> {
-        if registry == DEFAULT_REGISTRY {
-            return Ok(Url::parse(DOCKER_HUB).expect("a constant"));
-        }
-        let known = self
-            .bases
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(registry)
-            .cloned();
-        if let Some(known) = known {
-            return Ok(known);
-        }
-        let at = |scheme: &str| {
-            Url::parse(&format!("{scheme}://{registry}/"))
-                .map_err(|error| Error::Invalid(format!("registry {registry:?}: {error}")))
-        };
-        let secure = at("https")?;
-        let base = if !self.connector.0.is_insecure(registry) || self.answers(&secure).await.is_ok()
+    /// The registry of this name, as it is configured now.
+    fn peer(&self, registry: &str) -> Result<Arc<Peer>> {
+        let hosts = hosts::of(registry, &self.options)?;
+        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(peer) = peers.get(registry)
+            && peer.hosts == hosts
         {
-            secure
-        } else {
-            let plain = at("http")?;
-            self.answers(&plain).await?;
-            plain
-        };
-        let mut bases = self.bases.lock().unwrap_or_else(PoisonError::into_inner);
-        bases.insert(registry.to_owned(), base.clone());
-        Ok(base)
+            return Ok(Arc::clone(peer));
+        }
+        if peers.len() >= MAX_PEERS {
+            peers.clear();
+        }
+        let trusts = hosts
+            .iter()
+            .map(|host| (hosts::authority(&host.base), host.trust.clone()));
+        let connector = Connector::new(self.connections.clone(), trusts.collect(), &self.options);
+        let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(Duration::from_secs(30))
+            .build(connector);
+        let bases = hosts.iter().map(|_| OnceCell::new()).collect();
+        let peer = Arc::new(Peer { hosts, bases, http });
+        peers.insert(registry.to_owned(), Arc::clone(&peer));
+        Ok(peer)
     }
 
-    async fn answers(&self, base: &Url) -> Result<()> {
-        let url = base.join("v2/").expect("a base address takes a path");
+    /// Where a host is, and whether it speaks TLS. As Docker does: HTTPS,
+    /// unless an insecure one does not.
+    async fn base(&self, peer: &Peer, at_host: usize) -> Result<Url> {
+        let host = &peer.hosts[at_host];
+        if !host.perhaps_plain {
+            return Ok(host.base.clone());
+        }
+        let found = peer.bases[at_host].get_or_try_init(|| async {
+            if self.answers(peer, &host.base).await.is_ok() {
+                return Ok(host.base.clone());
+            }
+            let mut plain = host.base.clone();
+            // Cannot fail between these two.
+            let _ = plain.set_scheme("http");
+            self.answers(peer, &plain).await?;
+            Ok(plain)
+        });
+        found.await.cloned()
+    }
+
+    async fn answers(&self, peer: &Peer, url: &Url) -> Result<()> {
         let failed = |message: String| Error::Network {
             url: url.to_string(),
             message,
@@ -116,7 +122,7 @@ impl Client {
                     .boxed_unsync(),
             )
             .map_err(|error| failed(error.to_string()))?;
-        match tokio::time::timeout(self.options.patience, self.http.request(request)).await {
+        match tokio::time::timeout(self.options.patience, peer.http.request(request)).await {
             Err(_) => Err(failed("request timed out".to_owned())),
             Ok(Err(error)) => Err(failed(chain(&error))),
             Ok(Ok(_)) => Ok(()),
@@ -204,7 +210,7 @@ impl Images {
         };
         let reference = Reference::parse(&format!("{registry}/login/login"))?;
         let client = Arc::clone(&self.inner.client);
-        Session::open(client, &reference, Some(auth.clone()), Intent::Pull, None)
+        Session::home(client, &reference, auth.clone())
             .await?
             .login()
             .await

@@ -8,8 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use dhow_content::{Follower, Lease};
 use dhow_oci::{
-    DEFAULT_REGISTRY, Descriptor, Digest, Document, ImageConfig, MAX_DOCUMENT, Manifest, Platform,
-    Reference, chain_ids, media_type,
+    Descriptor, Digest, Document, ImageConfig, Index, MAX_DOCUMENT, Manifest, Platform, Reference,
+    chain_ids, media_type,
 };
 use futures_util::stream::{StreamExt, TryStreamExt};
 use http::header::{ACCEPT, CONTENT_RANGE, CONTENT_TYPE, RANGE};
@@ -17,7 +17,6 @@ use http::{Method, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::sync::{OwnedMutexGuard, mpsc, oneshot};
 use tokio::task::JoinHandle;
-use url::Url;
 
 use crate::images::{Images, top};
 use crate::remote::session::{Ask, Intent, Session, may_pass};
@@ -37,6 +36,14 @@ struct Fetched {
     descriptor: Descriptor,
     bytes: Bytes,
     document: Document,
+}
+
+/// A manifest and the configuration it names.
+struct Described {
+    descriptor: Descriptor,
+    bytes: Bytes,
+    manifest: Manifest,
+    config_bytes: Bytes,
 }
 
 impl Images {
@@ -68,12 +75,23 @@ impl Images {
         let lease = Arc::new(self.inner.content.lease());
         self.keep(&lease, &top.bytes).await?;
         let target = top.descriptor.clone();
-        let chosen = self.choose(&session, top, &reference, &options).await?;
-        let Document::Manifest(manifest) = chosen.document else {
-            return Err(session.nonsense("index in an index"));
+        let mut session = session.for_content().await?;
+        let described = loop {
+            match self.describe(&session, &top, &reference, &options).await {
+                Ok(described) => break described,
+                Err(error) => match session.next().await {
+                    Some(next) => session = next,
+                    None => return Err(error),
+                },
+            }
         };
-        self.keep(&lease, &chosen.bytes).await?;
-        let config_bytes = self.config(&session, &manifest, &reference).await?;
+        let Described {
+            descriptor,
+            bytes,
+            manifest,
+            config_bytes,
+        } = described;
+        self.keep(&lease, &bytes).await?;
         let config = parse_config(&manifest.config.digest, &config_bytes)?;
         self.check(&manifest, &config, &reference, &options)?;
         self.keep(&lease, &config_bytes).await?;
@@ -99,7 +117,7 @@ impl Images {
             (reference.with_digest(digest.clone()), target),
         ];
         let images = self.clone();
-        let manifest = chosen.descriptor;
+        let manifest = descriptor;
         let image = blocking(move || {
             let layers = layers;
             let image = images.register(&config_bytes, manifest, layers.layers, names);
@@ -128,57 +146,69 @@ impl Images {
         })
     }
 
-    /// Asks the mirrors first, if it is Docker Hub's.
+    /// Asks what the reference means, one host after the other.
     async fn find(
         &self,
         reference: &Reference,
         options: &PullOptions,
     ) -> Result<(Session, Fetched)> {
-        let mut mirrors = Vec::new();
-        if reference.registry() == DEFAULT_REGISTRY {
-            for mirror in &self.inner.options.registries.mirrors {
-                let mut mirror = Url::parse(mirror)
-                    .map_err(|error| Error::Invalid(format!("mirror {mirror:?}: {error}")))?;
-                if !mirror.path().ends_with('/') {
-                    let path = format!("{}/", mirror.path());
-                    mirror.set_path(&path);
-                }
-                mirrors.push(mirror);
+        let (name, intent) = match (reference.digest(), reference.tag()) {
+            (Some(digest), _) => (digest.to_string(), Intent::Pull),
+            (None, tag) => (tag.unwrap_or_default().to_owned(), Intent::Resolve),
+        };
+        let client = Arc::clone(&self.inner.client);
+        let mut session = Session::open(client, reference, options.auth.clone(), intent).await?;
+        loop {
+            match session.manifest(&name, reference).await {
+                Ok(fetched) => return Ok((session, fetched)),
+                Err(error) => match session.next().await {
+                    Some(next) => {
+                        tracing::info!(%error, "asking the next host");
+                        session = next;
+                    }
+                    None => return Err(error),
+                },
             }
         }
-        for base in mirrors.into_iter().map(Some).chain([None]) {
-            let is_last = base.is_none();
-            let client = Arc::clone(&self.inner.client);
-            // A mirror has no business with credentials for the Hub.
-            let auth = if is_last { options.auth.clone() } else { None };
-            let attempt = async {
-                let session = Session::open(client, reference, auth, Intent::Pull, base).await?;
-                let name = match (reference.digest(), reference.tag()) {
-                    (Some(digest), _) => digest.to_string(),
-                    (None, tag) => tag.unwrap_or_default().to_owned(),
-                };
-                let fetched = session.manifest(&name, reference).await?;
-                Ok::<_, Error>((session, fetched))
-            };
-            match attempt.await {
-                Err(error) if !is_last => tracing::info!(%error, "mirror does not help"),
-                other => return other,
-            }
-        }
-        unreachable!("the last one returns")
     }
 
-    /// The manifest for the platform, if there is a choice.
+    /// The manifest for the platform, if there is a choice, and the
+    /// configuration it names.
+    async fn describe(
+        &self,
+        session: &Session,
+        top: &Fetched,
+        reference: &Reference,
+        options: &PullOptions,
+    ) -> Result<Described> {
+        let chosen = match &top.document {
+            Document::Manifest(_) => None,
+            Document::Index(index) => Some(self.choose(session, index, reference, options).await?),
+        };
+        let Fetched {
+            descriptor,
+            bytes,
+            document,
+        } = chosen.as_ref().unwrap_or(top);
+        let Document::Manifest(manifest) = document else {
+            return Err(session.nonsense("index in an index"));
+        };
+        let config_bytes = self.config(session, manifest, reference).await?;
+        Ok(Described {
+            descriptor: descriptor.clone(),
+            bytes: bytes.clone(),
+            manifest: manifest.clone(),
+            config_bytes,
+        })
+    }
+
     async fn choose(
         &self,
         session: &Session,
-        top: Fetched,
+        index: &Index,
         reference: &Reference,
         options: &PullOptions,
     ) -> Result<Fetched> {
-        let Document::Index(index) = &top.document else {
-            return Ok(top);
-        };
         let wanted = self.wanted(options);
         // Attestations and the like run nowhere.
         let images: Vec<Descriptor> = index
@@ -442,13 +472,18 @@ impl Transfer {
                         self.progress.status(id, "Download complete").await;
                         unpacking.await
                     }
-                    Err(error) => Err(error),
+                    Err(error) => {
+                        let _ = unpacking.await;
+                        Err(error)
+                    }
                 }
             }
             Err(Early::Receiving(error)) => {
                 drop(pieces);
-                // Its complaint is only that it was interrupted.
+                // Their complaints are only that they were interrupted; when
+                // they are through, nothing is left of them.
                 let _ = outcome.await;
+                let _ = unpacking.await;
                 Err(error)
             }
             // It reads to the end of the blob, so this early it has failed:
@@ -509,9 +544,10 @@ impl Transfer {
     /// where it broke off.
     async fn receive(&self, offset: &mut u64, pieces: &mpsc::Sender<Piece>) -> Result<()> {
         let (mut n_failed, mut n_resumed) = (0, 0);
+        let mut session = Arc::clone(&self.session);
         while *offset < self.blob.size {
             let before = *offset;
-            let Err(error) = self.receive_some(offset, pieces).await else {
+            let Err(error) = self.receive_some(&session, offset, pieces).await else {
                 continue;
             };
             if *offset > before {
@@ -521,7 +557,11 @@ impl Transfer {
             if n_resumed > MAX_RESUMES {
                 return Err(error);
             }
-            self.session.endure(error, &mut n_failed).await?;
+            if let Err(error) = session.endure(error, &mut n_failed).await {
+                // Bytes are bytes, whichever host they come from.
+                let next = session.next().await.ok_or(error)?;
+                (session, n_failed) = (Arc::new(next), 0);
+            }
             let id = self.blob.digest.short();
             self.progress
                 .status(id, format!("Retrying at {}", *offset))
@@ -530,8 +570,12 @@ impl Transfer {
         Ok(())
     }
 
-    async fn receive_some(&self, offset: &mut u64, pieces: &mpsc::Sender<Piece>) -> Result<()> {
-        let session = &self.session;
+    async fn receive_some(
+        &self,
+        session: &Session,
+        offset: &mut u64,
+        pieces: &mpsc::Sender<Piece>,
+    ) -> Result<()> {
         let url = session.url(&format!("blobs/{}", self.blob.digest))?;
         let mut ask = Ask::new(Method::GET, url);
         if *offset > 0 {

@@ -66,7 +66,7 @@ impl Images {
             )
             .await;
         let client = Arc::clone(&self.inner.client);
-        let session = Session::open(client, reference, options.auth, Intent::Push, None).await?;
+        let session = Session::open(client, reference, options.auth, Intent::Push).await?;
         let session = Arc::new(session);
         let mut pushed = Vec::new();
         for name in names {

@@ -18,8 +18,9 @@ use serde::Deserialize;
 use url::Url;
 
 use crate::remote::auth::{Challenge, TokenAnswer, basic, credentials};
+use crate::remote::hosts::{Host, May};
 use crate::remote::transport::Body;
-use crate::remote::{Client, backoff};
+use crate::remote::{Client, Peer, backoff};
 use crate::types::RegistryAuth;
 use crate::{Error, Result};
 
@@ -28,21 +29,40 @@ const MAX_ANSWER: usize = 1 << 20;
 /// More redirects than this are a loop.
 const MAX_REDIRECTS: usize = 8;
 
-/// What a session wants to do, for the scope of its tokens.
+/// What a session wants to do: some hosts may not be asked for it, and tokens
+/// are for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Intent {
+    /// Find out what a tag means.
+    Resolve,
+    /// Fetch content by digest.
     Pull,
+    /// Send.
     Push,
 }
 
-/// A conversation about one repository.
+impl Intent {
+    fn is_allowed(self, may: May) -> bool {
+        match self {
+            Intent::Resolve => may.resolve,
+            Intent::Pull => may.pull,
+            Intent::Push => may.push,
+        }
+    }
+}
+
+/// A conversation with one host about one repository.
 #[derive(Debug)]
 pub(crate) struct Session {
     client: Arc<Client>,
+    peer: Arc<Peer>,
+    /// Which of the peer's hosts it is.
+    at_host: usize,
     /// The registry as users name it.
     pub(crate) registry: String,
     pub(crate) repository: String,
     base: Url,
+    /// Who we are to the registry; other hosts need not know.
     auth: Option<RegistryAuth>,
     intent: Intent,
     /// Value of the `Authorization` header, by scope asked for.
@@ -110,28 +130,98 @@ impl Ask {
 }
 
 impl Session {
-    /// Finds out how the registry is spoken to.
+    /// Begins with the first host that may be asked.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if there is none, or the configuration is faulty.
     pub(crate) async fn open(
         client: Arc<Client>,
         reference: &Reference,
         auth: Option<RegistryAuth>,
         intent: Intent,
-        base: Option<Url>,
     ) -> Result<Session> {
-        let registry = reference.registry().to_owned();
-        let base = match base {
-            Some(base) => base,
-            None => client.base(&registry).await?,
-        };
-        Ok(Session {
+        let peer = client.peer(reference.registry())?;
+        let mut session = Session {
+            base: peer.hosts[0].base.clone(),
             client,
-            registry,
+            peer,
+            at_host: 0,
+            registry: reference.registry().to_owned(),
             repository: reference.repository().to_owned(),
-            base,
             auth,
             intent,
             granted: Mutex::default(),
-        })
+        };
+        let first = session.allowed(intent, 0).ok_or_else(|| {
+            let what = match intent {
+                Intent::Push => "push",
+                Intent::Pull => "pull",
+                Intent::Resolve => "resolve",
+            };
+            Error::Invalid(format!(
+                "no host is configured to {what} {}: see its hosts.toml",
+                reference.familiar_name()
+            ))
+        })?;
+        session.at_host = first;
+        session.arrive().await
+    }
+
+    /// The same with the next host that may be asked; none after the last.
+    pub(crate) async fn next(&self) -> Option<Session> {
+        let mut from = self.at_host + 1;
+        while let Some(at_host) = self.allowed(self.intent, from) {
+            match self.at(at_host, self.intent).arrive().await {
+                Ok(session) => return Some(session),
+                Err(error) => tracing::info!(%error, "host does not answer"),
+            }
+            from = at_host + 1;
+        }
+        None
+    }
+
+    /// The session for the content of what this one has resolved: with the
+    /// first host that may be asked, perhaps this one.
+    pub(crate) async fn for_content(self) -> Result<Session> {
+        match self.allowed(Intent::Pull, 0) {
+            Some(at_host) if at_host != self.at_host => {
+                let other = self.at(at_host, Intent::Pull).arrive().await;
+                match other {
+                    Err(error) if self.allowed(Intent::Pull, self.at_host).is_some() => {
+                        tracing::info!(%error, "host does not answer");
+                        Ok(self.with_intent(Intent::Pull))
+                    }
+                    other => other,
+                }
+            }
+            Some(_) => Ok(self.with_intent(Intent::Pull)),
+            None => Err(Error::Invalid(format!(
+                "no host is configured to pull from {}: see its hosts.toml",
+                self.registry
+            ))),
+        }
+    }
+
+    /// A conversation with the registry itself about nothing in particular.
+    pub(crate) async fn home(
+        client: Arc<Client>,
+        reference: &Reference,
+        auth: RegistryAuth,
+    ) -> Result<Session> {
+        let peer = client.peer(reference.registry())?;
+        Session {
+            at_host: peer.hosts.len() - 1,
+            base: peer.hosts[0].base.clone(),
+            client,
+            peer,
+            registry: reference.registry().to_owned(),
+            repository: reference.repository().to_owned(),
+            auth: Some(auth),
+            intent: Intent::Pull,
+            granted: Mutex::default(),
+        }
+        .arrive()
+        .await
     }
 
     /// A conversation with a server that is no registry.
@@ -139,7 +229,10 @@ impl Session {
         let base = url
             .join("/")
             .map_err(|error| Error::Invalid(format!("address {url}: {error}")))?;
+        let authority = super::hosts::authority(url);
         Ok(Session {
+            peer: client.peer(&authority)?,
+            at_host: 0,
             client,
             registry: url.host_str().unwrap_or_default().to_owned(),
             repository: String::new(),
@@ -150,6 +243,39 @@ impl Session {
         })
     }
 
+    /// The first host from `from` on that may be asked.
+    fn allowed(&self, intent: Intent, from: usize) -> Option<usize> {
+        (from..self.peer.hosts.len()).find(|n| intent.is_allowed(self.peer.hosts[*n].may))
+    }
+
+    fn at(&self, at_host: usize, intent: Intent) -> Session {
+        Session {
+            client: Arc::clone(&self.client),
+            peer: Arc::clone(&self.peer),
+            at_host,
+            registry: self.registry.clone(),
+            repository: self.repository.clone(),
+            base: self.peer.hosts[at_host].base.clone(),
+            auth: self.auth.clone(),
+            intent,
+            granted: Mutex::default(),
+        }
+    }
+
+    fn with_intent(self, intent: Intent) -> Session {
+        Session { intent, ..self }
+    }
+
+    /// Finds out how the host is spoken to.
+    async fn arrive(mut self) -> Result<Session> {
+        self.base = self.client.base(&self.peer, self.at_host).await?;
+        Ok(self)
+    }
+
+    fn host(&self) -> &Host {
+        &self.peer.hosts[self.at_host]
+    }
+
     /// Address of something of this repository.
     pub(crate) fn url(&self, path: &str) -> Result<Url> {
         self.root(&format!("{}/{path}", self.repository))
@@ -158,8 +284,17 @@ impl Session {
     /// Address of something of the registry.
     pub(crate) fn root(&self, path: &str) -> Result<Url> {
         self.base
-            .join(&format!("v2/{path}"))
+            .join(path)
+            .map(|url| self.named(url))
             .map_err(|error| self.nonsense(format!("no address for {path:?}: {error}")))
+    }
+
+    /// Tells a host that stands for several registries which one is meant.
+    fn named(&self, mut url: Url) -> Url {
+        if !self.host().is_home && !self.registry.is_empty() {
+            url.query_pairs_mut().append_pair("ns", &self.registry);
+        }
+        url
     }
 
     /// Resolves a `Location` the registry gave.
@@ -390,6 +525,11 @@ impl Session {
             .map_err(|error| self.nonsense(format!("bad address {url}: {error}")))?;
         let headers = request.headers_mut();
         *headers = ask.headers.clone();
+        if url.origin() == self.base.origin() {
+            for (name, value) in &self.host().header {
+                headers.append(name.clone(), value.clone());
+            }
+        }
         if let Ok(agent) = HeaderValue::from_str(&self.client.options.user_agent) {
             headers.insert(http::header::USER_AGENT, agent);
         }
@@ -401,7 +541,7 @@ impl Session {
             Method::GET | Method::HEAD => self.client.options.patience,
             _ => self.client.options.patience + Duration::from_secs(24 * 3600),
         };
-        match tokio::time::timeout(patience, self.client.http.request(request)).await {
+        match tokio::time::timeout(patience, self.peer.http.request(request)).await {
             Err(_) => Err(self.silence()),
             Ok(Err(error)) if error.is_connect() => Err(Error::Unreachable {
                 url: url.to_string(),
@@ -419,7 +559,11 @@ impl Session {
         scope: &str,
     ) -> Result<(HeaderValue, Option<String>)> {
         let nobody = RegistryAuth::default();
-        let auth = self.auth.as_ref().unwrap_or(&nobody);
+        // A mirror has no business with credentials for the registry.
+        let auth = match &self.auth {
+            Some(auth) if self.host().is_home => auth,
+            _ => &nobody,
+        };
         let sendable = |text: String| {
             let mut value = HeaderValue::from_str(&text)
                 .map_err(|_| Error::Denied("credentials cannot be sent in a header".into()))?;
@@ -457,6 +601,11 @@ impl Session {
             {
                 let mut query = url.query_pairs_mut();
                 query.append_pair("service", service);
+                if scope.is_empty() {
+                    // Who logs in wants a token to come back with.
+                    query.append_pair("offline_token", "true");
+                    query.append_pair("client_id", &self.client.options.user_agent);
+                }
                 for scope in scopes {
                     query.append_pair("scope", scope);
                 }

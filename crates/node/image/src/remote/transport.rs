@@ -3,13 +3,13 @@
 //! A static executable has no name service switch, so names are resolved by a
 //! resolver of our own, which reads `/etc/resolv.conf` and `/etc/hosts`.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -20,10 +20,13 @@ use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::TokioIo;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+
+use crate::remote::hosts::{self, Trust};
+use crate::types::RegistryOptions;
 
 /// What requests carry.
 pub(crate) type Body = UnsyncBoxBody<Bytes, io::Error>;
@@ -33,48 +36,67 @@ pub(crate) type Http = hyper_util::client::legacy::Client<Connector, Body>;
 /// How long a connection may take to come about.
 const CONNECT: Duration = Duration::from_secs(15);
 
-/// Makes connections.
+/// What all connections share.
+#[derive(Clone)]
+pub(crate) struct Connections {
+    shared: Arc<Common>,
+}
+
+struct Common {
+    resolver: OnceLock<hickory_resolver::TokioResolver>,
+    provider: Arc<CryptoProvider>,
+    /// Roots the system or the program vouches for; loaded when first needed.
+    roots: OnceLock<RootCertStore>,
+}
+
+impl Connections {
+    pub(crate) fn new() -> Connections {
+        Connections {
+            shared: Arc::new(Common {
+                resolver: OnceLock::new(),
+                provider: Arc::new(rustls::crypto::aws_lc_rs::default_provider()),
+                roots: OnceLock::new(),
+            }),
+        }
+    }
+}
+
+impl fmt::Debug for Connections {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Connections")
+    }
+}
+
+/// Makes connections to the hosts of one registry, and to where they send us.
 #[derive(Clone)]
 pub(crate) struct Connector {
     shared: Arc<Shared>,
 }
 
 struct Shared {
-    resolver: OnceLock<hickory_resolver::TokioResolver>,
-    provider: Arc<CryptoProvider>,
-    /// Roots the system or the program vouches for; loaded when first needed.
-    roots: OnceLock<RootCertStore>,
-    certificates: Option<PathBuf>,
-    insecure: Vec<String>,
+    common: Arc<Common>,
+    /// By host and port.
+    trusts: HashMap<String, Trust>,
+    configs: Mutex<HashMap<String, Arc<ClientConfig>>>,
+    options: RegistryOptions,
 }
 
 impl Connector {
-    pub(crate) fn new(certificates: Option<PathBuf>, insecure: Vec<String>) -> Connector {
+    /// `trusts` are by host and port; whoever is not among them is trusted as
+    /// `options` say.
+    pub(crate) fn new(
+        connections: Connections,
+        trusts: HashMap<String, Trust>,
+        options: &RegistryOptions,
+    ) -> Connector {
         Connector {
             shared: Arc::new(Shared {
-                resolver: OnceLock::new(),
-                provider: Arc::new(rustls::crypto::aws_lc_rs::default_provider()),
-                roots: OnceLock::new(),
-                certificates,
-                insecure,
+                common: connections.shared,
+                trusts,
+                configs: Mutex::default(),
+                options: options.clone(),
             }),
         }
-    }
-
-    /// Whether this host (`host` or `host:port`) may do without a certificate
-    /// somebody vouches for, and without TLS.
-    pub(crate) fn is_insecure(&self, authority: &str) -> bool {
-        let host = host_of(authority);
-        let loopback = host == "localhost"
-            || host
-                .parse::<IpAddr>()
-                .is_ok_and(|address| address.is_loopback());
-        loopback
-            || self
-                .shared
-                .insecure
-                .iter()
-                .any(|known| known == authority || known == host)
     }
 }
 
@@ -99,10 +121,10 @@ impl Shared {
         if !is_tls {
             return Ok(Stream::Plain(tcp));
         }
-        let config = self.tls(authority.as_str())?;
+        let config = self.tls(&format!("{}:{port}", authority.host()))?;
         let name = ServerName::try_from(host.to_owned())
             .map_err(|_| invalid("host has no name a certificate could be for"))?;
-        let connecting = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, tcp);
+        let connecting = tokio_rustls::TlsConnector::from(config).connect(name, tcp);
         let stream = tokio::time::timeout(CONNECT, connecting)
             .await
             .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "TLS handshake timed out"))?
@@ -139,13 +161,13 @@ impl Shared {
         let failed = |error: &dyn fmt::Display| {
             io::Error::new(io::ErrorKind::NotFound, format!("lookup {host}: {error}"))
         };
-        let resolver = match self.resolver.get() {
+        let resolver = match self.common.resolver.get() {
             Some(resolver) => resolver,
             None => {
                 let resolver = hickory_resolver::Resolver::builder_tokio()
                     .and_then(|builder| builder.build())
                     .map_err(|error| failed(&error))?;
-                self.resolver.get_or_init(|| resolver)
+                self.common.resolver.get_or_init(|| resolver)
             }
         };
         let found = resolver
@@ -155,42 +177,50 @@ impl Shared {
         Ok(found.iter().collect())
     }
 
-    fn tls(&self, authority: &str) -> io::Result<ClientConfig> {
-        let builder = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
+    /// How TLS is spoken with this host and port.
+    fn tls(&self, authority: &str) -> io::Result<Arc<ClientConfig>> {
+        let mut configs = self.configs.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(config) = configs.get(authority) {
+            return Ok(Arc::clone(config));
+        }
+        let unknown = Trust {
+            skip_verify: hosts::is_insecure(authority, &self.options),
+            ..Trust::default()
+        };
+        let trust = self.trusts.get(authority).unwrap_or(&unknown);
+        let config = Arc::new(self.config(trust)?);
+        configs.insert(authority.to_owned(), Arc::clone(&config));
+        Ok(config)
+    }
+
+    fn config(&self, trust: &Trust) -> io::Result<ClientConfig> {
+        let provider = &self.common.provider;
+        let builder = ClientConfig::builder_with_provider(Arc::clone(provider))
             .with_safe_default_protocol_versions()
             .map_err(io::Error::other)?;
-        let host = host_of(authority);
-        if self
-            .insecure
-            .iter()
-            .any(|known| known == authority || known == host)
-            || host == "localhost"
-            || host
-                .parse::<IpAddr>()
-                .is_ok_and(|address| address.is_loopback())
-        {
-            let anyone = Arc::new(Anyone(Arc::clone(&self.provider)));
-            return Ok(builder
-                .dangerous()
-                .with_custom_certificate_verifier(anyone)
-                .with_no_client_auth());
-        }
-        let mut roots = self.roots.get_or_init(system_roots).clone();
-        if let Some(certificates) = &self.certificates {
-            let path = certificates.join(authority).join("ca.crt");
-            match CertificateDer::pem_file_iter(&path) {
-                Ok(found) => {
-                    for certificate in found {
-                        let certificate = certificate.map_err(io::Error::other)?;
-                        roots.add(certificate).map_err(io::Error::other)?;
-                    }
+        let builder = if trust.skip_verify {
+            let anyone = Arc::new(Anyone(Arc::clone(provider)));
+            builder.dangerous().with_custom_certificate_verifier(anyone)
+        } else {
+            let mut roots = self.common.roots.get_or_init(system_roots).clone();
+            for authority in &trust.authorities {
+                for certificate in CertificateDer::pem_slice_iter(authority) {
+                    let certificate = certificate.map_err(io::Error::other)?;
+                    roots.add(certificate).map_err(io::Error::other)?;
                 }
-                Err(rustls::pki_types::pem::Error::Io(error))
-                    if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(io::Error::other(error)),
             }
-        }
-        Ok(builder.with_root_certificates(roots).with_no_client_auth())
+            builder.with_root_certificates(roots)
+        };
+        let Some((certificate, key)) = &trust.identity else {
+            return Ok(builder.with_no_client_auth());
+        };
+        let chain = CertificateDer::pem_slice_iter(certificate)
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(io::Error::other)?;
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(io::Error::other)?;
+        builder
+            .with_client_auth_cert(chain, key)
+            .map_err(io::Error::other)
     }
 }
 
@@ -206,15 +236,6 @@ fn system_roots() -> RootCertStore {
         roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
     }
     roots
-}
-
-fn host_of(authority: &str) -> &str {
-    match authority.strip_prefix('[') {
-        Some(rest) => rest.split(']').next().unwrap_or_default(),
-        None => authority
-            .rsplit_once(':')
-            .map_or(authority, |(host, _)| host),
-    }
 }
 
 impl tower::Service<Uri> for Connector {

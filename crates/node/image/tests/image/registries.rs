@@ -127,6 +127,8 @@ pub struct State {
     faults: Mutex<HashMap<String, Vec<Fault>>>,
     /// Requests seen: method, path, range.
     pub seen: Mutex<Vec<(String, String, String)>>,
+    /// Whole heads of requests seen.
+    pub heads: Mutex<Vec<String>>,
     /// What uploads have received, by number.
     uploads: Mutex<Vec<Vec<u8>>>,
     /// What becomes of uploads, one per request that carries bytes.
@@ -151,6 +153,7 @@ impl Liar {
             content: Mutex::default(),
             faults: Mutex::default(),
             seen: Mutex::default(),
+            heads: Mutex::default(),
             uploads: Mutex::default(),
             cuts: Mutex::default(),
             stalled: Notify::new(),
@@ -200,6 +203,12 @@ impl Liar {
             bytes,
         );
         digest
+    }
+
+    /// Serves bytes at a path.
+    pub fn blob_at(&self, path: &str, bytes: Vec<u8>) {
+        self.state
+            .keep(path.to_owned(), "application/octet-stream", bytes);
     }
 
     pub fn manifest(&self, repository: &str, tag: &str, kind: &str, bytes: Vec<u8>) -> Digest {
@@ -282,6 +291,7 @@ impl State {
             }
         }
         let head = String::from_utf8(head).unwrap();
+        self.heads.lock().unwrap().push(head.clone());
         let mut lines = head.split("\r\n");
         let mut first = lines.next().unwrap().split(' ');
         let (method, target) = (first.next().unwrap(), first.next().unwrap());

@@ -12,7 +12,7 @@ use dhow_oci::{Digest, Platform, media_type};
 use crate::registries::{Cut, Distribution, Door, Fault, Liar, PASSWORD, USER, blob_path, bounded};
 use crate::support::{Machine, Tar, audit, base, gzip, name, options};
 
-fn gz(tar: &[u8]) -> (&'static str, Vec<u8>) {
+pub fn gz(tar: &[u8]) -> (&'static str, Vec<u8>) {
     (media_type::OCI_LAYER_GZIP, gzip(tar))
 }
 
@@ -49,7 +49,7 @@ fn hasty() -> Machine {
     Machine { directory, images }
 }
 
-async fn pull(machine: &Machine, text: &str) -> Result<dhow_image::Pulled, Error> {
+pub async fn pull(machine: &Machine, text: &str) -> Result<dhow_image::Pulled, Error> {
     let reference = name(text);
     let options = PullOptions::default();
     bounded(
@@ -60,7 +60,21 @@ async fn pull(machine: &Machine, text: &str) -> Result<dhow_image::Pulled, Error
     .await
 }
 
-async fn push(machine: &Machine, text: &str) -> Result<Vec<dhow_image::Pushed>, Error> {
+pub async fn pull_as_someone(machine: &Machine, text: &str) -> Result<dhow_image::Pulled, Error> {
+    let reference = name(text);
+    let options = PullOptions {
+        auth: secret(),
+        ..PullOptions::default()
+    };
+    bounded(
+        machine
+            .images
+            .pull(&reference, options, ProgressSender::silent()),
+    )
+    .await
+}
+
+pub async fn push(machine: &Machine, text: &str) -> Result<Vec<dhow_image::Pushed>, Error> {
     let target = name(text);
     let options = PushOptions::default();
     bounded(
