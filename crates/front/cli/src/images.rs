@@ -3,7 +3,6 @@
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
-use base64::Engine as _;
 use bytes::Bytes;
 use clap::Args;
 use http::Method;
@@ -14,6 +13,7 @@ use tokio::sync::mpsc;
 
 use crate::client::{Client, escape, query};
 use crate::containers::filters;
+use crate::credentials::Credentials;
 use crate::error::Error;
 use crate::request::pairs;
 use crate::{Outcome, progress, show};
@@ -180,35 +180,6 @@ fn split_tag(name: &str) -> (String, String) {
     }
 }
 
-/// Who we are to the registry of this image: from Docker's `config.json`.
-fn auth_header(image: &str) -> Vec<(&'static str, String)> {
-    let registry = match image.split_once('/') {
-        Some((first, _)) if first.contains(['.', ':']) || first == "localhost" => first,
-        _ => "https://index.docker.io/v1/",
-    };
-    let folder = std::env::var("DOCKER_CONFIG")
-        .map(PathBuf::from)
-        .or_else(|_| std::env::var("HOME").map(|home| Path::new(&home).join(".docker")));
-    let auth = folder
-        .ok()
-        .and_then(|folder| std::fs::read(folder.join("config.json")).ok())
-        .and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok())
-        .and_then(|config| {
-            let encoded = config["auths"][registry]["auth"].as_str()?.to_owned();
-            let decoded = base64::engine::general_purpose::STANDARD
-                .decode(encoded)
-                .ok()?;
-            let text = String::from_utf8(decoded).ok()?;
-            let (username, password) = text.split_once(':')?;
-            Some(json!({ "username": username, "password": password, "serveraddress": registry }))
-        });
-    let auth = auth.unwrap_or_else(|| json!({}));
-    vec![(
-        "x-registry-auth",
-        base64::engine::general_purpose::URL_SAFE.encode(auth.to_string()),
-    )]
-}
-
 /// Fetches an image, with progress.
 pub(crate) async fn fetch(
     client: &Client,
@@ -222,7 +193,8 @@ pub(crate) async fn fetch(
         "/images/create{}",
         query(&[("fromImage", name), ("tag", tag), platform])
     );
-    let body = client.with_headers(&path, &auth_header(image)).await?;
+    let auth = Credentials::open()?.header_for(image)?;
+    let body = client.with_headers(&path, &[auth]).await?;
     progress::follow(body, quiet).await.map(|_| ())
 }
 
@@ -235,9 +207,8 @@ pub(crate) async fn pull(client: &Client, pull: Pull) -> Outcome {
 pub(crate) async fn push(client: &Client, push: Push) -> Outcome {
     let (name, tag) = split_tag(&push.image);
     let path = format!("/images/{}/push{}", escape(&name), query(&[("tag", tag)]));
-    let body = client
-        .with_headers(&path, &auth_header(&push.image))
-        .await?;
+    let auth = Credentials::open()?.header_for(&push.image)?;
+    let body = client.with_headers(&path, &[auth]).await?;
     progress::follow(body, push.quiet).await?;
     Ok(0)
 }

@@ -8,10 +8,12 @@ mod client;
 mod cluster;
 mod containers;
 mod copy;
+mod credentials;
 mod error;
 mod groups;
 mod images;
 mod limits;
+mod login;
 mod networks;
 mod progress;
 mod request;
@@ -118,6 +120,10 @@ pub enum Command {
     Pull(images::Pull),
     /// Send an image to a registry.
     Push(images::Push),
+    /// Log in to a registry.
+    Login(login::Login),
+    /// Log out from a registry.
+    Logout(login::Logout),
     /// Give an image another name.
     Tag(images::Tag),
     /// Remove images.
@@ -195,6 +201,8 @@ pub async fn run(connection: &Connection, command: Command) -> ExitCode {
         Command::Build(build) => images::build(&client, build).await,
         Command::Pull(pull) => images::pull(&client, pull).await,
         Command::Push(push) => images::push(&client, push).await,
+        Command::Login(login) => login::login(&client, login).await,
+        Command::Logout(logout) => login::logout(&logout),
         Command::Tag(tag) => images::tag(&client, tag).await,
         Command::Rmi(remove) => images::remove(&client, remove).await,
         Command::History(history) => images::history(&client, history).await,
