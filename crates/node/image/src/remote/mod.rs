@@ -4,6 +4,7 @@ mod auth;
 mod hosts;
 mod pull;
 mod push;
+mod receive;
 mod session;
 mod transport;
 

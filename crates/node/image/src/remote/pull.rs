@@ -12,15 +12,15 @@ use dhow_oci::{
     chain_ids, media_type,
 };
 use futures_util::stream::{StreamExt, TryStreamExt};
-use http::header::{ACCEPT, CONTENT_RANGE, CONTENT_TYPE, RANGE};
-use http::{Method, Response, StatusCode};
-use hyper::body::Incoming;
+use http::header::{ACCEPT, CONTENT_TYPE};
+use http::{Method, StatusCode};
 use tokio::sync::{OwnedMutexGuard, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::images::{Images, top};
+use crate::remote::receive::Received;
 use crate::remote::session::{Ask, Intent, Session, may_pass};
-use crate::remote::{MAX_RESUMES, backoff, blocking};
+use crate::remote::{backoff, blocking};
 use crate::snapshots::Draft;
 use crate::state::parse_config;
 use crate::types::{Layer, PullOptions, Pulled};
@@ -29,7 +29,7 @@ use crate::{Error, ProgressSender, Result};
 /// Pieces of a layer that wait for the disk.
 const QUEUE: usize = 16;
 /// Bytes between two counts.
-const COUNT_EVERY: u64 = 512 << 10;
+pub(super) const COUNT_EVERY: u64 = 512 << 10;
 
 /// A manifest or index and where it came from.
 struct Fetched {
@@ -378,12 +378,12 @@ struct Stack {
 }
 
 /// One layer on its way.
-struct Transfer {
+pub(super) struct Transfer {
     images: Images,
-    session: Arc<Session>,
+    pub(super) session: Arc<Session>,
     lease: Arc<Lease>,
-    progress: ProgressSender,
-    blob: Descriptor,
+    pub(super) progress: ProgressSender,
+    pub(super) blob: Descriptor,
     diff_id: Digest,
     chain_id: Digest,
 }
@@ -457,7 +457,11 @@ impl Transfer {
             tokio::pin!(receiving);
             tokio::select! {
                 biased;
-                received = &mut receiving => received.map_err(Early::Receiving),
+                received = &mut receiving => match received {
+                    Ok(Received::All) => Ok(()),
+                    Ok(Received::NotWanted) => Err(Early::Writing),
+                    Err(error) => Err(Early::Receiving(error)),
+                },
                 unpacked = &mut unpacking => Err(Early::Unpacking(unpacked.map(drop))),
             }
         };
@@ -485,6 +489,12 @@ impl Transfer {
                 let _ = outcome.await;
                 let _ = unpacking.await;
                 Err(error)
+            }
+            Err(Early::Writing) => {
+                drop(pieces);
+                let written = outcome.await;
+                let _ = unpacking.await;
+                written.and_then(|()| Err(interrupted()))
             }
             // It reads to the end of the blob, so this early it has failed:
             // because the writer did, or because of what it read, which is
@@ -518,8 +528,14 @@ impl Transfer {
             let _ = tell.send((ingest.follow()?, ingest.offset()));
             while let Some(piece) = incoming.blocking_recv() {
                 match piece {
-                    Piece::Data(data) => std::io::Write::write_all(&mut ingest, &data)
-                        .map_err(crate::error::at("write", ingest.path()))?,
+                    Piece::Data(data) => {
+                        if let Err(error) = std::io::Write::write_all(&mut ingest, &data) {
+                            let error = crate::error::at("write", ingest.path())(error);
+                            // A full disk is not helped by keeping it.
+                            ingest.discard()?;
+                            return Err(error);
+                        }
+                    }
                     Piece::End => {
                         ingest.commit(&lease, &blob.digest, Some(blob.size))?;
                         return Ok(());
@@ -538,95 +554,6 @@ impl Transfer {
             started,
             outcome,
         }
-    }
-
-    /// Receives everything from `offset` on, taking the transfer up again
-    /// where it broke off.
-    async fn receive(&self, offset: &mut u64, pieces: &mpsc::Sender<Piece>) -> Result<()> {
-        let (mut n_failed, mut n_resumed) = (0, 0);
-        let mut session = Arc::clone(&self.session);
-        while *offset < self.blob.size {
-            let before = *offset;
-            let Err(error) = self.receive_some(&session, offset, pieces).await else {
-                continue;
-            };
-            if *offset > before {
-                n_failed = 0;
-            }
-            n_resumed += 1;
-            if n_resumed > MAX_RESUMES {
-                return Err(error);
-            }
-            if let Err(error) = session.endure(error, &mut n_failed).await {
-                // Bytes are bytes, whichever host they come from.
-                let next = session.next().await.ok_or(error)?;
-                (session, n_failed) = (Arc::new(next), 0);
-            }
-            let id = self.blob.digest.short();
-            self.progress
-                .status(id, format!("Retrying at {}", *offset))
-                .await;
-        }
-        Ok(())
-    }
-
-    async fn receive_some(
-        &self,
-        session: &Session,
-        offset: &mut u64,
-        pieces: &mpsc::Sender<Piece>,
-    ) -> Result<()> {
-        let url = session.url(&format!("blobs/{}", self.blob.digest))?;
-        let mut ask = Ask::new(Method::GET, url);
-        if *offset > 0 {
-            ask = ask.header(RANGE, &format!("bytes={}-", *offset));
-        }
-        let response = session.send(&ask).await?;
-        let mut skip = match response.status() {
-            StatusCode::OK => *offset,
-            StatusCode::PARTIAL_CONTENT => {
-                check_range(session, &response, *offset)?;
-                0
-            }
-            _ => return Err(session.refusal(response).await),
-        };
-        let id = self.blob.digest.short();
-        let mut counted = *offset;
-        let mut body = response.into_body();
-        while let Some(mut data) = session.chunk(&mut body).await? {
-            // A registry that ignores ranges begins at the beginning.
-            let n_skipped = usize::try_from(skip).unwrap_or(usize::MAX).min(data.len());
-            let data = data.split_off(n_skipped);
-            skip -= n_skipped as u64;
-            if *offset + data.len() as u64 > self.blob.size {
-                return Err(session.nonsense(format!(
-                    "layer {id} is larger than the {} bytes announced",
-                    self.blob.size
-                )));
-            }
-            *offset += data.len() as u64;
-            if !data.is_empty() && pieces.send(Piece::Data(data)).await.is_err() {
-                // The writer ended; its outcome says why.
-                return Ok(());
-            }
-            if *offset - counted >= COUNT_EVERY || *offset == self.blob.size {
-                counted = *offset;
-                self.progress
-                    .count(id, "Downloading", *offset, self.blob.size);
-            }
-            if *offset == self.blob.size {
-                return Ok(());
-            }
-        }
-        Err(Error::Network {
-            url: session
-                .url(&format!("blobs/{}", self.blob.digest))?
-                .to_string(),
-            message: format!(
-                "unexpected EOF after {} of {} bytes",
-                *offset, self.blob.size
-            ),
-        })
     }
 
     /// A thread that unpacks what it reads.
@@ -655,7 +582,7 @@ impl Transfer {
 }
 
 /// A part of a blob on its way to the disk.
-enum Piece {
+pub(super) enum Piece {
     Data(Bytes),
     /// There is no more; without it, the transfer was given up.
     End,
@@ -674,6 +601,8 @@ struct Writer {
 /// What ended before everything had been received.
 enum Early {
     Receiving(Error),
+    /// The thread that writes has ended; its outcome says why.
+    Writing,
     Unpacking(Result<()>),
 }
 
@@ -766,7 +695,7 @@ impl Session {
 
     /// Waits before another attempt, or gives the error back if there should
     /// be none.
-    async fn endure(&self, error: Error, n_failed: &mut u32) -> Result<()> {
+    pub(super) async fn endure(&self, error: Error, n_failed: &mut u32) -> Result<()> {
         *n_failed += 1;
         if !may_pass(&error) || *n_failed >= self.attempts() {
             return Err(error);
@@ -783,21 +712,6 @@ fn verify(session: &Session, expected: &Digest, bytes: &[u8]) -> Result<()> {
     let actual = digester.finish();
     if actual != *expected {
         return Err(session.nonsense(format!("asked for {expected}, it sent {actual}")));
-    }
-    Ok(())
-}
-
-fn check_range(session: &Session, response: &Response<Incoming>, offset: u64) -> Result<()> {
-    let range = response
-        .headers()
-        .get(CONTENT_RANGE)
-        .and_then(|value| value.to_str().ok());
-    let start = range
-        .and_then(|range| range.strip_prefix("bytes "))
-        .and_then(|range| range.split('-').next())
-        .and_then(|start| start.parse::<u64>().ok());
-    if start != Some(offset) {
-        return Err(session.nonsense(format!("asked for bytes from {offset}, got {range:?}")));
     }
     Ok(())
 }

@@ -352,16 +352,19 @@ impl State {
             let body = br#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}"#;
             return send(&mut stream, "404 Not Found", "", body).await;
         };
-        let start = range
+        let bounds = range
             .strip_prefix("bytes=")
-            .and_then(|range| range.strip_suffix('-'))
-            .and_then(|start| start.parse::<usize>().ok());
+            .and_then(|range| range.split_once('-'));
         let mut header = format!("Content-Type: {kind}\r\n");
-        let (mut status, mut part) = match start {
-            Some(start) => {
-                let last = body.len() - 1;
+        let (mut status, mut part) = match bounds {
+            Some((start, last)) => {
+                let start: usize = start.parse().unwrap();
+                let last: usize = last.parse().unwrap_or(body.len() - 1);
                 header += &format!("Content-Range: bytes {start}-{last}/{}\r\n", body.len());
-                ("206 Partial Content".to_owned(), body[start..].to_vec())
+                (
+                    "206 Partial Content".to_owned(),
+                    body[start..=last].to_vec(),
+                )
             }
             None => ("200 OK".to_owned(), body.clone()),
         };

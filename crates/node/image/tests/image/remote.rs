@@ -10,7 +10,7 @@ use dhow_image::{
 use dhow_oci::{Digest, Platform, media_type};
 
 use crate::registries::{Cut, Distribution, Door, Fault, Liar, PASSWORD, USER, blob_path, bounded};
-use crate::support::{Machine, Tar, audit, base, gzip, name, options};
+use crate::support::{Machine, Tar, audit, base, gzip, name, names_in, options};
 
 pub fn gz(tar: &[u8]) -> (&'static str, Vec<u8>) {
     (media_type::OCI_LAYER_GZIP, gzip(tar))
@@ -29,12 +29,16 @@ fn plain(tar: &[u8]) -> (&'static str, Vec<u8>) {
 
 /// A layer that does not compress well, so that it can be cut anywhere.
 fn noise() -> Vec<u8> {
+    noise_of(2_000_000)
+}
+
+fn noise_of(n_bytes: usize) -> Vec<u8> {
     let mut state = 1u32;
     let data: Vec<u8> = std::iter::repeat_with(|| {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         (state >> 24) as u8
     })
-    .take(2_000_000)
+    .take(n_bytes)
     .collect();
     Tar::new().file("noise", &data).finish()
 }
@@ -363,6 +367,50 @@ async fn a_transfer_is_taken_up_where_it_broke_off() {
 }
 
 #[tokio::test]
+async fn large_layers_come_in_stretches() {
+    use Fault::{IgnoreRange, Longer, Stall, Status, Truncate, WrongRange};
+    let liar = Liar::start(Door::Bearer).await;
+    let (manifest, _) = liar.image("app", "1", &[noise_of(34 << 20)], plain);
+    let path = blob_path("app", &manifest.layers[0].digest);
+    let ranges = || -> Vec<String> {
+        let mut seen = liar.state.seen.lock().unwrap();
+        seen.drain(..)
+            .filter(|(_, seen, _)| *seen == path)
+            .map(|(_, _, range)| range)
+            .collect()
+    };
+    // Whether the rest is asked for at once in the end; after a cut there may be
+    // little left.
+    for (faults, ends_at_once) in [
+        (&[][..], Some(false)),
+        (&[Stall(1000)][..], None),
+        (&[Truncate(1000), Status(503)][..], None),
+        (&[IgnoreRange, IgnoreRange, IgnoreRange][..], Some(true)),
+        (&[Status(416), Status(416), Status(416)][..], Some(true)),
+        (&[Longer][..], Some(true)),
+        (&[WrongRange][..], Some(true)),
+    ] {
+        liar.fault(&path, faults);
+        let machine = hasty();
+        pull_as_someone(&machine, &format!("{}/app:1", liar.address))
+            .await
+            .unwrap_or_else(|error| panic!("{faults:?}: {error}"));
+        let ranges = ranges();
+        assert!(
+            ranges.contains(&"bytes=4194304-8388607".to_owned()),
+            "{faults:?}: {ranges:?}"
+        );
+        let asked_for_rest = ranges
+            .iter()
+            .any(|range| range.is_empty() || range.ends_with('-'));
+        if let Some(ends_at_once) = ends_at_once {
+            assert_eq!(asked_for_rest, ends_at_once, "{faults:?}: {ranges:?}");
+        }
+        machine.audit();
+    }
+}
+
+#[tokio::test]
 async fn an_upload_is_taken_up_where_it_broke_off() {
     use Cut::{After, Forgetting, Spoiling, Status};
     let liar = Liar::start(Door::Open).await;
@@ -639,6 +687,88 @@ async fn a_killed_pull_leaves_no_harm() {
         Digest::of(&serde_json::to_vec(&manifest).unwrap())
     );
     machine.audit();
+}
+
+/// Not a test of its own: the child of `a_full_disk_is_told_and_left_clean`.
+#[tokio::test]
+async fn child_on_a_small_disk() {
+    let Ok(job) = std::env::var("DHOW_IMAGE_SMALL_DISK") else {
+        return;
+    };
+    let (root, text) = job.split_once('|').unwrap();
+    let root = std::path::Path::new(root);
+    let images = Images::open(options(root)).unwrap();
+    let reference = name(text);
+    let pull = || {
+        let options = PullOptions::default();
+        bounded(images.pull(&reference, options, ProgressSender::silent()))
+    };
+    let outcome = pull().await;
+    audit(root);
+    if let Err(error) = outcome {
+        println!("error: {}", told(&error));
+        assert!(images.list().is_empty());
+        // Not even to be resumed: it would keep the disk full.
+        assert_eq!(names_in(&root.join("content/ingest")), [""; 0]);
+        images.sweep().unwrap();
+        let grown = Command::new("mount")
+            .args(["-o", "remount,size=64m"])
+            .arg(root)
+            .status()
+            .unwrap();
+        assert!(grown.success());
+        pull().await.unwrap();
+        audit(root);
+    }
+    println!("pulled");
+}
+
+/// An error with its causes.
+fn told(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {}", told(source)),
+        None => error.to_string(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_told_and_left_clean() {
+    let liar = Liar::start(Door::Open).await;
+    liar.image("app", "1", &[base(), noise(), base()], gz);
+    let text = format!("{}/app:1", liar.address);
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().display().to_string();
+    let (mut n_full, mut n_enough) = (0, 0);
+    for kilobytes in (3000..9000).step_by(500) {
+        // A small file system that nobody else sees, and that ends with it.
+        let output = Command::new("unshare")
+            .args(["--mount", "--propagation", "private", "sh", "-c"])
+            .arg("mount -t tmpfs -o size=$1k tmpfs \"$2\" && shift 2 && exec \"$@\"")
+            .args(["sh", &kilobytes.to_string(), &root])
+            .arg(std::env::current_exe().unwrap())
+            .args(["--exact", "remote::child_on_a_small_disk", "--nocapture"])
+            .env("DHOW_IMAGE_SMALL_DISK", format!("{root}|{text}"))
+            .output()
+            .expect("unshare is installed (Debian package util-linux)");
+        let said = String::from_utf8_lossy(&output.stdout);
+        let complained = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.success() && said.contains("pulled"),
+            "{kilobytes}: {said}{complained}"
+        );
+        match said.split_once("error: ") {
+            Some((_, error)) => {
+                n_full += 1;
+                let error = error.lines().next().unwrap();
+                assert!(
+                    error.contains("No space left on device"),
+                    "{kilobytes}: {error}"
+                );
+            }
+            None => n_enough += 1,
+        }
+    }
+    assert!(n_full > 2 && n_enough > 2, "{n_full} {n_enough}");
 }
 
 /// Keeps the futures usable from spawned tasks.
