@@ -16,19 +16,17 @@
 //! A rule must load every register it reads, so nothing is handed from rule to
 //! rule: a frontend is looked up by what the packet itself says.
 
+use dhow_nft::phrase::{
+    self, Is, accept, address_registers, equal, is_established, is_local, is_untranslated, jump,
+    leaves_by, lookup, masked, meta, outside, protocol_and_port, verdict_map, within,
+};
 use dhow_nft::{
-    Chain, ChainKind, Cmp, Ct, Expression, Family, Hook, Meta, Nat, Original, Payload, Register,
-    Rejection, Transaction, Verdict, interface,
+    Chain, ChainKind, Expression, Family, Hook, Meta, Nat, Original, Register, Rejection,
+    Transaction, Verdict,
 };
 
 use crate::elements::{Kind, Pick, REFUSE, Stay, octets};
 
-/// Address type of an address of this host.
-const RTN_LOCAL: u32 = 2;
-/// State bits "established" and "related".
-const ESTABLISHED_OR_RELATED: u32 = 2 | 4;
-/// Status bit "destination translated".
-const DESTINATION_TRANSLATED: u32 = 32;
 const TCP: u8 = 6;
 
 /// Whether it is known which addresses are pods.
@@ -105,25 +103,10 @@ fn postrouting(transaction: &mut Transaction, layout: &Layout, pods: Pods) {
     let chain = "postrouting";
     // Only what was translated concerns us; and what stays on this host finds
     // its way back by itself.
+    transaction.add_rule(chain, &[&is_untranslated()[..], &[accept()]].concat());
     transaction.add_rule(
         chain,
-        &[
-            Expression::Ct {
-                key: Ct::Status,
-                to: Register(0),
-            },
-            masked(0, DESTINATION_TRANSLATED.to_ne_bytes().to_vec()),
-            equal(0, vec![0; 4]),
-            Expression::Verdict(Verdict::Accept),
-        ],
-    );
-    transaction.add_rule(
-        chain,
-        &[
-            meta(Meta::OutputName, 0),
-            equal(0, interface("lo").to_vec()),
-            Expression::Verdict(Verdict::Accept),
-        ],
+        &[&leaves_by("lo", Is::This)[..], &[accept()]].concat(),
     );
     // From a loopback address nothing else finds back.
     transaction.add_rule(
@@ -285,30 +268,16 @@ struct Layout {
 
 impl Layout {
     fn of(family: Family) -> Self {
-        let address = if family == Family::Ip { 1 } else { 4 };
+        let address = address_registers(family);
         Self { family, address }
     }
 
-    fn network(&self, v4: u32, v6: u32, to: u8) -> Expression {
-        let (offset, length) = if self.family == Family::Ip {
-            (v4, 4)
-        } else {
-            (v6, 16)
-        };
-        Expression::Payload {
-            base: Payload::Network,
-            offset,
-            length,
-            to: Register(to),
-        }
-    }
-
     fn source(&self, to: u8) -> Expression {
-        self.network(12, 8, to)
+        phrase::source(self.family, to)
     }
 
     fn destination(&self, to: u8) -> Expression {
-        self.network(16, 24, to)
+        phrase::destination(self.family, to)
     }
 
     /// Destination, protocol and port as the packet has them.
@@ -339,14 +308,8 @@ impl Layout {
     /// Loads a target that is known beforehand.
     fn constant(&self, address: Vec<u8>, port: u16) -> [Expression; 2] {
         [
-            Expression::Immediate {
-                to: Register(self.target()),
-                value: address,
-            },
-            Expression::Immediate {
-                to: Register(self.target() + self.address),
-                value: port.to_be_bytes().to_vec(),
-            },
+            phrase::constant(self.target(), address),
+            phrase::constant(self.target() + self.address, port.to_be_bytes().to_vec()),
         ]
     }
 
@@ -395,112 +358,12 @@ impl Layout {
     }
 
     fn is_loopback(&self, from: u8) -> Vec<Expression> {
-        if self.family == Family::Ip {
-            vec![
-                masked(from, vec![255, 0, 0, 0]),
-                equal(from, vec![127, 0, 0, 0]),
-            ]
-        } else {
-            let mut address = vec![0; 16];
-            address[15] = 1;
-            vec![equal(from, address)]
-        }
+        phrase::is_loopback(self.family, from)
     }
-}
-
-fn protocol_and_port(to: u8) -> [Expression; 2] {
-    [
-        meta(Meta::TransportProtocol, to),
-        Expression::Payload {
-            base: Payload::Transport,
-            offset: 2,
-            length: 2,
-            to: Register(to + 1),
-        },
-    ]
 }
 
 /// Only first packets are looked at.
 fn established_passes() -> [Expression; 4] {
-    [
-        Expression::Ct {
-            key: Ct::State,
-            to: Register(0),
-        },
-        masked(0, ESTABLISHED_OR_RELATED.to_ne_bytes().to_vec()),
-        Expression::Cmp {
-            from: Register(0),
-            operation: Cmp::NotEqual,
-            value: vec![0; 4],
-        },
-        Expression::Verdict(Verdict::Accept),
-    ]
-}
-
-fn is_local() -> [Expression; 2] {
-    [
-        Expression::DestinationType { to: Register(0) },
-        equal(0, RTN_LOCAL.to_ne_bytes().to_vec()),
-    ]
-}
-
-fn meta(key: Meta, to: u8) -> Expression {
-    Expression::Meta {
-        key,
-        to: Register(to),
-    }
-}
-
-fn equal(from: u8, value: Vec<u8>) -> Expression {
-    Expression::Cmp {
-        from: Register(from),
-        operation: Cmp::Equal,
-        value,
-    }
-}
-
-fn masked(register: u8, mask: Vec<u8>) -> Expression {
-    Expression::Bitwise {
-        register: Register(register),
-        xor: vec![0; mask.len()],
-        mask,
-    }
-}
-
-fn jump(chain: &str) -> Expression {
-    Expression::Verdict(Verdict::Jump(chain.into()))
-}
-
-fn verdict_map(map: &str, from: u8) -> Expression {
-    Expression::VerdictMap {
-        map: map.into(),
-        from: Register(from),
-    }
-}
-
-fn lookup(set: &str, from: u8, to: u8) -> Expression {
-    Expression::Lookup {
-        set: set.into(),
-        from: Register(from),
-        to: Some(Register(to)),
-        invert: false,
-    }
-}
-
-fn within(set: &str, from: u8) -> Expression {
-    Expression::Lookup {
-        set: set.into(),
-        from: Register(from),
-        to: None,
-        invert: false,
-    }
-}
-
-fn outside(set: &str, from: u8) -> Expression {
-    Expression::Lookup {
-        set: set.into(),
-        from: Register(from),
-        to: None,
-        invert: true,
-    }
+    let [load, mask, compare] = is_established();
+    [load, mask, compare, accept()]
 }

@@ -9,6 +9,7 @@
 //! field into neighbouring registers.
 
 mod expression;
+pub mod phrase;
 mod ruleset;
 mod transaction;
 mod watch;

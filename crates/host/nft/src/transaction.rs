@@ -40,7 +40,7 @@ const HOST_ORDER_KEY: [u8; 6] = [0, 4, 1, 0, 0, 0];
 /// Elements in one message: far below the 64 KiB that an attribute can hold.
 const ELEMENTS_PER_MESSAGE: usize = 256;
 
-/// A list of changes to one table; see the crate's documentation.
+/// A list of changes to tables; see the crate's documentation.
 #[derive(Debug)]
 pub struct Transaction {
     batch: Batch,
@@ -49,7 +49,7 @@ pub struct Transaction {
 }
 
 impl Transaction {
-    /// An empty transaction on `table`.
+    /// An empty transaction; its first changes are to `table`.
     pub fn new(table: Table) -> Self {
         let mut transaction = Self {
             batch: Batch::new(),
@@ -58,6 +58,12 @@ impl Transaction {
         };
         transaction.marker(NFNL_MSG_BATCH_BEGIN);
         transaction
+    }
+
+    /// The changes that follow are to another table; all are taken or none.
+    pub fn on(&mut self, table: Table) -> &mut Self {
+        self.table = table;
+        self
     }
 
     /// Adds the table; one that is there already is left as it is.
