@@ -7,6 +7,7 @@ use crate::wire::{Batch, Message, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REP
 
 const RTM_NEWADDR: u16 = 20;
 const RTM_NEWROUTE: u16 = 24;
+const RTM_DELROUTE: u16 = 25;
 const RTM_GETROUTE: u16 = 26;
 
 const IFA_ADDRESS: u16 = 1;
@@ -36,6 +37,16 @@ pub struct Prefix {
 }
 
 impl Prefix {
+    /// All addresses of a family: the destination of a default route.
+    pub fn everything(is_ipv4: bool) -> Prefix {
+        let address = if is_ipv4 {
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED)
+        } else {
+            IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+        };
+        Prefix { address, length: 0 }
+    }
+
     /// The first address of the network: host bits cleared.
     pub fn network(self) -> Prefix {
         let address = match self.address {
@@ -169,6 +180,15 @@ impl Batch {
 
     /// Adds a route to the main table, or replaces the one to that destination.
     pub fn add_route(&mut self, route: Route) -> &mut Self {
+        self.route(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, route)
+    }
+
+    /// Deletes a route of the main table.
+    pub fn delete_route(&mut self, route: Route) -> &mut Self {
+        self.route(RTM_DELROUTE, 0, route)
+    }
+
+    fn route(&mut self, kind: u16, flags: u16, route: Route) -> &mut Self {
         let mut header = [0; ROUTE_HEADER];
         header[0] = family(route.destination.address);
         header[1] = route.destination.length;
@@ -180,7 +200,7 @@ impl Batch {
             RT_SCOPE_LINK
         };
         header[7] = RTN_UNICAST;
-        let mut request = self.request(RTM_NEWROUTE, NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE);
+        let mut request = self.request(kind, NLM_F_ACK | flags);
         request.header(&header);
         if route.destination.length > 0 {
             request.attribute(RTA_DST, &octets(route.destination.network().address));

@@ -1,4 +1,5 @@
-//! Links: bridges and veth pairs, their settings, and looking them up.
+//! Links: bridges, veth pairs and links on top of others; their settings, and
+//! looking them up.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
@@ -10,27 +11,36 @@ use crate::wire::{
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
-const RTM_SETLINK: u16 = 19;
 
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
+const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
-const IFLA_PROTINFO: u16 = 12;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_IFALIAS: u16 = 20;
+const IFLA_AF_SPEC: u16 = 26;
+const IFLA_GROUP: u16 = 27;
 const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_TXQLEN: u16 = 13;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
+const IFLA_INFO_SLAVE_KIND: u16 = 4;
+const IFLA_INFO_SLAVE_DATA: u16 = 5;
 const VETH_INFO_PEER: u16 = 1;
+const IFLA_VLAN_ID: u16 = 1;
+const IFLA_MACVLAN_MODE: u16 = 1;
 const IFLA_BRPORT_MODE: u16 = 4;
+const IFLA_BRPORT_ISOLATED: u16 = 33;
 const IFLA_BR_NF_CALL_IPTABLES: u16 = 36;
 const IFLA_BR_NF_CALL_IP6TABLES: u16 = 37;
+const IFLA_INET_CONF: u16 = 1;
+/// Place of `route_localnet` among a link's IPv4 settings
+/// (`IPV4_DEVCONF_ROUTE_LOCALNET`).
+const ROUTE_LOCALNET: u16 = 26;
 
 const IFF_UP: u32 = 1;
 const INFO_HEADER: usize = 16;
-const AF_BRIDGE: u8 = 7;
 
 /// A link as the kernel describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +55,10 @@ pub struct Link {
     pub alias: String,
     /// Index of the bridge it is a port of.
     pub master: Option<u32>,
+    /// Index of the link it lies on, or of the other end of a pair.
+    pub parent: Option<u32>,
+    /// Number of the group it is in; zero unless somebody put it in one.
+    pub group: u32,
     /// Largest packet, in bytes.
     pub mtu: u32,
     /// Hardware address, six bytes for Ethernet.
@@ -62,8 +76,44 @@ pub struct NewLink<'a> {
     mtu: Option<u32>,
     address: Option<[u8; 6]>,
     master: Option<u32>,
-    peer: Option<Peer<'a>>,
-    bridged_filter: bool,
+    group: Option<u32>,
+    parent: Option<u32>,
+    namespace: Option<BorrowedFd<'a>>,
+    kind_data: KindData<'a>,
+}
+
+/// What only links of one kind have.
+#[derive(Debug, Default)]
+enum KindData<'a> {
+    #[default]
+    None,
+    Peer(Peer<'a>),
+    BridgedFilter,
+    Macvlan(MacvlanMode),
+    Vlan(u16),
+}
+
+/// Who hears whom on a macvlan link (`linux/if_link.h`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MacvlanMode {
+    /// Nobody hears another link on the same parent.
+    Private = 1,
+    /// Others are heard if the switch outside sends their packets back.
+    Vepa = 2,
+    /// All hear each other.
+    Bridge = 4,
+    /// The link takes the parent over; there can be only one.
+    Passthru = 8,
+}
+
+/// How a port of a bridge behaves; see [`Batch::set_port`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Port {
+    /// Packets may go back where they came from, which a container that
+    /// reaches itself by a published port needs.
+    pub hairpin: bool,
+    /// Nothing goes to, or comes from, other isolated ports.
+    pub isolated: bool,
 }
 
 /// The other end of a veth pair, in a network namespace of its own. It is made
@@ -93,7 +143,38 @@ impl<'a> NewLink<'a> {
         Self {
             kind: "veth",
             name,
-            peer: Some(peer),
+            kind_data: KindData::Peer(peer),
+            ..Self::default()
+        }
+    }
+
+    /// A link with an address of its own on `parent`, the index of another.
+    pub fn macvlan(name: &'a str, parent: u32, mode: MacvlanMode) -> Self {
+        Self {
+            kind: "macvlan",
+            name,
+            parent: Some(parent),
+            kind_data: KindData::Macvlan(mode),
+            ..Self::default()
+        }
+    }
+
+    /// A tagged VLAN on `parent`; it is made up.
+    pub fn vlan(name: &'a str, parent: u32, id: u16) -> Self {
+        Self {
+            kind: "vlan",
+            name,
+            parent: Some(parent),
+            kind_data: KindData::Vlan(id),
+            ..Self::default()
+        }
+    }
+
+    /// A link that leads nowhere; it is made up.
+    pub fn dummy(name: &'a str) -> Self {
+        Self {
+            kind: "dummy",
+            name,
             ..Self::default()
         }
     }
@@ -130,7 +211,22 @@ impl<'a> NewLink<'a> {
     /// translation is undone for them too. Needs the bridge filter.
     #[must_use]
     pub fn bridged_filter(mut self) -> Self {
-        self.bridged_filter = true;
+        self.kind_data = KindData::BridgedFilter;
+        self
+    }
+
+    /// Puts the near end into a group, by whose number many links are found and
+    /// deleted at once.
+    #[must_use]
+    pub fn group(mut self, group: u32) -> Self {
+        self.group = Some(group);
+        self
+    }
+
+    /// Makes the link in another network namespace, down.
+    #[must_use]
+    pub fn namespace(mut self, namespace: BorrowedFd<'a>) -> Self {
+        self.namespace = Some(namespace);
         self
     }
 }
@@ -144,40 +240,42 @@ fn info_header(index: u32, flags: u32, change: u32) -> [u8; INFO_HEADER] {
 }
 
 impl Batch {
-    /// Makes a link (`RTM_NEWLINK`, exclusive) and sets it up.
+    /// Makes a link (`RTM_NEWLINK`, exclusive) and sets it up, unless it is made
+    /// in another namespace.
     pub fn add_link(&mut self, link: &NewLink<'_>) -> &mut Self {
+        let flags = if link.namespace.is_some() { 0 } else { IFF_UP };
         let mut request = self.request(RTM_NEWLINK, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL);
         request
-            .header(&info_header(0, IFF_UP, IFF_UP))
+            .header(&info_header(0, flags, flags))
             .string(IFLA_IFNAME, link.name);
-        if let Some(mtu) = link.mtu {
-            request.number(IFLA_MTU, mtu);
+        for (kind, number) in [
+            (IFLA_MTU, link.mtu),
+            (IFLA_MASTER, link.master),
+            (IFLA_GROUP, link.group),
+            (IFLA_LINK, link.parent),
+        ] {
+            if let Some(number) = number {
+                request.number(kind, number);
+            }
         }
         if let Some(address) = link.address {
             request.attribute(IFLA_ADDRESS, &address);
         }
-        if let Some(master) = link.master {
-            request.number(IFLA_MASTER, master);
+        if let Some(namespace) = link.namespace {
+            request.number(IFLA_NET_NS_FD, namespace.as_raw_fd() as u32);
         }
         request.nest(IFLA_LINKINFO, |info| {
             info.string(IFLA_INFO_KIND, link.kind);
-            if let Some(peer) = &link.peer {
+            if !matches!(link.kind_data, KindData::None) {
                 info.nest(IFLA_INFO_DATA, |data| {
-                    data.nest(VETH_INFO_PEER, |far| peer_attributes(far, peer, link.mtu));
-                });
-            } else if link.bridged_filter {
-                info.nest(IFLA_INFO_DATA, |data| {
-                    data.attribute(IFLA_BR_NF_CALL_IPTABLES, &[1]);
-                    data.attribute(IFLA_BR_NF_CALL_IP6TABLES, &[1]);
+                    link.kind_data.write(data, link.mtu);
                 });
             }
         });
         drop(request);
         if let Some(alias) = link.alias {
             // rtnetlink ignores the alias of a link under construction.
-            self.request(RTM_NEWLINK, NLM_F_ACK)
-                .header(&info_header(0, 0, 0))
-                .string(IFLA_IFNAME, link.name)
+            self.by_name(link.name)
                 .attribute(IFLA_IFALIAS, alias.as_bytes());
         }
         self
@@ -191,6 +289,23 @@ impl Batch {
         self
     }
 
+    /// Deletes all links of a group together. The kernel waits for everybody
+    /// who may still look at a link, once for all of them instead of several
+    /// times for each, which is what deletion costs. A group that has no links
+    /// is "not found".
+    pub fn delete_group(&mut self, group: u32) -> &mut Self {
+        self.request(RTM_DELLINK, NLM_F_ACK)
+            .header(&info_header(0, 0, 0))
+            .number(IFLA_GROUP, group);
+        self
+    }
+
+    /// Puts the link of this name into a group.
+    pub fn set_group(&mut self, name: &str, group: u32) -> &mut Self {
+        self.by_name(name).number(IFLA_GROUP, group);
+        self
+    }
+
     /// Sets the link with this index up.
     pub fn set_up(&mut self, index: u32) -> &mut Self {
         self.request(RTM_NEWLINK, NLM_F_ACK)
@@ -198,17 +313,60 @@ impl Batch {
         self
     }
 
-    /// Lets the bridge port with this index send packets back where they came
-    /// from, which a container that reaches itself by a published port needs.
-    pub fn set_hairpin(&mut self, index: u32) -> &mut Self {
-        let mut header = info_header(index, 0, 0);
-        header[0] = AF_BRIDGE;
-        self.request(RTM_SETLINK, NLM_F_ACK)
-            .header(&header)
-            .nest(IFLA_PROTINFO, |port| {
-                port.attribute(IFLA_BRPORT_MODE, &[1]);
+    /// Says how the bridge port of this name behaves.
+    pub fn set_port(&mut self, name: &str, port: Port) -> &mut Self {
+        self.by_name(name).nest(IFLA_LINKINFO, |info| {
+            info.string(IFLA_INFO_SLAVE_KIND, "bridge");
+            info.nest(IFLA_INFO_SLAVE_DATA, |data| {
+                data.attribute(IFLA_BRPORT_MODE, &[u8::from(port.hairpin)])
+                    .attribute(IFLA_BRPORT_ISOLATED, &[u8::from(port.isolated)]);
+            });
+        });
+        self
+    }
+
+    /// Lets packets to and from loopback addresses pass the link with this
+    /// index. Whoever does so must keep strangers' ones out.
+    pub fn set_route_localnet(&mut self, index: u32) -> &mut Self {
+        self.request(RTM_NEWLINK, NLM_F_ACK)
+            .header(&info_header(index, 0, 0))
+            .nest(IFLA_AF_SPEC, |families| {
+                families.nest(libc::AF_INET as u16, |settings| {
+                    settings.nest(IFLA_INET_CONF, |conf| {
+                        conf.number(ROUTE_LOCALNET, 1);
+                    });
+                });
             });
         self
+    }
+
+    fn by_name(&mut self, name: &str) -> Request<'_> {
+        let mut request = self.request(RTM_NEWLINK, NLM_F_ACK);
+        request
+            .header(&info_header(0, 0, 0))
+            .string(IFLA_IFNAME, name);
+        request
+    }
+}
+
+impl KindData<'_> {
+    fn write(&self, data: &mut Request<'_>, mtu: Option<u32>) {
+        match self {
+            KindData::None => {}
+            KindData::Peer(peer) => {
+                data.nest(VETH_INFO_PEER, |far| peer_attributes(far, peer, mtu));
+            }
+            KindData::BridgedFilter => {
+                data.attribute(IFLA_BR_NF_CALL_IPTABLES, &[1])
+                    .attribute(IFLA_BR_NF_CALL_IP6TABLES, &[1]);
+            }
+            KindData::Macvlan(mode) => {
+                data.number(IFLA_MACVLAN_MODE, *mode as u32);
+            }
+            KindData::Vlan(id) => {
+                data.attribute(IFLA_VLAN_ID, &id.to_ne_bytes());
+            }
+        }
     }
 }
 
@@ -277,6 +435,8 @@ fn parse(message: &Message<'_>) -> Option<Link> {
         kind,
         alias: attributes.string(IFLA_IFALIAS).unwrap_or_default(),
         master: attributes.number(IFLA_MASTER),
+        parent: attributes.number(IFLA_LINK),
+        group: attributes.number(IFLA_GROUP).unwrap_or_default(),
         mtu: attributes.number(IFLA_MTU).unwrap_or_default(),
         address: attributes.get(IFLA_ADDRESS).unwrap_or_default().to_vec(),
         is_up: u32_at(message.payload, 8) & IFF_UP != 0,

@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::mount::{UnmountFlags, mount_bind, unmount};
@@ -28,14 +28,48 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    /// Makes a namespace and pins it to `path`, a file that must not exist yet;
-    /// the folder must.
+    /// Makes a namespace that lives as long as the value that is returned, and
+    /// whoever joined it.
+    ///
+    /// # Errors
+    ///
+    /// [`NamespaceError`] when the kernel refuses.
+    pub fn create() -> Result<Self, NamespaceError> {
+        // The namespace is made on a thread that ends at once: what holds it
+        // is the descriptor.
+        let path = Path::new("/proc/thread-self/ns/net");
+        let made = std::thread::scope(|scope| {
+            let maker = scope.spawn(|| -> io::Result<File> {
+                // SAFETY: a network namespace is no memory; this thread shares
+                // everything else with the process as before.
+                if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
+                    return Err(io::Error::last_os_error());
+                }
+                File::open(path)
+            });
+            maker.join().expect("the making thread does not panic")
+        });
+        match made {
+            Ok(file) => Ok(Self {
+                file,
+                path: "(unpinned)".into(),
+            }),
+            Err(source) => Err(NamespaceError {
+                operation: "make",
+                path: path.into(),
+                source,
+            }),
+        }
+    }
+
+    /// Pins the namespace to `path`, a file that must not exist yet; the folder
+    /// must.
     ///
     /// # Errors
     ///
     /// [`NamespaceError`] when the path is taken or the kernel refuses; nothing
     /// is left behind then.
-    pub fn create_pinned(path: &Path) -> Result<Self, NamespaceError> {
+    pub fn pin(mut self, path: &Path) -> Result<Self, NamespaceError> {
         let failed = |operation| {
             move |source: io::Error| NamespaceError {
                 operation,
@@ -48,34 +82,22 @@ impl Namespace {
             .create_new(true)
             .open(path)
             .map_err(failed("make the pin of"))?;
-        // The namespace is made on a thread that ends at once: what holds it
-        // is the mount.
-        let made = std::thread::scope(|scope| {
-            let maker = scope.spawn(|| -> io::Result<()> {
-                // SAFETY: a network namespace is no memory; this thread shares
-                // everything else with the process as before.
-                if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
-                    return Err(io::Error::last_os_error());
-                }
-                mount_bind("/proc/thread-self/ns/net", path)?;
-                Ok(())
-            });
-            maker.join().expect("the making thread does not panic")
-        });
-        if let Err(source) = made {
+        let held = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        if let Err(error) = mount_bind(held, path) {
             let _ = std::fs::remove_file(path);
-            return Err(failed("make")(source));
+            return Err(failed("pin")(error.into()));
         }
-        match File::open(path) {
-            Ok(file) => Ok(Self {
-                file,
-                path: path.into(),
-            }),
-            Err(source) => {
-                let _ = remove(path);
-                Err(failed("open")(source))
-            }
-        }
+        self.path = path.into();
+        Ok(self)
+    }
+
+    /// Makes a namespace and pins it to `path`; see [`Namespace::pin`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Namespace::pin`].
+    pub fn create_pinned(path: &Path) -> Result<Self, NamespaceError> {
+        Self::create()?.pin(path)
     }
 
     /// Opens the namespace pinned at `path`, or that of a process

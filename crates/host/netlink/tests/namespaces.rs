@@ -4,7 +4,9 @@
 
 use std::os::fd::AsFd;
 
-use dhow_netlink::{Batch, IsIpv4, Namespace, NewLink, Peer, Prefix, Route, Socket};
+use dhow_netlink::{
+    Batch, IsIpv4, MacvlanMode, Namespace, NewLink, Peer, Port, Prefix, Route, Socket,
+};
 
 /// A network namespace in a folder that vanishes with the test.
 fn namespace(folder: &tempfile::TempDir, name: &str) -> Namespace {
@@ -40,8 +42,8 @@ fn prefix(text: &str) -> Prefix {
 #[test]
 fn a_pair_joins_two_namespaces() {
     let pins = pins();
-    let (host, guest) = (namespace(&pins.0, "host"), namespace(&pins.0, "guest"));
-    let (host, inside) = (route_socket(&host), route_socket(&guest));
+    let (space, guest) = (namespace(&pins.0, "host"), namespace(&pins.0, "guest"));
+    let (host, inside) = (route_socket(&space), route_socket(&guest));
 
     let mut batch = Batch::new();
     batch.add_link(&NewLink::bridge("br0").alias("made by a test").mtu(1400));
@@ -72,8 +74,30 @@ fn a_pair_joins_two_namespaces() {
         .expect("the near end is there");
     assert_eq!(port.master, Some(bridge.index));
     let mut batch = Batch::new();
-    batch.set_hairpin(port.index);
-    host.run(&mut batch).expect("hairpin");
+    let behaviour = Port {
+        hairpin: true,
+        isolated: true,
+    };
+    batch
+        .set_port("veth9", behaviour)
+        .set_route_localnet(bridge.index);
+    host.run(&mut batch)
+        .expect("a port that turns packets round");
+    let (shown, setting) = space
+        .run(|| {
+            let shown = std::process::Command::new("ip")
+                .args(["-d", "link", "show", "veth9"])
+                .output()
+                .expect("ip is there: install the Debian package iproute2");
+            let path = "/proc/sys/net/ipv4/conf/br0/route_localnet";
+            (shown.stdout, std::fs::read_to_string(path))
+        })
+        .expect("enter");
+    let shown = String::from_utf8_lossy(&shown);
+    for expected in ["hairpin on", "isolated on"] {
+        assert!(shown.contains(expected), "{shown}");
+    }
+    assert_eq!(setting.expect("a setting").trim(), "1");
 
     let far = inside
         .link("eth0")
@@ -113,6 +137,77 @@ fn a_pair_joins_two_namespaces() {
         None,
         "both ends go together"
     );
+}
+
+#[test]
+fn a_group_is_deleted_together() {
+    let pins = pins();
+    let (space, guest) = (namespace(&pins.0, "host"), namespace(&pins.0, "guest"));
+    let host = route_socket(&space);
+    let names = ["veth0", "veth1", "veth2"];
+    let mut batch = Batch::new();
+    for (number, name) in (0..).zip(names) {
+        let far = format!("far{number}");
+        let peer = Peer {
+            name: &far,
+            address: [2, 0, 0, 0, 0, number],
+            namespace: guest.as_fd(),
+        };
+        batch.add_link(&NewLink::veth(name, peer).group(7));
+    }
+    batch
+        .set_group("veth2", 8)
+        .set_group("veth1", 9)
+        .set_group("veth0", 9);
+    host.run(&mut batch).expect("three pairs");
+    let kept = host.link("veth2").expect("look up").expect("it is there");
+    assert_eq!(kept.group, 8);
+    let mut batch = Batch::new();
+    batch.delete_group(9);
+    host.run(&mut batch).expect("two are deleted");
+    let left: Vec<String> = host
+        .links()
+        .expect("links")
+        .into_iter()
+        .map(|link| link.name)
+        .collect();
+    assert_eq!(left, ["lo", "veth2"]);
+    let mut batch = Batch::new();
+    batch.delete_group(9);
+    let error = host.run(&mut batch).expect_err("nothing is in it");
+    assert!(error.is_not_found(), "{error}");
+}
+
+#[test]
+fn a_link_on_another_is_made_in_its_namespace() {
+    let pins = pins();
+    let (space, guest) = (namespace(&pins.0, "host"), namespace(&pins.0, "guest"));
+    let (host, inside) = (route_socket(&space), route_socket(&guest));
+    let mut batch = Batch::new();
+    batch.add_link(&NewLink::bridge("uplink").mtu(1400));
+    host.run(&mut batch).expect("something to lie on");
+    let parent = host
+        .link("uplink")
+        .expect("look up")
+        .expect("it is there")
+        .index;
+    let mut batch = Batch::new();
+    batch.add_link(
+        &NewLink::macvlan("eth0", parent, MacvlanMode::Bridge)
+            .address([2, 0, 0, 0, 0, 9])
+            .namespace(guest.as_fd()),
+    );
+    host.run(&mut batch).expect("a macvlan link");
+    assert_eq!(host.link("eth0").expect("look up"), None);
+    let made = inside
+        .link("eth0")
+        .expect("look up")
+        .expect("it is in the other namespace");
+    assert_eq!(
+        (made.kind.as_str(), made.parent, made.mtu, made.is_up),
+        ("macvlan", Some(parent), 1400, false)
+    );
+    assert_eq!(made.address, [2, 0, 0, 0, 0, 9]);
 }
 
 #[test]

@@ -17,7 +17,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use dhow_netlink::{Batch, Link, Namespace, NewLink, Peer, Prefix, Socket};
+use dhow_netlink::{Batch, Link, Namespace, NewLink, Peer, Port, Prefix, Socket};
 use dhow_nft::{Family, Table};
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -603,20 +603,16 @@ impl Networks {
                 .mtu(network.mtu)
                 .master(bridge.index),
         );
+        if !endpoint.ports.is_empty() || network.spec.keep_client_address {
+            let turning = Port {
+                hairpin: true,
+                ..Port::default()
+            };
+            batch.set_port(&endpoint.port_link, turning);
+        }
         socket
             .run(&mut batch)
             .map_err(Error::kernel("make the sandbox's link"))?;
-        if !endpoint.ports.is_empty() || network.spec.keep_client_address {
-            let port = socket
-                .link(&endpoint.port_link)
-                .map_err(Error::kernel("find the bridge's port"))?
-                .ok_or_else(|| Error::Invalid(format!("link {} is gone", endpoint.port_link)))?;
-            let mut batch = Batch::new();
-            batch.set_hairpin(port.index);
-            socket
-                .run(&mut batch)
-                .map_err(Error::kernel("set the bridge's port up"))?;
-        }
         let pools = &network.spec.pools;
         let addresses = pools
             .iter()

@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use dhow_apiserver::{ApiServer, UserInfo};
-use dhow_netlink::{Batch, Namespace, NewLink, Peer, Prefix, Route, Socket};
+use dhow_netlink::{Batch, Namespace, NewLink, Peer, Port, Prefix, Route, Socket};
 use dhow_nft::Family;
 use dhow_service_proxy::Config;
 use k8s_openapi::api::core::v1::Service;
@@ -101,8 +101,11 @@ impl World {
             change(&node, |batch| {
                 batch.add_link(&NewLink::veth(&name, peer).master(bridge))
             });
-            let port = index(&node, &name);
-            change(&node, |batch| batch.set_hairpin(port));
+            let behaviour = Port {
+                hairpin: true,
+                isolated: false,
+            };
+            change(&node, |batch| batch.set_port(&name, behaviour));
             settle(namespace, &format!("{}/24", pod(number)), "10.1.0.1");
         }
         let settings = [("ip_forward", "1"), ("conf/br0/route_localnet", "1")];
