@@ -14,6 +14,7 @@ mod groups;
 mod images;
 mod limits;
 mod login;
+mod networking;
 mod networks;
 mod progress;
 mod request;

@@ -1,11 +1,14 @@
 //! `network`.
 
+use std::net::IpAddr;
+
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use crate::client::{Client, escape, query};
 use crate::containers::filters;
 use crate::error::Error;
+use crate::networking::{self, EndpointWords};
 use crate::request::pairs;
 use crate::{Outcome, show};
 
@@ -31,56 +34,94 @@ pub enum Command {
         names: Vec<String>,
     },
     /// Join a container to a network.
-    Connect {
-        /// Further name on the network.
-        #[arg(long)]
-        alias: Vec<String>,
-        /// IPv4 address on the network.
-        #[arg(long)]
-        ip: Option<String>,
-        /// Network.
-        network: String,
-        /// Container.
-        container: String,
-    },
+    Connect(Connect),
     /// Take a container off a network.
     Disconnect {
+        /// Also when it is not there any more.
+        #[arg(short, long)]
+        force: bool,
         /// Network.
         network: String,
         /// Container.
         container: String,
     },
     /// Remove networks that nobody uses.
-    Prune,
+    Prune {
+        /// Do not ask.
+        #[arg(short, long)]
+        force: bool,
+        /// Remove only those that fit (NAME=VALUE).
+        #[arg(long)]
+        filter: Vec<String>,
+    },
+}
+
+/// `dhow network connect`.
+#[derive(Debug, Args)]
+pub struct Connect {
+    /// Further name on the network.
+    #[arg(long)]
+    alias: Vec<String>,
+    /// IPv4 address on the network.
+    #[arg(long)]
+    ip: Option<String>,
+    /// IPv6 address on the network.
+    #[arg(long)]
+    ip6: Option<String>,
+    /// Hardware address on the network.
+    #[arg(long)]
+    mac_address: Option<String>,
+    /// Name for another container (CONTAINER:ALIAS).
+    #[arg(long)]
+    link: Vec<String>,
+    /// Option of the driver (NAME=VALUE).
+    #[arg(long)]
+    driver_opt: Vec<String>,
+    /// The network with the highest has the default route.
+    #[arg(long, default_value_t, allow_negative_numbers = true)]
+    gw_priority: i32,
+    /// Network.
+    network: String,
+    /// Container.
+    container: String,
 }
 
 /// `dhow network create`.
 #[derive(Debug, Args)]
 pub struct Create {
-    /// Driver.
+    /// Driver (bridge or macvlan).
     #[arg(short, long, default_value = "bridge")]
     driver: String,
-    /// Subnet, such as 10.1.0.0/16.
+    /// Subnet, such as 10.1.0.0/16; one of each family.
     #[arg(long)]
-    subnet: Option<String>,
-    /// Part of the subnet from which addresses are given.
+    subnet: Vec<String>,
+    /// Part of a subnet from which addresses are given.
     #[arg(long)]
-    ip_range: Option<String>,
-    /// Our own address on the subnet.
+    ip_range: Vec<String>,
+    /// The router of a subnet; on a bridge our own address on it.
     #[arg(long)]
-    gateway: Option<String>,
+    gateway: Vec<String>,
+    /// Address that others have (NAME=ADDRESS).
+    #[arg(long)]
+    aux_address: Vec<String>,
     /// No way out and none in.
     #[arg(long)]
     internal: bool,
-    /// IPv6 as well.
+    /// Whether it has IPv6; unless told, where the host has.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    ipv6: Option<bool>,
+    /// Accepted for Docker's sake: containers may always be attached.
     #[arg(long)]
-    ipv6: bool,
+    attachable: bool,
     /// Attach a label (NAME=VALUE).
     #[arg(long)]
     label: Vec<String>,
     /// Option of the driver (NAME=VALUE).
     #[arg(short, long)]
     opt: Vec<String>,
+    /// Option of the address pools (NAME=VALUE).
+    #[arg(long)]
+    ipam_opt: Vec<String>,
     /// Name.
     name: String,
 }
@@ -99,31 +140,13 @@ pub struct List {
 pub(crate) async fn run(client: &Client, command: Command) -> Outcome {
     match command {
         Command::Create(create) => {
-            let mut pool = json!({});
-            for (field, value) in [
-                ("Subnet", &create.subnet),
-                ("IPRange", &create.ip_range),
-                ("Gateway", &create.gateway),
-            ] {
-                if let Some(value) = value {
-                    pool[field] = json!(value);
-                }
+            let made = client
+                .post("/networks/create", Some(&body(&create)?))
+                .await?;
+            let warning = show::text(&made, "Warning");
+            if !warning.is_empty() {
+                eprintln!("WARNING: {warning}");
             }
-            let pools = if create.subnet.is_some() {
-                json!([pool])
-            } else {
-                json!([])
-            };
-            let body = json!({
-                "Name": create.name,
-                "Driver": create.driver,
-                "Internal": create.internal,
-                "EnableIPv6": create.ipv6,
-                "IPAM": { "Config": pools },
-                "Labels": pairs("label", &create.label)?,
-                "Options": pairs("opt", &create.opt)?,
-            });
-            let made = client.post("/networks/create", Some(&body)).await?;
             show::line(show::text(&made, "Id"));
         }
         Command::Ls(list) => {
@@ -170,39 +193,192 @@ pub(crate) async fn run(client: &Client, command: Command) -> Outcome {
                 return Err(Error::Told);
             }
         }
-        Command::Connect {
-            alias,
-            ip,
+        Command::Connect(connect) => {
+            let options = pairs("driver-opt", &connect.driver_opt)?;
+            let settings = networking::settings(&EndpointWords {
+                aliases: &connect.alias,
+                links: &connect.link,
+                ip: connect.ip.as_deref(),
+                ip6: connect.ip6.as_deref(),
+                mac_address: connect.mac_address.as_deref(),
+                gateway_priority: connect.gw_priority,
+                driver_options: options.as_object().cloned().unwrap_or_default(),
+            });
+            let body = json!({ "Container": connect.container, "EndpointConfig": settings });
+            let path = format!("/networks/{}/connect", escape(&connect.network));
+            client.post(&path, Some(&body)).await?;
+        }
+        Command::Disconnect {
+            force,
             network,
             container,
         } => {
-            let mut settings = json!({ "Aliases": alias });
-            if let Some(ip) = ip {
-                settings["IPAMConfig"] = json!({ "IPv4Address": ip });
-            }
-            let body = json!({ "Container": container, "EndpointConfig": settings });
-            client
-                .post(
-                    &format!("/networks/{}/connect", escape(&network)),
-                    Some(&body),
-                )
-                .await?;
+            let body = json!({ "Container": container, "Force": force });
+            let path = format!("/networks/{}/disconnect", escape(&network));
+            client.post(&path, Some(&body)).await?;
         }
-        Command::Disconnect { network, container } => {
-            let body = json!({ "Container": container });
-            client
-                .post(
-                    &format!("/networks/{}/disconnect", escape(&network)),
-                    Some(&body),
-                )
+        Command::Prune { force: _, filter } => {
+            let query = query(&[("filters", filters(&filter)?)]);
+            let pruned = client
+                .post(&format!("/networks/prune{query}"), None)
                 .await?;
-        }
-        Command::Prune => {
-            let pruned = client.post("/networks/prune", None).await?;
             for name in pruned["NetworksDeleted"].as_array().into_iter().flatten() {
                 show::line(name.as_str().unwrap_or_default());
             }
         }
     }
     Ok(0)
+}
+
+/// The body of a request to create a network.
+fn body(create: &Create) -> Result<Value, Error> {
+    let mut body = json!({
+        "Name": create.name,
+        "Driver": create.driver,
+        "Internal": create.internal,
+        "Attachable": create.attachable,
+        "IPAM": { "Config": pools(create)?, "Options": pairs("ipam-opt", &create.ipam_opt)? },
+        "Labels": pairs("label", &create.label)?,
+        "Options": pairs("opt", &create.opt)?,
+    });
+    if let Some(ipv6) = create.ipv6 {
+        body["EnableIPv6"] = json!(ipv6);
+    }
+    Ok(body)
+}
+
+/// Puts each range, router and address to the subnet that it is in.
+fn pools(create: &Create) -> Result<Vec<Value>, Error> {
+    let mut pools = Vec::new();
+    for text in &create.subnet {
+        let subnet: Subnet = text
+            .parse()
+            .map_err(|why| Error::Usage(format!("--subnet {text:?}: {why}")))?;
+        pools.push((subnet, json!({ "Subnet": text })));
+    }
+    let mut put = |option: &str, text: &str, place: &dyn Fn(&mut Value)| {
+        let address = text.split('/').next().unwrap_or_default().parse().ok();
+        let pool = pools
+            .iter_mut()
+            .find(|(subnet, _)| address.is_some_and(|address| subnet.contains(address)));
+        match pool {
+            Some((_, pool)) => {
+                place(pool);
+                Ok(())
+            }
+            None => Err(Error::Usage(format!(
+                "--{option} {text:?}: no --subnet has it"
+            ))),
+        }
+    };
+    for range in &create.ip_range {
+        put("ip-range", range, &|pool| pool["IPRange"] = json!(range))?;
+    }
+    for gateway in &create.gateway {
+        put("gateway", gateway, &|pool| pool["Gateway"] = json!(gateway))?;
+    }
+    for text in &create.aux_address {
+        let (name, address) = text.split_once('=').ok_or_else(|| {
+            Error::Usage(format!("--aux-address {text:?}: the form is NAME=ADDRESS"))
+        })?;
+        put("aux-address", address, &|pool| {
+            pool["AuxiliaryAddresses"][name] = json!(address);
+        })?;
+    }
+    Ok(pools.into_iter().map(|(_, pool)| pool).collect())
+}
+
+/// A subnet, as far as it matters here: which addresses it has.
+struct Subnet {
+    address: IpAddr,
+    length: u32,
+}
+
+impl Subnet {
+    fn contains(&self, address: IpAddr) -> bool {
+        let bits = |address: IpAddr| match address {
+            IpAddr::V4(address) => u128::from(u32::from(address)) << 96,
+            IpAddr::V6(address) => u128::from(address),
+        };
+        let differ = bits(self.address) ^ bits(address);
+        self.address.is_ipv4() == address.is_ipv4() && differ.leading_zeros() >= self.length
+    }
+}
+
+impl std::str::FromStr for Subnet {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (address, length) = text
+            .split_once('/')
+            .ok_or("the form is ADDRESS/LENGTH, such as 10.1.0.0/16")?;
+        Ok(Self {
+            address: address.parse().map_err(|_| "it begins with no address")?,
+            length: length.parse().map_err(|_| "its length is no number")?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        create: Create,
+    }
+
+    fn parse(words: &[&str]) -> Result<Value, Error> {
+        let words = [&["create"], words].concat();
+        body(&Line::try_parse_from(words).expect("known options").create)
+    }
+
+    #[test]
+    fn parts_go_to_their_subnet() {
+        let words = [
+            "--subnet=10.1.0.0/16",
+            "--subnet=fd00:1::/64",
+            "--ip-range=10.1.4.0/24",
+            "--gateway=fd00:1::9",
+            "--gateway=10.1.0.9",
+            "--aux-address=printer=10.1.0.7",
+            "--ipv6",
+            "n",
+        ];
+        let body = parse(&words).expect("good");
+        assert_eq!(
+            body["IPAM"]["Config"],
+            json!([
+                {
+                    "Subnet": "10.1.0.0/16",
+                    "IPRange": "10.1.4.0/24",
+                    "Gateway": "10.1.0.9",
+                    "AuxiliaryAddresses": { "printer": "10.1.0.7" },
+                },
+                { "Subnet": "fd00:1::/64", "Gateway": "fd00:1::9" },
+            ])
+        );
+        assert_eq!(body["EnableIPv6"], true);
+        assert!(parse(&["n"]).expect("good").get("EnableIPv6").is_none());
+        assert_eq!(
+            parse(&["--ipv6=false", "n"]).expect("good")["EnableIPv6"],
+            false
+        );
+    }
+
+    #[test]
+    fn strays_are_refused() {
+        for bad in [
+            "--gateway=10.2.0.1",
+            "--ip-range=10.2.0.0/24",
+            "--aux-address=x",
+            "--aux-address=x=y",
+        ] {
+            assert!(parse(&["--subnet=10.1.0.0/16", bad, "n"]).is_err(), "{bad}");
+        }
+        assert!(parse(&["--subnet=10.1.0.0", "n"]).is_err());
+    }
 }

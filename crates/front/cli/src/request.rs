@@ -1,12 +1,11 @@
 //! The options of `run` and `create`, and the request that they make.
 
-use std::collections::BTreeMap;
-
 use clap::Args;
 use serde_json::{Map, Value, json};
 
 use crate::error::Error;
 use crate::limits::Limits;
+use crate::networking::Networking;
 
 /// How a container is made.
 #[derive(Debug, Args)]
@@ -26,15 +25,6 @@ pub struct Options {
     /// Read variables from a file.
     #[arg(long, value_name = "FILE")]
     pub env_file: Vec<String>,
-    /// Publish a port ([ADDRESS:]HOST:CONTAINER[/PROTOCOL]).
-    #[arg(short, long, value_name = "PORT")]
-    pub publish: Vec<String>,
-    /// Publish all exposed ports at free ports of the host.
-    #[arg(short = 'P', long)]
-    pub publish_all: bool,
-    /// Expose a port to other containers.
-    #[arg(long, value_name = "PORT")]
-    pub expose: Vec<String>,
     /// Mount a folder or volume (SOURCE:TARGET[:ro]).
     #[arg(short, long, value_name = "MOUNT")]
     pub volume: Vec<String>,
@@ -47,15 +37,6 @@ pub struct Options {
     /// Mount the volumes of another container.
     #[arg(long, value_name = "CONTAINER")]
     pub volumes_from: Vec<String>,
-    /// Join a network (bridge, none, host, container:NAME, or a network's name).
-    #[arg(long, visible_alias = "net", value_name = "NETWORK")]
-    pub network: Option<String>,
-    /// Further name on the network.
-    #[arg(long, value_name = "NAME")]
-    pub network_alias: Vec<String>,
-    /// IPv4 address on the network.
-    #[arg(long, value_name = "ADDRESS")]
-    pub ip: Option<String>,
     /// Working directory.
     #[arg(short, long, value_name = "PATH")]
     pub workdir: Option<String>,
@@ -131,15 +112,6 @@ pub struct Options {
     /// Kernel parameter of its namespaces (NAME=VALUE).
     #[arg(long, value_name = "NAME=VALUE")]
     pub sysctl: Vec<String>,
-    /// Line of /etc/hosts (NAME:ADDRESS).
-    #[arg(long, value_name = "NAME:ADDRESS")]
-    pub add_host: Vec<String>,
-    /// Name server.
-    #[arg(long, value_name = "ADDRESS")]
-    pub dns: Vec<String>,
-    /// Name for another container (CONTAINER:ALIAS).
-    #[arg(long, value_name = "LINK")]
-    pub link: Vec<String>,
     /// PID namespace (host or container:NAME).
     #[arg(long, value_name = "MODE")]
     pub pid: Option<String>,
@@ -178,6 +150,9 @@ pub struct Options {
     /// When to fetch the image (always, missing or never).
     #[arg(long, default_value = "missing", value_name = "WHEN")]
     pub pull: String,
+    /// Networks, names and ports.
+    #[command(flatten)]
+    pub networking: Networking,
     /// Image to run.
     pub image: String,
     /// Program and arguments; none runs what the image says.
@@ -224,40 +199,11 @@ impl Options {
         if let Some(seconds) = self.stop_timeout {
             fields.insert("StopTimeout".into(), json!(seconds));
         }
-        let mut exposed = Map::new();
-        for port in &self.expose {
-            exposed.insert(with_protocol(port), json!({}));
-        }
-        for port in &self.publish {
-            for (container, _) in published(port)? {
-                exposed.insert(container, json!({}));
-            }
-        }
-        fields.insert("ExposedPorts".into(), Value::Object(exposed));
-        if let Some(network) = self.network.as_deref().filter(|_| self.has_endpoint()) {
-            let mut settings = json!({ "Aliases": self.network_alias });
-            if let Some(ip) = &self.ip {
-                settings["IPAMConfig"] = json!({ "IPv4Address": ip });
-            }
-            fields.insert(
-                "NetworkingConfig".into(),
-                json!({ "EndpointsConfig": { network: settings } }),
-            );
-        }
+        self.networking.add_to(fields)?;
         Ok(body)
     }
 
-    fn has_endpoint(&self) -> bool {
-        !self.network_alias.is_empty() || self.ip.is_some()
-    }
-
     fn host(&self) -> Result<Value, Error> {
-        let mut bindings: BTreeMap<String, Vec<Value>> = BTreeMap::new();
-        for port in &self.publish {
-            for (container, binding) in published(port)? {
-                bindings.entry(container).or_default().push(binding);
-            }
-        }
         let bytes = |option: &str, text: &Option<String>| match text {
             Some(text) => parse_bytes(option, text),
             None => Ok(0),
@@ -273,9 +219,6 @@ impl Options {
             "Mounts": self.mount.iter().map(|mount| parse_mount(mount)).collect::<Result<Vec<_>, _>>()?,
             "Tmpfs": tmpfs,
             "VolumesFrom": self.volumes_from,
-            "NetworkMode": self.network.as_deref().unwrap_or("default"),
-            "PortBindings": bindings,
-            "PublishAllPorts": self.publish_all,
             "RestartPolicy": restart,
             "AutoRemove": self.rm,
             "Memory": bytes("--memory", &self.memory)?,
@@ -296,9 +239,6 @@ impl Options {
             "SecurityOpt": self.security_opt.iter().map(|option| security_option(option)).collect::<Result<Vec<_>, _>>()?,
             "Devices": self.device.iter().map(|device| parse_device(device)).collect::<Vec<_>>(),
             "Sysctls": pairs("sysctl", &self.sysctl)?,
-            "ExtraHosts": self.add_host,
-            "Dns": self.dns,
-            "Links": self.link,
             "PidMode": self.pid.as_deref().unwrap_or(""),
             "IpcMode": self.ipc.as_deref().unwrap_or(""),
             "UTSMode": self.uts.as_deref().unwrap_or(""),
@@ -308,8 +248,9 @@ impl Options {
             },
             "ConsoleSize": crate::terminal::size().filter(|_| self.tty).map_or([0, 0], |(rows, columns)| [rows, columns]),
         });
-        self.limits
-            .add_to(host.as_object_mut().expect("it was made an object"))?;
+        let fields = host.as_object_mut().expect("it was made an object");
+        self.networking.add_to_host(fields)?;
+        self.limits.add_to(fields)?;
         Ok(host)
     }
 
@@ -400,52 +341,6 @@ pub(crate) fn parse_bytes(option: &str, text: &str) -> Result<i64, Error> {
         return Err(usage());
     }
     Ok(bytes as i64)
-}
-
-fn with_protocol(port: &str) -> String {
-    if port.contains('/') {
-        port.to_owned()
-    } else {
-        format!("{port}/tcp")
-    }
-}
-
-/// `[ADDRESS:][HOST:]CONTAINER[/PROTOCOL]`, ports or ranges of the same length.
-fn published(text: &str) -> Result<Vec<(String, Value)>, Error> {
-    let usage = |why: &str| Error::Usage(format!("--publish {text:?}: {why}"));
-    let (ports, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
-    let (rest, container) = ports.rsplit_once(':').unwrap_or(("", ports));
-    let (address, host) = match rest.rsplit_once(':') {
-        Some((address, host)) => (address.trim_matches(['[', ']']), host),
-        None if rest.contains('.') => (rest, ""),
-        None => ("", rest),
-    };
-    let range = |text: &str| -> Result<(u16, u16), Error> {
-        let (first, last) = text.split_once('-').unwrap_or((text, text));
-        let number = |text: &str| {
-            text.parse::<u16>()
-                .map_err(|_| usage("a port is a number up to 65535"))
-        };
-        Ok((number(first)?, number(last)?))
-    };
-    let (first, last) = range(container)?;
-    let host = if host.is_empty() {
-        None
-    } else {
-        Some(range(host)?)
-    };
-    if last < first || host.is_some_and(|(from, to)| to.wrapping_sub(from) != last - first) {
-        return Err(usage("the ranges are not of the same length"));
-    }
-    Ok((0..=last - first)
-        .map(|offset| {
-            let host_port = host.map_or_else(String::new, |(from, _)| (from + offset).to_string());
-            (
-                format!("{}/{protocol}", first + offset),
-                json!({ "HostIp": address, "HostPort": host_port }),
-            )
-        })
-        .collect())
 }
 
 /// A relative folder (`./data`) becomes absolute, as the daemon wants it.
@@ -548,30 +443,6 @@ fn security_option(option: &str) -> Result<String, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ports() {
-        let first = |text: &str| published(text).expect(text).remove(0);
-        assert_eq!(
-            first("80"),
-            ("80/tcp".into(), json!({ "HostIp": "", "HostPort": "" }))
-        );
-        assert_eq!(
-            first("127.0.0.1:8080:80/udp"),
-            (
-                "80/udp".into(),
-                json!({ "HostIp": "127.0.0.1", "HostPort": "8080" })
-            )
-        );
-        assert_eq!(
-            first("[::1]:1:2").1,
-            json!({ "HostIp": "::1", "HostPort": "1" })
-        );
-        assert_eq!(published("8000-8002:80-82").expect("a range").len(), 3);
-        for bad in ["", "x", "1:2:3:4:x", "80-70", "1-2:80", "70000"] {
-            assert!(published(bad).is_err(), "{bad}");
-        }
-    }
 
     #[test]
     fn byte_sizes() {

@@ -110,9 +110,10 @@ fn network_status(error: &NetworkError) -> StatusCode {
         NetworkError::NameTaken(_) => StatusCode::CONFLICT,
         NetworkError::InUse { .. }
         | NetworkError::Overlap(_)
+        | NetworkError::ParentTaken { .. }
         | NetworkError::AlreadyJoined { .. }
         | NetworkError::AddressTaken => StatusCode::FORBIDDEN,
-        NetworkError::Invalid(_) => StatusCode::BAD_REQUEST,
+        NetworkError::Invalid(_) | NetworkError::NoSuchSubnet(_) => StatusCode::BAD_REQUEST,
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }

@@ -1,6 +1,10 @@
 //! `/networks`.
 
-use std::collections::BTreeMap;
+mod create;
+mod view;
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
 use axum::Json;
 use axum::body::Bytes;
@@ -8,46 +12,23 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use dhow_engine::spec::EndpointSettings;
-use dhow_engine::{Network, NetworkSpec, Pool};
+use dhow_engine::{Error, Moment, Network, NetworkError};
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::Door;
-use crate::containers::{Parameters, blocking, strip_nulls};
+use crate::containers::{Parameters, blocking, moment, strip_nulls};
 use crate::error::{Answer, Failure};
 use crate::filters::Filters;
 
-/// Networks that every engine has, without anything in the kernel.
+pub(crate) use create::create;
+
+/// Networks that every engine has, without anything in the kernel, and their
+/// drivers.
 const BUILT_IN: [(&str, &str); 2] = [("host", "host"), ("none", "null")];
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "PascalCase")]
-struct Create {
-    name: String,
-    driver: String,
-    internal: bool,
-    #[serde(rename = "EnableIPv6")]
-    enable_ipv6: bool,
-    #[serde(rename = "IPAM")]
-    ipam: Ipam,
-    options: BTreeMap<String, String>,
-    labels: BTreeMap<String, String>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "PascalCase")]
-struct Ipam {
-    driver: String,
-    config: Vec<IpamPool>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "PascalCase")]
-struct IpamPool {
-    subnet: String,
-    #[serde(rename = "IPRange")]
-    ip_range: String,
-    gateway: String,
+fn is_predefined(name: &str) -> bool {
+    matches!(name, "bridge" | "host" | "none" | "default")
 }
 
 fn parse<T: serde::de::DeserializeOwned>(body: &[u8]) -> Answer<T> {
@@ -57,81 +38,18 @@ fn parse<T: serde::de::DeserializeOwned>(body: &[u8]) -> Answer<T> {
     serde_json::from_value(value).map_err(invalid)
 }
 
-pub(crate) async fn create(State(door): State<Door>, body: Bytes) -> Answer {
-    let create: Create = parse(&body)?;
-    if create.name.is_empty() || create.name.contains('/') {
-        return Err(Failure::bad(format!(
-            "invalid network name {:?}",
-            create.name
-        )));
-    }
-    if BUILT_IN.iter().any(|(name, _)| *name == create.name) {
-        return Err(Failure::new(
-            StatusCode::FORBIDDEN,
-            format!(
-                "operation is not permitted on predefined {} network",
-                create.name
-            ),
-        ));
-    }
-    if !matches!(create.driver.as_str(), "" | "bridge") {
-        return Err(Failure::new(
-            StatusCode::NOT_FOUND,
-            format!(
-                "could not find network driver {:?}: only bridge is there",
-                create.driver
-            ),
-        ));
-    }
-    if !matches!(create.ipam.driver.as_str(), "" | "default") {
-        return Err(Failure::bad(format!(
-            "could not find ipam driver {:?}",
-            create.ipam.driver
-        )));
-    }
-    let mut pools = Vec::new();
-    for pool in create
-        .ipam
-        .config
-        .iter()
-        .filter(|pool| !pool.subnet.is_empty())
-    {
-        let some = |text: &String| (!text.is_empty()).then(|| text.clone());
-        pools.push(Pool::parse(
-            &pool.subnet,
-            some(&pool.ip_range).as_deref(),
-            some(&pool.gateway).as_deref(),
-        )?);
-    }
-    let mtu = match create.options.get("com.docker.network.driver.mtu") {
-        Some(text) => Some(
-            text.parse()
-                .map_err(|_| Failure::bad(format!("invalid mtu {text:?}")))?,
-        ),
-        None => None,
-    };
-    let spec = NetworkSpec {
-        id: dhow_engine::identifier(),
-        name: create.name,
-        created: dhow_engine::Moment::now().to_string(),
-        pools,
-        internal: create.internal,
-        ipv6: create.enable_ipv6,
-        bridge: create
-            .options
-            .get("com.docker.network.bridge.name")
-            .cloned(),
-        mtu,
-        names: true,
-        keep_client_address: false,
-        labels: create.labels,
-        options: create.options,
-    };
-    let networks = door.engine.networks().clone();
-    let network = blocking(move || networks.create(spec)).await??;
-    announce(&door, &network, "create", BTreeMap::new());
-    let answer = json!({ "Id": network.spec.id, "Warning": "" });
-    Ok((StatusCode::CREATED, Json(answer)).into_response())
+/// The built-in network of this name or id.
+fn find_built_in(name: &str) -> Option<(&'static str, &'static str)> {
+    let is = |(known, _): &&(&str, &str)| *known == name || view::built_in_id(known) == name;
+    BUILT_IN.iter().find(is).copied()
+}
+
+/// What a list's filters look at.
+struct Listed<'a> {
+    id: &'a str,
+    name: &'a str,
+    driver: &'a str,
+    labels: &'a BTreeMap<String, String>,
 }
 
 pub(crate) async fn list(State(door): State<Door>, Query(query): Parameters) -> Answer {
@@ -139,17 +57,27 @@ pub(crate) async fn list(State(door): State<Door>, Query(query): Parameters) -> 
         "dangling", "driver", "id", "label", "label!", "name", "scope", "type",
     ];
     let filters = Filters::parse(query.get("filters").map(String::as_str), &known)?;
-    let fits = |id: &str, name: &str, driver: &str, labels: &BTreeMap<String, String>| {
-        let is_built_in = matches!(name, "bridge" | "host" | "none");
-        filters.labels(labels)
-            && filters.any("id", |wanted| id.starts_with(wanted))
-            && filters.any("name", |wanted| name.contains(wanted))
-            && filters.any("driver", |wanted| driver == wanted)
+    for kind in filters.get("type") {
+        if !matches!(kind.as_str(), "builtin" | "custom") {
+            return Err(Failure::bad(format!("invalid filter: 'type'='{kind}'")));
+        }
+    }
+    for wanted in filters.get("dangling") {
+        if !matches!(wanted.as_str(), "0" | "1" | "true" | "false") {
+            return Err(Failure::bad(format!("invalid filter 'dangling={wanted}'")));
+        }
+    }
+    let fits = |one: Listed<'_>| {
+        let is_built_in = is_predefined(one.name);
+        filters.labels(one.labels)
+            && filters.any("id", |wanted| one.id.starts_with(wanted))
+            && filters.any("name", |wanted| one.name.contains(wanted))
+            && filters.any("driver", |wanted| one.driver == wanted)
             && filters.any("scope", |wanted| wanted == "local")
             && filters.any("type", |wanted| (wanted == "builtin") == is_built_in)
             && filters.any("dangling", |wanted| {
-                let dangling = !is_built_in && door.engine.networks().endpoints(id).is_empty();
-                dangling == !matches!(wanted, "0" | "false")
+                let dangling = !is_built_in && door.engine.networks().endpoints(one.id).is_empty();
+                dangling == matches!(wanted, "1" | "true")
             })
     };
     let mut shown: Vec<Value> = door
@@ -158,30 +86,36 @@ pub(crate) async fn list(State(door): State<Door>, Query(query): Parameters) -> 
         .list()
         .iter()
         .filter(|network| {
-            fits(
-                &network.spec.id,
-                &network.spec.name,
-                "bridge",
-                &network.spec.labels,
-            )
+            fits(Listed {
+                id: &network.spec.id,
+                name: &network.spec.name,
+                driver: network.spec.driver.word(),
+                labels: &network.spec.labels,
+            })
         })
-        .map(|network| view(&door, network, false))
+        .map(|network| view::network(&door, network, false))
         .collect();
     for (name, driver) in BUILT_IN {
-        if fits(&built_in_id(name), name, driver, &BTreeMap::new()) {
-            shown.push(built_in(&door, name, driver));
+        let id = view::built_in_id(name);
+        let labels = BTreeMap::new();
+        if fits(Listed {
+            id: &id,
+            name,
+            driver,
+            labels: &labels,
+        }) {
+            shown.push(view::built_in(&door, name, driver));
         }
     }
     Ok(Json(shown).into_response())
 }
 
 pub(crate) async fn inspect(State(door): State<Door>, Path(name): Path<String>) -> Answer {
-    let is = |built_in: &&(&str, &str)| built_in.0 == name || built_in_id(built_in.0) == name;
-    if let Some((name, driver)) = BUILT_IN.iter().find(is) {
-        return Ok(Json(built_in(&door, name, driver)).into_response());
+    if let Some((name, driver)) = find_built_in(&name) {
+        return Ok(Json(view::built_in(&door, name, driver)).into_response());
     }
     let network = door.engine.networks().get(&name)?;
-    Ok(Json(view(&door, &network, true)).into_response())
+    Ok(Json(view::network(&door, &network, true)).into_response())
 }
 
 pub(crate) async fn remove(State(door): State<Door>, Path(name): Path<String>) -> Answer {
@@ -190,18 +124,17 @@ pub(crate) async fn remove(State(door): State<Door>, Path(name): Path<String>) -
         .networks()
         .get(&name)
         .map(|network| network.spec.name);
-    if matches!(
-        found.as_deref().unwrap_or(&name),
-        "bridge" | "host" | "none"
-    ) {
+    let built_in = find_built_in(&name).map(|(name, _)| name);
+    let found = built_in.or(found.as_deref().ok()).unwrap_or(&name);
+    if is_predefined(found) {
         return Err(Failure::new(
             StatusCode::FORBIDDEN,
-            format!("{name} is a pre-defined network and cannot be removed"),
+            format!("{found} is a pre-defined network and cannot be removed"),
         ));
     }
     let networks = door.engine.networks().clone();
     let network = blocking(move || networks.remove(&name)).await??;
-    announce(&door, &network, "destroy", BTreeMap::new());
+    announce(&door, &network, "destroy");
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
@@ -210,6 +143,15 @@ pub(crate) async fn prune(State(door): State<Door>, Query(query): Parameters) ->
         query.get("filters").map(String::as_str),
         &["label", "label!", "until"],
     )?;
+    let until = match filters.get("until") {
+        [] => None,
+        [one] => Some(until_moment(one)?),
+        _ => {
+            return Err(Failure::bad(
+                "more than one until filter specified: give one moment",
+            ));
+        }
+    };
     let mut deleted = Vec::new();
     for network in door.engine.networks().list() {
         let wanted_by_stopped = door
@@ -217,8 +159,13 @@ pub(crate) async fn prune(State(door): State<Door>, Query(query): Parameters) ->
             .list()
             .iter()
             .any(|record| record.networks.contains_key(&network.spec.name));
-        if network.spec.name == "bridge"
+        let is_old = match (until, network.spec.created.parse::<Moment>()) {
+            (Some(until), Ok(created)) => created < until,
+            _ => until.is_none(),
+        };
+        if is_predefined(&network.spec.name)
             || wanted_by_stopped
+            || !is_old
             || !filters.labels(&network.spec.labels)
         {
             continue;
@@ -227,11 +174,47 @@ pub(crate) async fn prune(State(door): State<Door>, Query(query): Parameters) ->
         let id = network.spec.id.clone();
         // One that is in use is not pruned.
         if blocking(move || networks.remove(&id)).await?.is_ok() {
-            announce(&door, &network, "destroy", BTreeMap::new());
+            announce(&door, &network, "destroy");
             deleted.push(network.spec.name);
         }
     }
     Ok(Json(json!({ "NetworksDeleted": deleted })).into_response())
+}
+
+/// A moment, or how long ago it was (`1h30m`).
+fn until_moment(text: &str) -> Answer<Moment> {
+    if let Some(ago) = duration(text) {
+        let now = std::time::SystemTime::now();
+        return Ok(now.checked_sub(ago).unwrap_or(std::time::UNIX_EPOCH).into());
+    }
+    let query = HashMap::from([("until".to_owned(), text.to_owned())]);
+    moment(&query, "until")?.ok_or_else(|| Failure::bad(format!("invalid until filter {text:?}")))
+}
+
+/// Numbers with units, as Go writes durations.
+fn duration(text: &str) -> Option<Duration> {
+    let mut rest = text;
+    let mut total = Duration::ZERO;
+    while !rest.is_empty() {
+        let unit_at = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let number: f64 = rest[..unit_at].parse().ok()?;
+        let after = &rest[unit_at..];
+        let unit_end = after
+            .find(|c: char| c.is_ascii_digit())
+            .unwrap_or(after.len());
+        let seconds = match &after[..unit_end] {
+            "h" => 3600.0,
+            "m" => 60.0,
+            "s" => 1.0,
+            "ms" => 1e-3,
+            "us" | "µs" => 1e-6,
+            "ns" => 1e-9,
+            _ => return None,
+        };
+        total = total.checked_add(Duration::try_from_secs_f64(number * seconds).ok()?)?;
+        rest = &after[unit_end..];
+    }
+    (!text.is_empty()).then_some(total)
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -242,12 +225,26 @@ struct Connection {
     endpoint_config: EndpointSettings,
 }
 
+/// Refuses the networks that nobody is joined to or taken off.
+fn check_joinable(name: &str) -> Answer<()> {
+    match find_built_in(name) {
+        Some(("host", _)) => Err(Failure::bad(
+            "container cannot be disconnected from host network or connected to host network",
+        )),
+        Some(_) => Err(Failure::bad(
+            "container cannot be connected to multiple networks with one of the networks in private (none) mode",
+        )),
+        None => Ok(()),
+    }
+}
+
 pub(crate) async fn connect(
     State(door): State<Door>,
     Path(name): Path<String>,
     body: Bytes,
 ) -> Answer {
     let connection: Connection = parse(&body)?;
+    check_joinable(&name)?;
     door.engine
         .connect(&connection.container, &name, connection.endpoint_config)
         .await?;
@@ -260,114 +257,46 @@ pub(crate) async fn disconnect(
     body: Bytes,
 ) -> Answer {
     let connection: Connection = parse(&body)?;
+    check_joinable(&name)?;
     match door.engine.disconnect(&connection.container, &name).await {
-        Err(_) if connection.force => {}
+        // By force, what is not there is what was asked for.
+        Err(Error::NoSuchContainer(_) | Error::Network(NetworkError::NotJoined { .. }))
+            if connection.force => {}
         other => other?,
     }
     Ok(StatusCode::OK.into_response())
 }
 
-fn announce(door: &Door, network: &Network, action: &str, more: BTreeMap<String, String>) {
-    let mut attributes = more;
-    attributes.insert("name".into(), network.spec.name.clone());
-    attributes.insert("type".into(), "bridge".into());
+fn announce(door: &Door, network: &Network, action: &str) {
+    let attributes = BTreeMap::from([
+        ("name".to_owned(), network.spec.name.clone()),
+        ("type".to_owned(), network.spec.driver.word().to_owned()),
+    ]);
     door.engine
         .events()
         .announce("network", action, &network.spec.id, attributes);
 }
 
-fn view(door: &Door, network: &Network, with_containers: bool) -> Value {
-    let spec = &network.spec;
-    let mut containers = Map::new();
-    if with_containers {
-        for endpoint in door.engine.networks().endpoints(&spec.id) {
-            let address = |is_ipv4| {
-                endpoint
-                    .address(is_ipv4)
-                    .zip(network.pool(is_ipv4))
-                    .map_or_else(String::new, |(address, pool)| {
-                        format!("{address}/{}", pool.subnet.length)
-                    })
-            };
-            containers.insert(
-                endpoint.sandbox.clone(),
-                json!({
-                    "Name": endpoint.name,
-                    "EndpointID": format!("{}{}", &endpoint.sandbox[..endpoint.sandbox.len().min(32)], &spec.id[..32]),
-                    "MacAddress": endpoint.mac_text(),
-                    "IPv4Address": address(true),
-                    "IPv6Address": address(false),
-                }),
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_written_as_in_go() {
+        for (text, seconds) in [
+            ("24h", 86_400.0),
+            ("1h30m", 5400.0),
+            ("1.5s", 1.5),
+            ("10ms", 0.01),
+        ] {
+            assert_eq!(
+                duration(text),
+                Some(Duration::from_secs_f64(seconds)),
+                "{text}"
             );
         }
-    }
-    let pools: Vec<Value> = spec
-        .pools
-        .iter()
-        .map(|pool| {
-            let mut shown =
-                json!({ "Subnet": pool.subnet.to_string(), "Gateway": pool.gateway.to_string() });
-            if let Some(range) = pool.range {
-                shown["IPRange"] = json!(range.to_string());
-            }
-            shown
-        })
-        .collect();
-    json!({
-        "Name": spec.name,
-        "Id": spec.id,
-        "Created": spec.created,
-        "Scope": "local",
-        "Driver": "bridge",
-        "EnableIPv4": true,
-        "EnableIPv6": network.pool(false).is_some(),
-        "IPAM": { "Driver": "default", "Options": null, "Config": pools },
-        "Internal": spec.internal,
-        "Attachable": false,
-        "Ingress": false,
-        "ConfigFrom": { "Network": "" },
-        "ConfigOnly": false,
-        "Containers": containers,
-        "Options": spec.options,
-        "Labels": spec.labels,
-    })
-}
-
-fn built_in_id(name: &str) -> String {
-    format!(
-        "{:0<64}",
-        name.bytes()
-            .map(|byte| format!("{byte:02x}"))
-            .collect::<String>()
-    )
-}
-
-fn built_in(door: &Door, name: &str, driver: &str) -> Value {
-    let mut containers = Map::new();
-    for record in door.engine.list() {
-        if record.host.network_mode == name && record.state.status.is_alive() {
-            containers.insert(
-                record.id.clone(),
-                json!({ "Name": record.name, "EndpointID": "", "MacAddress": "", "IPv4Address": "", "IPv6Address": "" }),
-            );
+        for bad in ["", "h", "10", "1x", "2026-11-28T00:00:00Z", "-1h"] {
+            assert_eq!(duration(bad), None, "{bad}");
         }
     }
-    json!({
-        "Name": name,
-        "Id": built_in_id(name),
-        "Created": "1970-01-01T00:00:00Z",
-        "Scope": "local",
-        "Driver": driver,
-        "EnableIPv4": true,
-        "EnableIPv6": false,
-        "IPAM": { "Driver": "default", "Options": null, "Config": [] },
-        "Internal": false,
-        "Attachable": false,
-        "Ingress": false,
-        "ConfigFrom": { "Network": "" },
-        "ConfigOnly": false,
-        "Containers": containers,
-        "Options": {},
-        "Labels": {},
-    })
 }

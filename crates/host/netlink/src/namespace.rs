@@ -35,25 +35,42 @@ impl Namespace {
     ///
     /// [`NamespaceError`] when the kernel refuses.
     pub fn create() -> Result<Self, NamespaceError> {
+        Self::create_with(|| ()).map(|(namespace, ())| namespace)
+    }
+
+    /// Makes a namespace, and returns what `body`, run inside, returns.
+    ///
+    /// # Errors
+    ///
+    /// [`NamespaceError`] when the kernel refuses.
+    ///
+    /// # Panics
+    ///
+    /// When `body` does.
+    pub fn create_with<T: Send>(
+        body: impl FnOnce() -> T + Send,
+    ) -> Result<(Self, T), NamespaceError> {
         // The namespace is made on a thread that ends at once: what holds it
         // is the descriptor.
         let path = Path::new("/proc/thread-self/ns/net");
         let made = std::thread::scope(|scope| {
-            let maker = scope.spawn(|| -> io::Result<File> {
+            let maker = scope.spawn(|| -> io::Result<(File, T)> {
                 // SAFETY: a network namespace is no memory; this thread shares
                 // everything else with the process as before.
                 if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
                     return Err(io::Error::last_os_error());
                 }
-                File::open(path)
+                Ok((File::open(path)?, body()))
             });
-            maker.join().expect("the making thread does not panic")
+            maker
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         });
         match made {
-            Ok(file) => Ok(Self {
-                file,
-                path: "(unpinned)".into(),
-            }),
+            Ok((file, done)) => {
+                let path = "(unpinned)".into();
+                Ok((Self { file, path }, done))
+            }
             Err(source) => Err(NamespaceError {
                 operation: "make",
                 path: path.into(),

@@ -9,6 +9,7 @@
 //! field into neighbouring registers.
 
 mod expression;
+mod look;
 pub mod phrase;
 mod ruleset;
 mod transaction;
@@ -17,6 +18,7 @@ mod watch;
 pub use expression::{
     Cmp, Ct, Expression, Meta, Nat, Original, Payload, Register, Rejection, Verdict,
 };
+pub use look::{BaseChain, base_chains};
 pub use ruleset::{
     Chain, ChainKind, DataType, Element, Family, Hook, Members, Set, Table, interface,
 };

@@ -141,7 +141,7 @@ impl Engine {
         bundle::capabilities(&host)?;
         bundle::resources(&host)?;
         bundle::SecurityOptions::parse(&host.security_opt)?;
-        crate::start::port_mappings(&config, &host)?;
+        crate::endpoints::check(&config, &host, &networks)?;
 
         let mut points = mounts::parse(&host)?;
         for source in &host.volumes_from {

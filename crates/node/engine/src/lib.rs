@@ -22,6 +22,7 @@ mod bundle;
 mod container;
 mod copy;
 mod create;
+mod endpoints;
 mod engine;
 mod error;
 mod events;
@@ -30,8 +31,10 @@ mod exit;
 mod files;
 mod health;
 mod images;
+mod links;
 mod logs;
 mod mounts;
+mod name_files;
 mod names;
 mod network;
 mod record;
@@ -67,8 +70,8 @@ pub use dhow_cgroup::{IoDevice, MemoryStats, Stats};
 pub use dhow_image::archive::Replace;
 pub use dhow_image::{Images, Progress, ProgressSender};
 pub use dhow_network::{
-    Endpoint, EndpointSpec, Error as NetworkError, Network, NetworkSpec, Networks, Pool,
-    PortMapping, Protocol,
+    Driver, Endpoint, EndpointSpec, Error as NetworkError, Mode, Network, NetworkSpec, Networks,
+    Pool, PortMapping, Protocol, PublishSpec,
 };
 pub use dhow_shim::Moment;
 pub use dhow_volume::{Error as VolumeError, Volume, Volumes};

@@ -7,12 +7,14 @@ use dhow_network::{Network, NetworkSpec};
 use dhow_shim::Moment;
 use tokio::task::spawn_blocking;
 
+use crate::endpoints::{self, publish_specs};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::name_files::{self, Change};
 use crate::names;
 use crate::record::Record;
 use crate::spec::EndpointSettings;
-use crate::start::{endpoint_spec, has_own_sandbox};
+use crate::start::{has_own_sandbox, whole};
 
 impl Engine {
     /// Makes the default network if there is none.
@@ -47,31 +49,54 @@ impl Engine {
         settings: EndpointSettings,
     ) -> Result<()> {
         let container = self.find(name)?;
-        let _operation = container.operation.lock().await;
-        let record = container.record();
+        let engine = self.clone();
         let network = self.networks().get(network)?;
-        let network_name = network.spec.name.clone();
-        check_own_sandbox(&record)?;
-        if record.networks.contains_key(&network_name) {
-            return Err(dhow_network::Error::AlreadyJoined {
-                endpoint: record.name.clone(),
-                network: network_name,
+        whole(async move {
+            let _operation = container.operation.lock().await;
+            let record = container.record();
+            check_own_sandbox(&record)?;
+            let name = network.spec.name.clone();
+            if find_key(&engine, &record, &network).is_some() {
+                return Err(dhow_network::Error::AlreadyJoined {
+                    endpoint: record.name.clone(),
+                    network: name,
+                }
+                .into());
             }
-            .into());
-        }
-        if record.state.status.is_alive() {
-            let spec = endpoint_spec(&record, &network_name, &settings, Vec::new())?;
-            let (networks, id) = (Arc::clone(self.networks()), record.id.clone());
-            let join = network_name.clone();
-            spawn_blocking(move || networks.join(&join, &id, spec))
+            let mut spec = engine.endpoint_spec(&record, &name, &settings)?;
+            let mut after = Record::clone(&record);
+            after.networks.insert(name.clone(), settings.clone());
+            if record.state.status.is_alive() {
+                let (engine, record) = (engine.clone(), Arc::clone(&record));
+                spawn_blocking(move || {
+                    let endpoints = engine.networks().sandbox_endpoints(&record.id);
+                    if endpoints.iter().all(|endpoint| endpoint.ports.is_empty()) {
+                        spec.ports = publish_specs(&record.config, &record.host)?;
+                    }
+                    let (told_name, id) = (spec.name.clone(), &record.id);
+                    let joined = engine
+                        .networks()
+                        .join(&name, id, spec)
+                        .map_err(|error| endpoints::told(error, &told_name, id))?;
+                    let followed =
+                        name_files::follow(&engine, &record, &after, Change::Came(&joined));
+                    if followed.is_err() {
+                        // The first error is the one to tell.
+                        let _ = engine.networks().leave(&name, id);
+                    }
+                    followed
+                })
                 .await
                 .expect("joining does not panic")?;
-        }
-        container.change(|record| {
-            record.networks.insert(network_name, settings);
-        })?;
-        self.announce_network(&network, &record, "connect");
-        Ok(())
+            }
+            let name = network.spec.name.clone();
+            container.change(|record| {
+                record.networks.insert(name, settings);
+            })?;
+            engine.announce_network(&network, &record, "connect");
+            Ok(())
+        })
+        .await
     }
 
     /// Takes a container off a network.
@@ -81,48 +106,67 @@ impl Engine {
     /// [`Error::Network`] when it is not joined to it.
     pub async fn disconnect(&self, name: &str, network: &str) -> Result<()> {
         let container = self.find(name)?;
-        let _operation = container.operation.lock().await;
-        let record = container.record();
+        let engine = self.clone();
         let network = self.networks().get(network)?;
-        check_own_sandbox(&record)?;
-        if !record.networks.contains_key(&network.spec.name) {
-            return Err(dhow_network::Error::NotJoined {
-                sandbox: record.id.clone(),
-                network: network.spec.name,
-            }
-            .into());
-        }
-        if record.state.status.is_alive() {
-            let (networks, id) = (Arc::clone(self.networks()), record.id.clone());
-            let leave = network.spec.id.clone();
-            spawn_blocking(move || networks.leave(&leave, &id))
+        whole(async move {
+            let _operation = container.operation.lock().await;
+            let record = container.record();
+            check_own_sandbox(&record)?;
+            let Some(key) = find_key(&engine, &record, &network) else {
+                return Err(dhow_network::Error::NotJoined {
+                    sandbox: record.id.clone(),
+                    network: network.spec.name.clone(),
+                }
+                .into());
+            };
+            let mut after = Record::clone(&record);
+            after.networks.remove(&key);
+            if record.state.status.is_alive() {
+                let (engine, record) = (engine.clone(), Arc::clone(&record));
+                let id = network.spec.id.clone();
+                spawn_blocking(move || {
+                    let left = engine.networks().leave(&id, &record.id)?;
+                    name_files::follow(&engine, &record, &after, Change::Went(&left))
+                })
                 .await
                 .expect("leaving does not panic")?;
-        }
-        container.change(|record| {
-            record.networks.remove(&network.spec.name);
-        })?;
-        self.announce_network(&network, &record, "disconnect");
-        Ok(())
+            }
+            container.change(|record| {
+                record.networks.remove(&key);
+            })?;
+            engine.announce_network(&network, &record, "disconnect");
+            Ok(())
+        })
+        .await
     }
 
     fn announce_network(&self, network: &Network, record: &Record, action: &str) {
         let attributes = BTreeMap::from([
             ("container".to_owned(), record.id.clone()),
             ("name".to_owned(), network.spec.name.clone()),
-            ("type".to_owned(), "bridge".to_owned()),
+            ("type".to_owned(), network.spec.driver.word().to_owned()),
         ]);
         self.events()
             .announce("network", action, &network.spec.id, attributes);
     }
 }
 
+/// The name under which a container is to be joined to a network: the network's
+/// name, its id, or the start of its id.
+fn find_key(engine: &Engine, record: &Record, network: &Network) -> Option<String> {
+    let is_it = |name: &&String| {
+        let found = engine.networks().get(name);
+        found.is_ok_and(|found| found.spec.id == network.spec.id)
+    };
+    record.networks.keys().find(is_it).cloned()
+}
+
 fn check_own_sandbox(record: &Record) -> Result<()> {
     if has_own_sandbox(record) {
         return Ok(());
     }
-    Err(Error::Conflict(format!(
-        "container {} shares the network of {}: it cannot be joined to another",
-        record.name, record.host.network_mode
-    )))
+    Err(Error::Invalid(
+        "container sharing network namespace with another container or host cannot be connected to any other network"
+            .into(),
+    ))
 }

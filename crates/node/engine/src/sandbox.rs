@@ -155,7 +155,7 @@ impl Engine {
             self.networks().create_sandbox(id)?;
             let endpoint = EndpointSpec {
                 name: spec.name.clone(),
-                ports: spec.ports.clone(),
+                ports: spec.ports.iter().cloned().map(Into::into).collect(),
                 ..EndpointSpec::default()
             };
             addresses = self.networks().join(network, id, endpoint)?.addresses;

@@ -52,6 +52,9 @@ pub struct Config {
     /// What is always executed.
     #[serde(with = "words")]
     pub entrypoint: Option<Vec<String>>,
+    /// Hardware address on the network of its mode; older clients say it here.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub mac_address: String,
     /// No network at all.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub network_disabled: bool,
@@ -377,6 +380,10 @@ pub struct EndpointSettings {
     pub aliases: Option<Vec<String>>,
     /// Hardware address.
     pub mac_address: String,
+    /// Options of the driver.
+    pub driver_opts: Option<BTreeMap<String, String>>,
+    /// The network with the highest has the default route.
+    pub gw_priority: i32,
 }
 
 /// Addresses asked for.
@@ -384,10 +391,10 @@ pub struct EndpointSettings {
 #[serde(default, rename_all = "PascalCase")]
 pub struct EndpointIpam {
     /// IPv4 address.
-    #[serde(rename = "IPv4Address")]
+    #[serde(rename = "IPv4Address", skip_serializing_if = "String::is_empty")]
     pub ipv4_address: String,
     /// IPv6 address.
-    #[serde(rename = "IPv6Address")]
+    #[serde(rename = "IPv6Address", skip_serializing_if = "String::is_empty")]
     pub ipv6_address: String,
 }
 

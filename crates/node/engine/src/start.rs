@@ -1,13 +1,10 @@
 //! Starting a container: sandbox, bundle, shim, program; undone in reverse
 //! when a step fails.
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use dhow_network::{EndpointSpec, PortMapping, Protocol};
 use dhow_runtime::RootSource;
 use dhow_runtime::spec::{Namespace, NamespaceKind};
 use dhow_shim::Moment;
@@ -18,16 +15,17 @@ use tokio::task::spawn_blocking;
 use crate::accounts;
 use crate::bundle::{self, Surroundings};
 use crate::container::Container;
+use crate::endpoints;
 use crate::engine::Engine;
 use crate::error::{Error, Result, at};
 use crate::files;
 use crate::health;
+use crate::links;
 use crate::logs;
+use crate::name_files;
 use crate::record::{Record, Status};
-use crate::spec::{Config, EndpointSettings, HostConfig, PortBinding};
+use crate::spec::Config;
 
-/// The default network.
-const DEFAULT_NETWORK: &str = "bridge";
 /// First wait before a restart; doubles each time.
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 /// Longest wait before a restart.
@@ -163,18 +161,20 @@ impl Engine {
 
         self.mount_volumes(&record)?;
         let network = self.network_namespace(&record)?;
-        let has_files = record.host.network_mode != "host" || record.sandbox.is_some();
-        if has_files || !record.networks.is_empty() {
-            files::write_to(self, &container.folder, &record)?;
+        let shares_names = record.host.network_mode.starts_with("container:");
+        if !shares_names || record.sandbox.is_some() {
+            name_files::write_to(self, &container.folder, &record)?;
         }
-        let hostname = match &record.sandbox {
-            Some(sandbox) if sandbox.host_network => files::host_name(),
-            Some(sandbox) => sandbox.hostname.clone(),
-            None if record.host.uts_mode == "host" => String::new(),
-            None if record.host.network_mode == "host" && record.config.hostname.is_empty() => {
-                files::host_name()
-            }
-            None => record.hostname().to_owned(),
+        let names = name_files::folder(self, &record)?;
+        let hostname = name_files::hostname(self, &record)?;
+        let mut variables = record.config.env.clone();
+        variables.splice(0..0, links::environment(self, &record)?);
+        let record = Record {
+            config: Config {
+                env: variables,
+                ..record.config.clone()
+            },
+            ..Record::clone(&record)
         };
         let spec = bundle::compose(
             &record,
@@ -183,7 +183,7 @@ impl Engine {
                 network,
                 joined: self.joined_namespaces(&record)?,
                 hostname: &hostname,
-                files: has_files.then_some(container.folder.as_path()),
+                files: Some(&names),
                 cgroup_parent: &self.inner.config.cgroup_parent,
                 init: (record.host.init == Some(true))
                     .then_some(self.inner.config.runtime.as_path()),
@@ -216,27 +216,13 @@ impl Engine {
         // A sandbox of that name can only be what a crash left.
         self.networks().remove_sandbox(&record.id)?;
         let path = self.networks().create_sandbox(&record.id)?;
-        let mut ports = port_mappings(&record.config, &record.host)?;
-        // The network of the mode comes first: it has the default route and
-        // the published ports.
-        let mut order: Vec<(&String, &EndpointSettings)> = record.networks.iter().collect();
-        order.sort_by_key(|(name, _)| *name != mode);
-        for (network, settings) in order {
-            let spec = endpoint_spec(record, network, settings, std::mem::take(&mut ports))?;
+        for (network, spec) in self.endpoint_specs(record)? {
             let name = spec.name.clone();
-            self.networks().join(network, &record.id, spec).map_err(|error| match error {
-                dhow_network::Error::PortAllocated(_) | dhow_network::Error::PortTaken { .. } => {
-                    let cause = std::error::Error::source(&error)
-                        .map(|cause| format!(": {cause}"))
-                        .unwrap_or_default();
-                    Error::Conflict(format!(
-                        "failed to set up container networking: driver failed programming external connectivity on endpoint {name} ({}): {error}{cause}",
-                        record.id
-                    ))
-                }
-                error => error.into(),
-            })?;
+            self.networks()
+                .join(&network, &record.id, spec)
+                .map_err(|error| endpoints::told(error, &name, &record.id))?;
         }
+        links::follow(self, record);
         Ok(Some(path))
     }
 
@@ -379,140 +365,6 @@ pub(crate) fn has_own_sandbox(record: &Record) -> bool {
         && !record.host.network_mode.starts_with("container:")
 }
 
-pub(crate) fn endpoint_spec(
-    record: &Record,
-    network: &str,
-    settings: &EndpointSettings,
-    ports: Vec<PortMapping>,
-) -> Result<EndpointSpec> {
-    let mut addresses = Vec::new();
-    if let Some(ipam) = &settings.ipam_config {
-        for text in [&ipam.ipv4_address, &ipam.ipv6_address] {
-            if !text.is_empty() {
-                addresses.push(text.parse().map_err(|_| {
-                    Error::Invalid(format!(
-                        "invalid endpoint settings: invalid IP address: {text}"
-                    ))
-                })?);
-            }
-        }
-    }
-    let mut aliases = settings.aliases.clone().unwrap_or_default();
-    if network != DEFAULT_NETWORK {
-        aliases.push(record.id[..12].to_owned());
-        if !record.config.hostname.is_empty() {
-            aliases.push(record.config.hostname.clone());
-        }
-    }
-    let mut links = BTreeMap::new();
-    for link in settings.links.iter().flatten().chain(&record.host.links) {
-        let (target, alias) = link.split_once(':').unwrap_or((link, link));
-        let alias = alias.rsplit('/').next().unwrap_or(alias);
-        links.insert(alias.to_owned(), target.trim_start_matches('/').to_owned());
-    }
-    Ok(EndpointSpec {
-        name: record.name.clone(),
-        aliases,
-        addresses,
-        mac: mac(&settings.mac_address)?,
-        ports,
-        links,
-    })
-}
-
-fn mac(text: &str) -> Result<Option<[u8; 6]>> {
-    if text.is_empty() {
-        return Ok(None);
-    }
-    let bytes: Option<Vec<u8>> = text
-        .split(':')
-        .map(|byte| u8::from_str_radix(byte, 16).ok())
-        .collect();
-    bytes
-        .and_then(|bytes| bytes.try_into().ok())
-        .map(Some)
-        .ok_or_else(|| Error::Invalid(format!("invalid MAC address {text:?}")))
-}
-
-/// The ports that a container publishes.
-///
-/// # Errors
-///
-/// [`Error::Invalid`] for what is no port, protocol or address.
-pub(crate) fn port_mappings(config: &Config, host: &HostConfig) -> Result<Vec<PortMapping>> {
-    let mut mappings = Vec::new();
-    for (port, bindings) in &host.port_bindings {
-        let (protocol, container_port) = parse_port(port)?;
-        let any = [PortBinding::default()];
-        let bindings = bindings
-            .as_deref()
-            .filter(|list| !list.is_empty())
-            .unwrap_or(&any);
-        for binding in bindings {
-            let invalid = |what: &str, text: &str| {
-                Error::Invalid(format!("invalid port specification: {what} {text:?}"))
-            };
-            let host_address = if binding.host_ip.is_empty() {
-                IpAddr::V4(Ipv4Addr::UNSPECIFIED)
-            } else {
-                binding
-                    .host_ip
-                    .parse()
-                    .map_err(|_| invalid("invalid host address", &binding.host_ip))?
-            };
-            let host_port = if binding.host_port.is_empty() {
-                0
-            } else {
-                let first = binding.host_port.split('-').next().unwrap_or_default();
-                first
-                    .parse()
-                    .map_err(|_| invalid("invalid host port", &binding.host_port))?
-            };
-            mappings.push(PortMapping {
-                protocol,
-                container_port,
-                host_address,
-                host_port,
-            });
-        }
-    }
-    if host.publish_all_ports {
-        for port in config.exposed_ports.keys() {
-            let (protocol, container_port) = parse_port(port)?;
-            let same = |mapping: &PortMapping| {
-                mapping.protocol == protocol && mapping.container_port == container_port
-            };
-            if !mappings.iter().any(same) {
-                let host_address = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-                mappings.push(PortMapping {
-                    protocol,
-                    container_port,
-                    host_address,
-                    host_port: 0,
-                });
-            }
-        }
-    }
-    Ok(mappings)
-}
-
-/// `port[/protocol]`.
-fn parse_port(text: &str) -> Result<(Protocol, u16)> {
-    let (port, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
-    let protocol = match protocol.to_ascii_lowercase().as_str() {
-        "tcp" => Protocol::Tcp,
-        "udp" => Protocol::Udp,
-        "sctp" => Protocol::Sctp,
-        other => return Err(Error::Invalid(format!("Invalid proto: {other}"))),
-    };
-    match port.parse() {
-        Ok(port) if port > 0 => Ok((protocol, port)),
-        _ => Err(Error::Invalid(format!(
-            "invalid port specification: {text:?}"
-        ))),
-    }
-}
-
 /// What a shim's failure means to whoever asked for a start.
 pub(crate) fn told(error: ShimError) -> Error {
     match error.failure() {
@@ -532,20 +384,6 @@ pub(crate) fn told(error: ShimError) -> Error {
                 .map(|cause| format!(": {cause}"))
                 .unwrap_or_default();
             Error::Shim(format!("{error}{cause}"))
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ports() {
-        assert_eq!(parse_port("80/udp").expect("good"), (Protocol::Udp, 80));
-        assert_eq!(parse_port("443").expect("good"), (Protocol::Tcp, 443));
-        for bad in ["", "0/tcp", "80/icmp", "65536/tcp", "-1", "80-90"] {
-            assert!(parse_port(bad).is_err(), "{bad}");
         }
     }
 }

@@ -19,6 +19,7 @@ use crate::bundle::{self, Surroundings};
 use crate::engine::Engine;
 use crate::error::{Error, Result, at};
 use crate::files;
+use crate::name_files;
 use crate::record::{Record, State};
 use crate::spec::{Config, HostConfig};
 use crate::start::told;
@@ -121,7 +122,7 @@ impl Engine {
                 Some(path)
             }
         };
-        files::write_to(self, run, &record)?;
+        name_files::write_to(self, run, &record)?;
         let config = bundle::compose(
             &record,
             &Surroundings {

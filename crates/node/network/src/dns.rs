@@ -3,7 +3,8 @@
 //! One server listens at the gateway of each network that has names; sandboxes
 //! ask 127.0.0.11, which their own packet filter leads here. Who asks is told
 //! by the address: a name means what it means on the asker's networks. What no
-//! network knows goes to the host's name servers, byte for byte.
+//! network knows goes to the asker's own name servers or else the host's, byte
+//! for byte; of a sandbox without a way out it goes nowhere.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -12,13 +13,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hickory_proto::op::{Message, MessageType, OpCode, ResponseCode};
-use hickory_proto::rr::rdata::{A, AAAA};
-use hickory_proto::rr::{RData, Record, RecordType};
+use hickory_proto::rr::rdata::{A, AAAA, PTR};
+use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use crate::names::Known;
 use crate::networks::Networks;
 
 /// Names move with containers, so answers are good for a short time, in seconds.
@@ -148,52 +150,117 @@ impl NameServer {
 
     /// The answer to a question, or `None` for bytes that are no question.
     async fn answer(&self, client: IpAddr, bytes: &[u8], transport: Transport) -> Option<Vec<u8>> {
-        let question = Message::from_vec(bytes).ok()?;
-        if question.metadata.message_type != MessageType::Query {
-            return None;
-        }
-        if let Some(answer) = self.known(client, &question) {
-            return answer.to_vec().ok();
-        }
-        for upstream in &self.upstreams {
+        let question = question(bytes)?;
+        let look = |asked: &Asked| match asked {
+            Asked::Name(name) => match self.networks.resolve(client, name) {
+                Known::Answer(addresses) => Known::Answer(Found::Addresses(addresses)),
+                Known::Ask(servers) => Known::Ask(servers),
+                Known::Nothing => Known::Nothing,
+            },
+            Asked::Address(address) => match self.networks.reverse(client, *address) {
+                Known::Answer(names) => Known::Answer(Found::Names(names)),
+                Known::Ask(servers) => Known::Ask(servers),
+                Known::Nothing => Known::Nothing,
+            },
+            Asked::Else => match self.networks.elsewhere(client) {
+                Known::Answer(_) | Known::Nothing => Known::Nothing,
+                Known::Ask(servers) => Known::Ask(servers),
+            },
+        };
+        let servers = match look(&asked(&question)) {
+            Known::Answer(found) => return reply(&question, found).to_vec().ok(),
+            Known::Nothing => Vec::new(),
+            Known::Ask(servers) if servers.is_empty() => self.upstreams.clone(),
+            Known::Ask(servers) => servers
+                .into_iter()
+                .map(|address| SocketAddr::new(address, 53))
+                .collect(),
+        };
+        for server in servers {
             let asked = match transport {
-                Transport::Datagram => ask_datagram(*upstream, bytes).await,
-                Transport::Stream => ask_stream(*upstream, bytes).await,
+                Transport::Datagram => ask_datagram(server, bytes).await,
+                Transport::Stream => ask_stream(server, bytes).await,
             };
             match asked {
                 Ok(answer) => return Some(answer),
-                Err(error) => tracing::debug!(%upstream, %error, "name server did not answer"),
+                Err(error) => tracing::debug!(%server, %error, "name server did not answer"),
             }
         }
         let mut failure = reply_to(&question);
         failure.metadata.response_code = ResponseCode::ServFail;
         failure.to_vec().ok()
     }
+}
 
-    fn known(&self, client: IpAddr, question: &Message) -> Option<Message> {
-        let [query] = question.queries.as_slice() else {
-            return None;
-        };
-        if question.metadata.op_code != OpCode::Query {
-            return None;
-        }
-        let name = query.name().to_ascii();
-        let addresses = match query.query_type() {
-            RecordType::A | RecordType::AAAA => self.networks.resolve(client, &name)?,
-            _ => return None,
-        };
-        let mut answer = reply_to(question);
-        answer.metadata.authoritative = true;
-        for address in addresses {
-            let data = match (address, query.query_type()) {
-                (IpAddr::V4(address), RecordType::A) => RData::A(A(address)),
-                (IpAddr::V6(address), RecordType::AAAA) => RData::AAAA(AAAA(address)),
-                _ => continue,
-            };
-            answer.add_answer(Record::from_rdata(query.name().clone(), TIME_TO_LIVE, data));
-        }
-        Some(answer)
+/// What a question is about.
+#[derive(Debug, PartialEq, Eq)]
+enum Asked {
+    /// The addresses of a name.
+    Name(String),
+    /// The names of an address.
+    Address(IpAddr),
+    /// Something that only others know.
+    Else,
+}
+
+/// What a question's answer is made of.
+#[derive(Debug)]
+enum Found {
+    Addresses(Vec<IpAddr>),
+    Names(Vec<String>),
+}
+
+/// The question in a message that is one.
+fn question(bytes: &[u8]) -> Option<Message> {
+    let message = Message::from_vec(bytes).ok()?;
+    (message.metadata.message_type == MessageType::Query).then_some(message)
+}
+
+fn asked(question: &Message) -> Asked {
+    let [query] = question.queries.as_slice() else {
+        return Asked::Else;
+    };
+    if question.metadata.op_code != OpCode::Query || query.query_class() != DNSClass::IN {
+        return Asked::Else;
     }
+    match query.query_type() {
+        RecordType::A | RecordType::AAAA => Asked::Name(query.name().to_ascii()),
+        RecordType::PTR => match query.name().parse_arpa_name() {
+            Ok(network) if network.prefix_len() == network.max_prefix_len() => {
+                Asked::Address(network.addr())
+            }
+            _ => Asked::Else,
+        },
+        _ => Asked::Else,
+    }
+}
+
+/// The answer that says what was found, as far as it is of the type asked for.
+fn reply(question: &Message, found: Found) -> Message {
+    let mut answer = reply_to(question);
+    answer.metadata.authoritative = true;
+    let Some(query) = question.queries.first() else {
+        return answer;
+    };
+    let wanted = query.query_type();
+    let data: Vec<RData> = match found {
+        Found::Addresses(addresses) => addresses
+            .into_iter()
+            .filter_map(|address| match (address, wanted) {
+                (IpAddr::V4(address), RecordType::A) => Some(RData::A(A(address))),
+                (IpAddr::V6(address), RecordType::AAAA) => Some(RData::AAAA(AAAA(address))),
+                _ => None,
+            })
+            .collect(),
+        Found::Names(names) => names
+            .iter()
+            .filter_map(|name| Some(RData::PTR(PTR(Name::from_ascii(name).ok()?))))
+            .collect(),
+    };
+    for data in data {
+        answer.add_answer(Record::from_rdata(query.name().clone(), TIME_TO_LIVE, data));
+    }
+    answer
 }
 
 /// How a question came, and how it is passed on.
@@ -248,4 +315,81 @@ async fn ask_stream(upstream: SocketAddr, question: &[u8]) -> io::Result<Vec<u8>
         Ok(answer)
     };
     tokio::time::timeout(PATIENCE, ask).await?
+}
+
+#[cfg(test)]
+mod tests {
+    use hickory_proto::op::Query;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn ask(name: &str, kind: RecordType) -> Message {
+        let mut message = Message::query();
+        message.add_query(Query::query(Name::from_ascii(name).expect("a name"), kind));
+        message
+    }
+
+    #[test]
+    fn what_is_asked() {
+        for (name, kind, expected) in [
+            (
+                "web.front.",
+                RecordType::A,
+                Asked::Name("web.front.".into()),
+            ),
+            ("web.", RecordType::AAAA, Asked::Name("web.".into())),
+            ("web.", RecordType::MX, Asked::Else),
+            (
+                "2.0.17.172.in-addr.arpa.",
+                RecordType::PTR,
+                Asked::Address([172, 17, 0, 2].into()),
+            ),
+            ("17.172.in-addr.arpa.", RecordType::PTR, Asked::Else),
+            ("web.", RecordType::PTR, Asked::Else),
+            (
+                "2.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.d.f.ip6.arpa.",
+                RecordType::PTR,
+                Asked::Address("fd00::2".parse().expect("an address")),
+            ),
+        ] {
+            assert_eq!(asked(&ask(name, kind)), expected, "{name} {kind}");
+        }
+    }
+
+    #[test]
+    fn a_name_without_an_address_of_the_family_is_known_all_the_same() {
+        let found = Found::Addresses(vec![[172, 17, 0, 2].into()]);
+        let answer = reply(&ask("web.", RecordType::AAAA), found);
+        assert!(answer.answers.is_empty());
+        assert_eq!(answer.metadata.response_code, ResponseCode::NoError);
+    }
+
+    proptest! {
+        /// Whatever bytes come in: no panic, and what is answered is an answer
+        /// to that question.
+        #[test]
+        fn hostile_bytes_do_no_harm(
+            start in prop::collection::vec(any::<u8>(), 0..64),
+            is_cut in any::<bool>(),
+            at in 0usize..64,
+            with in any::<u8>(),
+        ) {
+            let mut good = ask("web.front.", RecordType::A).to_vec().expect("it fits");
+            if is_cut {
+                good.truncate(at);
+            } else if let Some(byte) = good.get_mut(at) {
+                *byte = with;
+            }
+            for bytes in [start, good] {
+                let Some(question) = question(&bytes) else { continue };
+                let _ = asked(&question);
+                let found = Found::Addresses(vec![[10, 0, 0, 1].into(), [0; 16].into()]);
+                let answer = reply(&question, found);
+                prop_assert_eq!(answer.metadata.id, question.metadata.id);
+                prop_assert_eq!(answer.metadata.message_type, MessageType::Response);
+                let _ = answer.to_vec();
+            }
+        }
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
@@ -34,10 +35,38 @@ pub struct PortMapping {
     pub protocol: Protocol,
     /// Port in the sandbox.
     pub container_port: u16,
-    /// Address of the host; unspecified means all.
+    /// Address of the host; unspecified means all of that family.
     pub host_address: IpAddr,
-    /// Port of the host; zero asks for a free one.
+    /// Port of the host.
     pub host_port: u16,
+}
+
+/// A port as it is to be published.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PublishSpec {
+    /// Transport protocol.
+    pub protocol: Protocol,
+    /// Port in the sandbox.
+    pub container_port: u16,
+    /// Address of the host; none means all, of every family that the endpoint
+    /// has.
+    pub host_address: Option<IpAddr>,
+    /// Ports of the host, of which the first free one is taken; zero to zero
+    /// leaves the choice to the kernel.
+    pub host_ports: RangeInclusive<u16>,
+}
+
+impl From<PortMapping> for PublishSpec {
+    /// Publishes it at that address; at all of both families if unspecified.
+    fn from(mapping: PortMapping) -> Self {
+        let address = mapping.host_address;
+        Self {
+            protocol: mapping.protocol,
+            container_port: mapping.container_port,
+            host_address: (!address.is_unspecified()).then_some(address),
+            host_ports: mapping.host_port..=mapping.host_port,
+        }
+    }
 }
 
 /// An endpoint as asked for.
@@ -51,10 +80,19 @@ pub struct EndpointSpec {
     pub addresses: Vec<IpAddr>,
     /// Hardware address; none derives one from the address.
     pub mac: Option<[u8; 6]>,
-    /// Ports to publish.
-    pub ports: Vec<PortMapping>,
+    /// Name of the link in the sandbox; none takes the next `ethN`.
+    pub interface: Option<String>,
+    /// Ports to publish. They follow the sandbox's default route.
+    pub ports: Vec<PublishSpec>,
     /// Names that only this endpoint resolves, to names of others.
     pub links: BTreeMap<String, String>,
+    /// Who is asked what this instance does not know; empty asks the host's.
+    pub name_servers: Vec<IpAddr>,
+    /// The endpoint with the highest has the default route.
+    pub gateway_priority: i32,
+    /// Kernel parameters of the link: path below `/proc/sys/net` with `IFNAME`
+    /// for the link's name, and value.
+    pub sysctls: Vec<(String, String)>,
 }
 
 /// An endpoint as it is.
@@ -70,7 +108,7 @@ pub struct Endpoint {
     pub aliases: Vec<String>,
     /// Name of the link in the sandbox.
     pub interface: String,
-    /// Name of the bridge's port.
+    /// Name of the bridge's port; empty where there is no bridge.
     pub port_link: String,
     /// Hardware address in the sandbox.
     pub mac: [u8; 6],
@@ -80,6 +118,12 @@ pub struct Endpoint {
     pub ports: Vec<PortMapping>,
     /// Names that only this endpoint resolves, to names of others.
     pub links: BTreeMap<String, String>,
+    /// Who is asked what this instance does not know; empty asks the host's.
+    #[serde(default)]
+    pub name_servers: Vec<IpAddr>,
+    /// The endpoint with the highest has the default route.
+    #[serde(default)]
+    pub gateway_priority: i32,
 }
 
 impl Endpoint {
@@ -89,6 +133,12 @@ impl Endpoint {
             .iter()
             .copied()
             .find(|address| address.is_ipv4() == is_ipv4)
+    }
+
+    /// Identifier for display: made of its sandbox's and its network's.
+    pub fn id(&self) -> String {
+        let half = |text: &str| text.get(..32).unwrap_or(text).to_owned();
+        half(&self.sandbox) + &half(&self.network)
     }
 
     /// The hardware address as people write it.

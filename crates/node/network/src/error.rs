@@ -1,6 +1,7 @@
 //! Why a network operation failed.
 
 use std::io;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use dhow_netlink::{NamespaceError, Prefix};
@@ -34,21 +35,47 @@ pub enum Error {
     )]
     PoolsExhausted,
     /// The subnet has no free address.
-    #[error("no available IPv4 addresses on this network's address pools: {0}")]
+    #[error("no available addresses on this network's address pools: {0}")]
     AddressesExhausted(String),
     /// The address asked for belongs to somebody else.
     #[error("Address already in use")]
     AddressTaken,
+    /// The address asked for is in none of the network's subnets.
+    #[error("no configured subnet or ip-range contain the IP address {0}")]
+    NoSuchSubnet(IpAddr),
+    /// The address asked for is about to become free.
+    #[error("Address already in use: {0} is being given back")]
+    AddressRests(IpAddr),
+    /// Another network lies on the link.
+    #[error("network {network} is already using parent interface {parent}")]
+    ParentTaken {
+        /// The other network's name.
+        network: String,
+        /// The link.
+        parent: String,
+    },
     /// Another sandbox published the port.
     #[error("Bind for {0} failed: port is already allocated")]
     PortAllocated(String),
-    /// A process of the host uses the port.
-    #[error("failed to bind host port {port}")]
+    /// A process of the host uses the port, or the address is not the host's.
+    #[error("failed to bind host port for {port}: {}", plain(reason))]
     PortTaken {
         /// Host address, port and protocol.
         port: String,
         /// What the kernel says.
-        source: io::Error,
+        reason: io::Error,
+    },
+    /// A port could not be published.
+    #[error(
+        "failed to set up container networking: driver failed programming external connectivity on endpoint {endpoint} ({sandbox})"
+    )]
+    NotPublished {
+        /// Name of the endpoint.
+        endpoint: String,
+        /// Id of the sandbox.
+        sandbox: String,
+        /// Why.
+        source: Box<Error>,
     },
     /// The sandbox is joined to the network already.
     #[error("endpoint with name {endpoint} already exists in network {network}")]
@@ -87,7 +114,25 @@ pub enum Error {
     },
 }
 
+/// The kernel's reason in the words that clients look for.
+fn plain(reason: &io::Error) -> String {
+    match reason.kind() {
+        io::ErrorKind::AddrInUse => "address already in use".into(),
+        io::ErrorKind::AddrNotAvailable => "cannot assign requested address".into(),
+        _ => reason.to_string(),
+    }
+}
+
 impl Error {
+    /// True when somebody has the host port that was asked for.
+    pub(crate) fn is_taken(&self) -> bool {
+        match self {
+            Error::PortAllocated(_) => true,
+            Error::PortTaken { reason, .. } => reason.kind() == io::ErrorKind::AddrInUse,
+            _ => false,
+        }
+    }
+
     /// Wraps a refusal of the kernel with what was being done.
     pub(crate) fn kernel(doing: impl Into<String>) -> impl FnOnce(dhow_netlink::Error) -> Self {
         let doing = doing.into();

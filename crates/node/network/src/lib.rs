@@ -14,17 +14,24 @@
 //! network that has names.
 
 mod address_pool;
+mod background;
 mod dns;
 mod endpoint;
 mod error;
+mod files;
+mod firewall;
+mod links;
+mod names;
 mod networks;
 mod ports;
 mod rules;
 mod sandbox;
+mod sandboxes;
 mod spec;
+mod state;
 
 pub use dns::NameServer;
-pub use endpoint::{Endpoint, EndpointSpec, PortMapping, Protocol};
+pub use endpoint::{Endpoint, EndpointSpec, PortMapping, Protocol, PublishSpec};
 pub use error::Error;
 pub use networks::{Config, Networks};
-pub use spec::{Network, NetworkSpec, Pool};
+pub use spec::{Driver, Mode, Network, NetworkSpec, Pool};

@@ -18,127 +18,164 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use dhow_netlink::{Error, Prefix, Socket};
+use dhow_nft::phrase::{
+    Is, accept, address_registers, comes_in_by, constant, destination, destination_port, drop,
+    equal, is_established, is_local, is_loopback, is_translated, jump, leaves_by, lookup, meta,
+    outside, protocol_and_port, source, within,
+};
 use dhow_nft::{
-    Chain, ChainKind, Cmp, Ct, DataType, Element, Expression, Family, Hook, Members, Meta, Nat,
-    Payload, Register, Set, Table, Transaction, Verdict, interface,
+    Chain, ChainKind, DataType, Element, Expression, Family, Hook, Members, Meta, Nat, Register,
+    Set, Table, Transaction, interface,
 };
 
 use crate::endpoint::Endpoint;
 use crate::spec::Network;
 
-/// Address type of an address of this host.
-const RTN_LOCAL: u32 = 2;
-/// State bits "established" and "related".
-const ESTABLISHED_OR_RELATED: u32 = 2 | 4;
-/// Status bit "destination translated".
-const DESTINATION_TRANSLATED: u32 = 32;
+/// The families that have a table of ours.
+pub(crate) const FAMILIES: [Family; 2] = [Family::Ip, Family::Ip6];
 
-/// The elements of all sets and maps of one family's table.
+/// The elements of all sets and maps, by family and set.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Elements(BTreeMap<&'static str, BTreeSet<Element>>);
+pub(crate) struct Elements(BTreeMap<(Family, &'static str), BTreeSet<Element>>);
 
 impl Elements {
-    /// Computes them; `family` is IPv4 or IPv6.
+    /// Computes them.
     pub(crate) fn desired<'a>(
-        family: Family,
         networks: impl Iterator<Item = &'a Network>,
         endpoints: impl Iterator<Item = &'a Endpoint>,
     ) -> Self {
         let mut elements = Self::default();
-        let is_ipv4 = family == Family::Ip;
-        for network in networks {
-            let bridge = interface(&network.bridge);
-            elements.add("bridges", Element::Key(bridge.to_vec()));
-            elements.add("paths", Element::Key(Element::concat(&[&bridge, &bridge])));
-            if network.spec.internal {
-                elements.add("internal", Element::Key(bridge.to_vec()));
-            } else if let Some(pool) = network.pool(is_ipv4) {
-                elements.add("pools", range(pool.subnet));
-            }
-            if !network.spec.keep_client_address {
-                elements.add("turning", Element::Key(bridge.to_vec()));
+        for network in networks.filter(|network| network.is_bridge()) {
+            for family in FAMILIES {
+                elements.add_network(family, network);
             }
         }
         for endpoint in endpoints {
-            let Some(address) = endpoint.address(is_ipv4) else {
-                continue;
-            };
-            for port in &endpoint.ports {
-                let any = port.host_address.is_unspecified();
-                // The unspecified IPv4 address stands for both families, as
-                // it does for `docker run -p 80:80`.
-                if port.host_address.is_ipv4() != is_ipv4 && !(any && port.host_address.is_ipv4()) {
-                    continue;
-                }
-                let to = Element::concat(&[&octets(address), &port.container_port.to_be_bytes()]);
-                let protocol = [port.protocol as u8];
-                let from = port.host_port.to_be_bytes();
-                if any {
-                    elements.add(
-                        "published",
-                        Element::Map(Element::concat(&[&protocol, &from]), to),
-                    );
-                } else {
-                    let host = octets(port.host_address);
-                    elements.add(
-                        "published_at",
-                        Element::Map(Element::concat(&[&host, &protocol, &from]), to),
-                    );
-                }
+            for family in FAMILIES {
+                elements.add_ports(family, endpoint);
             }
         }
         elements
     }
 
-    fn add(&mut self, set: &'static str, element: Element) {
-        self.0.entry(set).or_default().insert(element);
+    fn add_network(&mut self, family: Family, network: &Network) {
+        let name = interface(&network.bridge);
+        let both = Element::Key(Element::concat(&[&name, &name]));
+        let bridge = Element::Key(name.to_vec());
+        for pool in &network.spec.pools {
+            if pool.subnet.address.is_ipv4() != (family == Family::Ip) {
+                continue;
+            }
+            if !network.spec.internal && !network.spec.routed {
+                self.add(family, "pools", range(pool.subnet));
+            }
+            if !network.spec.keep_client_address {
+                let place = |address| Element::concat(&[&name, &octets(address)]);
+                let (first, last) = (pool.subnet.network().address, pool.subnet.last());
+                self.add(family, "turning", Element::Span(place(first), place(last)));
+            }
+        }
+        if network.spec.internal {
+            self.add(family, "internal", bridge.clone());
+        }
+        self.add(family, "bridges", bridge);
+        if !network.spec.isolated {
+            self.add(family, "paths", both);
+        }
     }
 
-    fn of(&self, set: &str) -> impl Iterator<Item = &Element> {
-        self.0.get(set).into_iter().flatten()
+    fn add_ports(&mut self, family: Family, endpoint: &Endpoint) {
+        let is_ipv4 = family == Family::Ip;
+        let Some(address) = endpoint.address(is_ipv4) else {
+            return;
+        };
+        let of_family = |address: &IpAddr| address.is_ipv4() == is_ipv4;
+        for port in &endpoint.ports {
+            let host = port.host_address;
+            if !of_family(&host) {
+                continue;
+            }
+            let to = Element::concat(&[&octets(address), &port.container_port.to_be_bytes()]);
+            let (protocol, number) = ([port.protocol as u8], port.host_port.to_be_bytes());
+            let (map, key) = if host.is_unspecified() {
+                ("published", Element::concat(&[&protocol, &number]))
+            } else {
+                let host = octets(host);
+                (
+                    "published_at",
+                    Element::concat(&[&host, &protocol, &number]),
+                )
+            };
+            self.add(family, map, Element::Map(key, to));
+        }
+    }
+
+    fn add(&mut self, family: Family, set: &'static str, element: Element) {
+        self.0.entry((family, set)).or_default().insert(element);
+    }
+
+    fn of(&self, family: Family, set: &'static str) -> impl Iterator<Item = &Element> {
+        self.0.get(&(family, set)).into_iter().flatten()
     }
 }
 
-/// Replaces the whole table in one transaction, whatever was in it.
-pub(crate) fn replace(socket: &Socket, table: &Table, elements: &Elements) -> Result<(), Error> {
-    let mut transaction = Transaction::new(table.clone());
-    transaction.remove_table().add_table();
-    for set in sets(table.family) {
-        transaction.add_set(&set);
-        let wanted: Vec<Element> = elements.of(set.name).cloned().collect();
-        transaction.add_elements(set.name, &wanted);
+fn table(family: Family, name: &str) -> Table {
+    Table {
+        family,
+        name: name.into(),
     }
-    chains(&mut transaction, table.family);
+}
+
+/// Replaces both tables in one transaction, whatever was in them.
+pub(crate) fn replace(socket: &Socket, name: &str, elements: &Elements) -> Result<(), Error> {
+    let mut transaction = Transaction::new(table(Family::Ip, name));
+    for family in FAMILIES {
+        transaction
+            .on(table(family, name))
+            .remove_table()
+            .add_table();
+        for set in sets(family) {
+            transaction.add_set(&set);
+            let wanted: Vec<Element> = elements.of(family, set.name).cloned().collect();
+            transaction.add_elements(set.name, &wanted);
+        }
+        chains(&mut transaction, family);
+    }
     transaction.commit(socket)
 }
 
 /// Changes the sets from `old` to `new` in one transaction.
 pub(crate) fn change(
     socket: &Socket,
-    table: &Table,
+    name: &str,
     old: &Elements,
     new: &Elements,
 ) -> Result<(), Error> {
     if old == new {
         return Ok(());
     }
-    let mut transaction = Transaction::new(table.clone());
-    for set in sets(table.family) {
-        let (before, after): (BTreeSet<_>, BTreeSet<_>) =
-            (old.of(set.name).collect(), new.of(set.name).collect());
-        let gone: Vec<Element> = before.difference(&after).map(|e| (*e).clone()).collect();
-        let come: Vec<Element> = after.difference(&before).map(|e| (*e).clone()).collect();
-        transaction
-            .delete_elements(set.name, &gone)
-            .add_elements(set.name, &come);
+    let mut transaction = Transaction::new(table(Family::Ip, name));
+    for family in FAMILIES {
+        transaction.on(table(family, name));
+        for set in sets(family) {
+            let before: BTreeSet<&Element> = old.of(family, set.name).collect();
+            let after: BTreeSet<&Element> = new.of(family, set.name).collect();
+            let gone: Vec<Element> = before.difference(&after).map(|e| (*e).clone()).collect();
+            let come: Vec<Element> = after.difference(&before).map(|e| (*e).clone()).collect();
+            transaction
+                .delete_elements(set.name, &gone)
+                .add_elements(set.name, &come);
+        }
     }
     transaction.commit(socket)
 }
 
-/// Removes the table with everything in it.
-pub(crate) fn remove(socket: &Socket, table: &Table) -> Result<(), Error> {
-    let mut transaction = Transaction::new(table.clone());
-    transaction.remove_table();
+/// Removes both tables with everything in them.
+pub(crate) fn remove(socket: &Socket, name: &str) -> Result<(), Error> {
+    let mut transaction = Transaction::new(table(Family::Ip, name));
+    for family in FAMILIES {
+        transaction.on(table(family, name)).remove_table();
+    }
     transaction.commit(socket)
 }
 
@@ -150,15 +187,18 @@ fn sets(family: Family) -> Vec<Set<'static>> {
         value,
         members,
     };
-    let (pools, at, to): (&[DataType], &[DataType], &[DataType]) = if family == Family::Ip {
-        (&[Ipv4], &[Ipv4, Protocol, Port], &[Ipv4, Port])
+    let (pools, turning, at, to): (&[DataType], &[DataType], &[DataType], &[DataType]);
+    if family == Family::Ip {
+        (pools, turning) = (&[Ipv4], &[Interface, Ipv4]);
+        (at, to) = (&[Ipv4, Protocol, Port], &[Ipv4, Port]);
     } else {
-        (&[Ipv6], &[Ipv6, Protocol, Port], &[Ipv6, Port])
-    };
+        (pools, turning) = (&[Ipv6], &[Interface, Ipv6]);
+        (at, to) = (&[Ipv6, Protocol, Port], &[Ipv6, Port]);
+    }
     vec![
         set("bridges", &[Interface], &[], Members::Keys),
         set("internal", &[Interface], &[], Members::Keys),
-        set("turning", &[Interface], &[], Members::Keys),
+        set("turning", turning, &[], Members::Ranges),
         set("paths", &[Interface, Interface], &[], Members::Keys),
         set("pools", pools, &[], Members::Ranges),
         set("published", &[Protocol, Port], to, Members::Keys),
@@ -168,7 +208,6 @@ fn sets(family: Family) -> Vec<Set<'static>> {
 
 fn chains(transaction: &mut Transaction, family: Family) {
     use ChainKind::{Filter, Nat as Translate};
-    let address_registers = if family == Family::Ip { 1 } else { 4 };
     for (name, base) in [
         ("publish", None),
         ("guard", Some((Filter, Hook::Prerouting, -300))),
@@ -183,236 +222,97 @@ fn chains(transaction: &mut Transaction, family: Family) {
     // guard: no container speaks to this host's loopback addresses, which the
     // translation of its own connections makes reachable through a bridge.
     if family == Family::Ip {
+        let from_bridge = [meta(Meta::InputName, 0), within("bridges", 0)];
+        let to_loopback = [vec![destination(family, 0)], is_loopback(family, 0)].concat();
         transaction.add_rule(
             "guard",
-            &[
-                load(Meta::InputName, 0),
-                within("bridges", 0),
-                destination(family, 0),
-                Expression::Bitwise {
-                    register: Register(0),
-                    mask: vec![255, 0, 0, 0],
-                    xor: vec![0; 4],
-                },
-                equal(0, vec![127, 0, 0, 0]),
-                Expression::Verdict(Verdict::Drop),
-            ],
+            &[&from_bridge[..], &to_loopback, &[drop()]].concat(),
         );
     }
 
     for chain in ["prerouting", "output"] {
-        transaction.add_rule(
-            chain,
-            &[
-                Expression::DestinationType { to: Register(0) },
-                equal(0, RTN_LOCAL.to_ne_bytes().to_vec()),
-                Expression::Verdict(Verdict::Jump("publish".into())),
-            ],
-        );
+        transaction.add_rule(chain, &[&is_local()[..], &[jump("publish")]].concat());
     }
+    publish(transaction, family);
+    postrouting(transaction, family);
+    forward(transaction);
+}
+
+fn publish(transaction: &mut Transaction, family: Family) {
+    let registers = address_registers(family);
     let translate = |map: &str, from| {
         [
-            Expression::Lookup {
-                set: map.into(),
-                from: Register(from),
-                to: Some(Register(8)),
-                invert: false,
-            },
+            lookup(map, from, 8),
             Expression::Nat {
                 kind: Nat::Destination,
                 family,
                 address: Register(8),
-                port: Some(Register(8 + address_registers)),
+                port: Some(Register(8 + registers)),
             },
         ]
     };
-    let key = [
-        destination(family, 0),
-        load(Meta::TransportProtocol, address_registers),
-        Expression::Payload {
-            base: Payload::Transport,
-            offset: 2,
-            length: 2,
-            to: Register(address_registers + 1),
-        },
-    ];
+    let port = protocol_and_port(registers);
+    let at = [&[destination(family, 0)][..], &port].concat();
     transaction.add_rule(
         "publish",
-        &[&key[..], &translate("published_at", 0)].concat(),
+        &[&at[..], &translate("published_at", 0)].concat(),
     );
     transaction.add_rule(
         "publish",
-        &[&key[1..], &translate("published", address_registers)].concat(),
+        &[&port[..], &translate("published", registers)].concat(),
     );
+}
 
-    // postrouting: what leaves the pools takes the host's address; so does
-    // what turns round on a bridge after translation, or comes from loopback,
-    // lest the answer goes another way.
+/// What leaves the pools takes the host's address; so does what turns round on
+/// a bridge after translation, or comes from loopback, lest the answer goes
+/// another way.
+fn postrouting(transaction: &mut Transaction, family: Family) {
     transaction.add_rule(
         "postrouting",
         &[
             source(family, 0),
             within("pools", 0),
-            load(Meta::OutputName, 0),
+            meta(Meta::OutputName, 0),
             outside("bridges", 0),
             Expression::Masquerade,
         ],
     );
-    let mut turning = vec![
-        load(Meta::OutputName, 0),
+    let turns = [
+        meta(Meta::OutputName, 0),
+        source(family, 4),
         within("turning", 0),
-        source(family, 0),
-        within("pools", 0),
     ];
-    turning.extend(status_translated());
-    turning.push(Expression::Masquerade);
-    transaction.add_rule("postrouting", &turning);
+    transaction.add_rule(
+        "postrouting",
+        &[&turns[..], &is_translated(), &[Expression::Masquerade]].concat(),
+    );
     if family == Family::Ip {
+        let to_bridge = [meta(Meta::OutputName, 0), within("bridges", 0)];
+        let from_loopback = [vec![source(family, 0)], is_loopback(family, 0)].concat();
         transaction.add_rule(
             "postrouting",
-            &[
-                load(Meta::OutputName, 0),
-                within("bridges", 0),
-                source(family, 0),
-                Expression::Bitwise {
-                    register: Register(0),
-                    mask: vec![255, 0, 0, 0],
-                    xor: vec![0; 4],
-                },
-                equal(0, vec![127, 0, 0, 0]),
-                Expression::Masquerade,
-            ],
+            &[&to_bridge[..], &from_loopback, &[Expression::Masquerade]].concat(),
         );
     }
-
-    transaction.add_rule(
-        "forward",
-        &[
-            load(Meta::InputName, 0),
-            load(Meta::OutputName, 4),
-            within("paths", 0),
-            Expression::Verdict(Verdict::Accept),
-        ],
-    );
-    transaction.add_rule(
-        "forward",
-        &[
-            load(Meta::InputName, 0),
-            within("internal", 0),
-            Expression::Verdict(Verdict::Drop),
-        ],
-    );
-    transaction.add_rule(
-        "forward",
-        &[
-            Expression::Ct {
-                key: Ct::State,
-                to: Register(0),
-            },
-            Expression::Bitwise {
-                register: Register(0),
-                mask: ESTABLISHED_OR_RELATED.to_ne_bytes().to_vec(),
-                xor: vec![0; 4],
-            },
-            Expression::Cmp {
-                from: Register(0),
-                operation: Cmp::NotEqual,
-                value: vec![0; 4],
-            },
-            Expression::Verdict(Verdict::Accept),
-        ],
-    );
-    let mut published = vec![load(Meta::OutputName, 0), within("bridges", 0)];
-    published.extend(status_translated());
-    published.push(Expression::Verdict(Verdict::Accept));
-    transaction.add_rule("forward", &published);
-    transaction.add_rule(
-        "forward",
-        &[
-            load(Meta::OutputName, 0),
-            within("bridges", 0),
-            Expression::Verdict(Verdict::Drop),
-        ],
-    );
 }
 
-fn load(key: Meta, to: u8) -> Expression {
-    Expression::Meta {
-        key,
-        to: Register(to),
-    }
-}
-
-fn equal(from: u8, value: Vec<u8>) -> Expression {
-    Expression::Cmp {
-        from: Register(from),
-        operation: Cmp::Equal,
-        value,
-    }
-}
-
-fn within(set: &str, from: u8) -> Expression {
-    Expression::Lookup {
-        set: set.into(),
-        from: Register(from),
-        to: None,
-        invert: false,
-    }
-}
-
-fn outside(set: &str, from: u8) -> Expression {
-    Expression::Lookup {
-        set: set.into(),
-        from: Register(from),
-        to: None,
-        invert: true,
-    }
-}
-
-fn status_translated() -> [Expression; 3] {
-    [
-        Expression::Ct {
-            key: Ct::Status,
-            to: Register(0),
-        },
-        Expression::Bitwise {
-            register: Register(0),
-            mask: DESTINATION_TRANSLATED.to_ne_bytes().to_vec(),
-            xor: vec![0; 4],
-        },
-        Expression::Cmp {
-            from: Register(0),
-            operation: Cmp::NotEqual,
-            value: vec![0; 4],
-        },
-    ]
-}
-
-fn source(family: Family, to: u8) -> Expression {
-    let (offset, length) = if family == Family::Ip {
-        (12, 4)
-    } else {
-        (8, 16)
-    };
-    Expression::Payload {
-        base: Payload::Network,
-        offset,
-        length,
-        to: Register(to),
-    }
-}
-
-fn destination(family: Family, to: u8) -> Expression {
-    let (offset, length) = if family == Family::Ip {
-        (16, 4)
-    } else {
-        (24, 16)
-    };
-    Expression::Payload {
-        base: Payload::Network,
-        offset,
-        length,
-        to: Register(to),
+fn forward(transaction: &mut Transaction) {
+    let to_bridge = [meta(Meta::OutputName, 0), within("bridges", 0)];
+    let within_one = [
+        meta(Meta::InputName, 0),
+        meta(Meta::OutputName, 4),
+        within("paths", 0),
+        accept(),
+    ];
+    let no_way_out = [meta(Meta::InputName, 0), within("internal", 0), drop()];
+    for rule in [
+        &within_one[..],
+        &no_way_out,
+        &[&is_established()[..], &[accept()]].concat(),
+        &[&to_bridge[..], &is_translated(), &[accept()]].concat(),
+        &[&to_bridge[..], &[drop()]].concat(),
+    ] {
+        transaction.add_rule("forward", rule);
     }
 }
 
@@ -450,55 +350,29 @@ pub(crate) fn names_in_sandbox(
         ("output", (ChainKind::Nat, Hook::Output, -100)),
         ("postrouting", (ChainKind::Nat, Hook::Postrouting, 100)),
     ] {
-        transaction.add_chain(&Chain {
-            name,
-            base: Some(base),
-        });
+        let base = Some(base);
+        transaction.add_chain(&Chain { name, base });
     }
     let family = Family::Ip;
-    let loopback = |address| {
-        [
-            address,
-            Expression::Bitwise {
-                register: Register(0),
-                mask: vec![255, 0, 0, 0],
-                xor: vec![0; 4],
-            },
-            equal(0, vec![127, 0, 0, 0]),
+    let loopback = |address| [vec![address], is_loopback(family, 0)].concat();
+    transaction.add_rule(
+        "guard",
+        &[
+            &comes_in_by("lo", Is::Other)[..],
+            &loopback(destination(family, 0)),
+            &[drop()],
         ]
-    };
-    let mut guard = vec![
-        load(Meta::InputName, 0),
-        Expression::Cmp {
-            from: Register(0),
-            operation: Cmp::NotEqual,
-            value: interface("lo").to_vec(),
-        },
-    ];
-    guard.extend(loopback(destination(family, 0)));
-    guard.push(Expression::Verdict(Verdict::Drop));
-    transaction.add_rule("guard", &guard);
-
+        .concat(),
+    );
     transaction.add_rule(
         "output",
         &[
             destination(family, 0),
             equal(0, vec![127, 0, 0, 11]),
-            Expression::Payload {
-                base: Payload::Transport,
-                offset: 2,
-                length: 2,
-                to: Register(0),
-            },
+            destination_port(0),
             equal(0, 53u16.to_be_bytes().to_vec()),
-            Expression::Immediate {
-                to: Register(0),
-                value: server.to_vec(),
-            },
-            Expression::Immediate {
-                to: Register(1),
-                value: 53u16.to_be_bytes().to_vec(),
-            },
+            constant(0, server.to_vec()),
+            constant(1, 53u16.to_be_bytes().to_vec()),
             Expression::Nat {
                 kind: Nat::Destination,
                 family,
@@ -507,17 +381,22 @@ pub(crate) fn names_in_sandbox(
             },
         ],
     );
-    let mut answer = vec![
-        load(Meta::OutputName, 0),
-        Expression::Cmp {
-            from: Register(0),
-            operation: Cmp::NotEqual,
-            value: interface("lo").to_vec(),
-        },
-    ];
-    answer.extend(loopback(source(family, 0)));
-    answer.push(Expression::Masquerade);
-    transaction.add_rule("postrouting", &answer);
+    transaction.add_rule(
+        "postrouting",
+        &[
+            &leaves_by("lo", Is::Other)[..],
+            &loopback(source(family, 0)),
+            &[Expression::Masquerade],
+        ]
+        .concat(),
+    );
+    transaction.commit(socket)
+}
+
+/// Takes that away again.
+pub(crate) fn no_names_in_sandbox(socket: &Socket, table: &Table) -> Result<(), Error> {
+    let mut transaction = Transaction::new(table.clone());
+    transaction.remove_table();
     transaction.commit(socket)
 }
 

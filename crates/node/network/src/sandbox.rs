@@ -1,13 +1,23 @@
 //! The inside of a sandbox: its links, addresses, routes and name service.
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
 
 use dhow_netlink::{Batch, Namespace, Prefix, Route, Socket};
 use dhow_nft::{Family, Table};
 
 use crate::error::Error;
 use crate::rules;
+
+/// A network namespace, and a socket that speaks to its kernel.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    /// The namespace.
+    pub(crate) namespace: Namespace,
+    socket: Socket,
+}
 
 /// How the inside of a sandbox is joined to a network.
 #[derive(Debug)]
@@ -16,70 +26,196 @@ pub(crate) struct Inside<'a> {
     pub(crate) interface: &'a str,
     /// Addresses with the length of their subnet.
     pub(crate) addresses: Vec<Prefix>,
-    /// Next hops of the default routes; empty on an internal network, or where
-    /// another network has them.
-    pub(crate) gateways: Vec<IpAddr>,
-    /// Who answers questions for names.
-    pub(crate) name_server: Option<Ipv4Addr>,
-    /// Name of the table that redirects those questions.
-    pub(crate) table: &'a str,
+    /// Kernel parameters of the link.
+    pub(crate) sysctls: &'a [(String, String)],
 }
 
-/// Sets a new namespace's loopback link up.
-pub(crate) fn loopback_up(namespace: &Namespace) -> Result<(), Error> {
-    let socket = namespace
-        .run(Socket::route)?
-        .map_err(Error::kernel("open a sandbox"))?;
-    let mut batch = Batch::new();
-    batch.set_up(1);
-    socket
-        .run(&mut batch)
-        .map_err(Error::kernel("set the loopback link up"))
+/// The ways out of a sandbox: what has its default routes, and who answers its
+/// questions for names.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Ways {
+    /// Link and next hop of the IPv4 default route.
+    pub(crate) v4: Option<(String, IpAddr)>,
+    /// The same of IPv6.
+    pub(crate) v6: Option<(String, IpAddr)>,
+    /// Our address at which names are asked for.
+    pub(crate) names: Option<Ipv4Addr>,
 }
 
-/// Carries out [`Inside`] in `namespace`, whose link is there already.
-pub(crate) fn configure(namespace: &Namespace, inside: &Inside<'_>) -> Result<(), Error> {
-    namespace.run(|| {
-        let socket = Socket::route().map_err(Error::kernel("open a sandbox"))?;
-        let link = socket
-            .link(inside.interface)
-            .map_err(Error::kernel("find the sandbox's link"))?
-            .ok_or_else(|| Error::Invalid(format!("link {} is gone", inside.interface)))?;
+impl Prepared {
+    /// Makes a namespace whose loopback link is up, and in which addresses are
+    /// what we say they are: nobody probes for duplicates, and no router on a
+    /// network of containers announces others.
+    pub(crate) fn make() -> Result<Self, Error> {
+        let (namespace, socket) = Namespace::create_with(|| -> Result<Socket, Error> {
+            for setting in ["accept_dad", "accept_ra"] {
+                set(&format!("ipv6/conf/default/{setting}"), "0")?;
+            }
+            let socket = Socket::route().map_err(Error::kernel("open a sandbox"))?;
+            let mut batch = Batch::new();
+            batch.set_up(1);
+            socket
+                .run(&mut batch)
+                .map_err(Error::kernel("set the loopback link up"))?;
+            Ok(socket)
+        })?;
+        Ok(Self {
+            namespace,
+            socket: socket?,
+        })
+    }
+
+    /// Pins the namespace to `path`; see [`Namespace::pin`].
+    pub(crate) fn pin(self, path: &Path) -> Result<Self, Error> {
+        Ok(Self {
+            namespace: self.namespace.pin(path)?,
+            socket: self.socket,
+        })
+    }
+
+    /// Opens the namespace that is pinned at `path`.
+    pub(crate) fn open(path: &Path) -> Result<Self, Error> {
+        let namespace = Namespace::open(path)?;
+        let socket = namespace
+            .run(Socket::route)?
+            .map_err(Error::kernel("open a sandbox"))?;
+        Ok(Self { namespace, socket })
+    }
+
+    /// Gives a link that is there already its addresses and sets it up.
+    pub(crate) fn configure(&self, inside: &Inside<'_>) -> Result<(), Error> {
+        let link = self.link(inside.interface)?;
+        let speaks_ipv6 = inside
+            .addresses
+            .iter()
+            .any(|prefix| prefix.address.is_ipv6());
+        if !speaks_ipv6 || !inside.sysctls.is_empty() {
+            self.namespace.run(|| -> Result<(), Error> {
+                if !speaks_ipv6 {
+                    set(&format!("ipv6/conf/{}/disable_ipv6", inside.interface), "1")?;
+                }
+                for (path, value) in inside.sysctls {
+                    let path = path.replace("IFNAME", inside.interface);
+                    let full = format!("/proc/sys/net/{path}");
+                    fs::write(&full, value).map_err(Error::file(full))?;
+                }
+                Ok(())
+            })??;
+        }
         let mut batch = Batch::new();
         for address in &inside.addresses {
-            batch.add_address(link.index, *address);
+            batch.add_address(link, *address);
         }
-        batch.set_up(link.index);
-        for gateway in &inside.gateways {
-            let any = match gateway {
-                IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-                IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-            };
-            batch.add_route(Route {
-                destination: Prefix {
-                    address: any,
-                    length: 0,
-                },
-                gateway: Some(*gateway),
-                link: link.index,
-            });
-        }
-        socket
+        batch.set_up(link);
+        self.socket
             .run(&mut batch)
-            .map_err(Error::kernel("give the sandbox its addresses"))?;
+            .map_err(Error::kernel("give the sandbox its addresses"))
+    }
 
-        if let Some(server) = inside.name_server {
-            // The thread is in the namespace, so this path names its setting.
-            let path = "/proc/sys/net/ipv4/conf/all/route_localnet";
-            fs::write(path, "1").map_err(Error::file(path))?;
-            let socket = Socket::netfilter().map_err(Error::kernel("open a sandbox"))?;
-            let table = Table {
-                family: Family::Ip,
-                name: inside.table.into(),
-            };
-            rules::names_in_sandbox(&socket, &table, server.octets())
-                .map_err(Error::kernel("redirect the sandbox's questions for names"))?;
+    /// Changes the ways out from what they were. The socket that is returned is
+    /// to be closed when nobody waits.
+    pub(crate) fn lead(
+        &self,
+        table: &str,
+        old: &Ways,
+        new: &Ways,
+    ) -> Result<Option<Socket>, Error> {
+        let mut batch = Batch::new();
+        for (is_ipv4, old, new) in [(true, &old.v4, &new.v4), (false, &old.v6, &new.v6)] {
+            if old == new {
+                continue;
+            }
+            if let Some((interface, gateway)) = old
+                && let Some(link) = self.find(interface)?
+            {
+                batch.delete_route(default_route(is_ipv4, *gateway, link));
+            }
+            if let Some((interface, gateway)) = new {
+                batch.add_route(default_route(is_ipv4, *gateway, self.link(interface)?));
+            }
         }
-        Ok(())
-    })?
+        if !batch.is_empty() {
+            for result in self
+                .socket
+                .run_each(&mut batch)
+                .map_err(Error::kernel("set the sandbox's default route"))?
+            {
+                match result {
+                    // The old one went with its link.
+                    Err(error) if !error.is_not_found() => {
+                        return Err(Error::kernel("set the sandbox's default route")(error));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        if old.names == new.names {
+            return Ok(None);
+        }
+        self.answer_names(table, new.names).map(Some)
+    }
+
+    /// Leads questions for names to `server`, or nowhere.
+    fn answer_names(&self, table: &str, server: Option<Ipv4Addr>) -> Result<Socket, Error> {
+        let table = Table {
+            family: Family::Ip,
+            name: table.into(),
+        };
+        self.namespace.run(|| {
+            set(
+                "ipv4/conf/all/route_localnet",
+                if server.is_some() { "1" } else { "0" },
+            )?;
+            let socket = Socket::netfilter().map_err(Error::kernel("open a sandbox"))?;
+            match server {
+                Some(server) => rules::names_in_sandbox(&socket, &table, server.octets()),
+                None => rules::no_names_in_sandbox(&socket, &table),
+            }
+            .map_err(Error::kernel("redirect the sandbox's questions for names"))?;
+            Ok(socket)
+        })?
+    }
+
+    /// Removes a link of the namespace.
+    pub(crate) fn remove_link(&self, name: &str) -> Result<(), Error> {
+        let mut batch = Batch::new();
+        batch.delete_link(name);
+        match self.socket.run(&mut batch) {
+            Err(error) if !error.is_not_found() => {
+                Err(Error::kernel(format!("remove link {name}"))(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn find(&self, interface: &str) -> Result<Option<u32>, Error> {
+        let found = self
+            .socket
+            .link(interface)
+            .map_err(Error::kernel("find the sandbox's link"))?;
+        Ok(found.map(|link| link.index))
+    }
+
+    fn link(&self, interface: &str) -> Result<u32, Error> {
+        self.find(interface)?
+            .ok_or_else(|| Error::Invalid(format!("link {interface} is gone")))
+    }
+}
+
+fn default_route(is_ipv4: bool, gateway: IpAddr, link: u32) -> Route {
+    Route {
+        destination: Prefix::everything(is_ipv4),
+        gateway: Some(gateway),
+        link,
+    }
+}
+
+/// Sets a kernel parameter of the namespace that the thread is in; one that a
+/// kernel without IPv6 does not have is no error.
+fn set(name: &str, value: &str) -> Result<(), Error> {
+    let path = format!("/proc/sys/net/{name}");
+    match fs::write(&path, value) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::file(path)(error)),
+        _ => Ok(()),
+    }
 }

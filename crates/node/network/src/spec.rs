@@ -1,7 +1,7 @@
 //! What a network is: its definition, as asked for and as kept.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use dhow_netlink::Prefix;
 use serde::{Deserialize, Serialize};
@@ -10,6 +10,7 @@ use crate::error::Error;
 
 /// A network as asked for.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct NetworkSpec {
     /// Identifier, 64 hexadecimal digits.
     pub id: String,
@@ -17,18 +18,27 @@ pub struct NetworkSpec {
     pub name: String,
     /// Seconds and nanoseconds since the epoch, RFC 3339, for display.
     pub created: String,
+    /// What its endpoints are joined to.
+    pub driver: Driver,
     /// Address pools; empty asks for an IPv4 pool of the default ones.
     pub pools: Vec<Pool>,
     /// No way out and none in.
     pub internal: bool,
-    /// Give it an IPv6 pool as well.
-    pub ipv6: bool,
+    /// Whether it has an IPv6 pool as well; none says so where the host speaks
+    /// IPv6.
+    pub ipv6: Option<bool>,
     /// Name of the bridge; none derives one from the id.
     pub bridge: Option<String>,
     /// Largest packet in bytes; none takes the uplink's.
     pub mtu: Option<u32>,
     /// Names are resolved between its endpoints.
     pub names: bool,
+    /// Its endpoints do not reach each other.
+    pub isolated: bool,
+    /// Packets leave with the endpoint's own address instead of the host's.
+    pub routed: bool,
+    /// Where ports are published that name no address of the host.
+    pub host_address: Option<IpAddr>,
     /// Translated connections between two endpoints keep the client's address
     /// (the bridge filter sees packets that stay on the bridge).
     pub keep_client_address: bool,
@@ -36,6 +46,52 @@ pub struct NetworkSpec {
     pub labels: BTreeMap<String, String>,
     /// Driver options as given, for display.
     pub options: BTreeMap<String, String>,
+    /// Options of the address pools as given, for display.
+    pub pool_options: BTreeMap<String, String>,
+    /// Whether its maker called it attachable, for display.
+    pub attachable: bool,
+}
+
+/// What the endpoints of a network are joined to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Driver {
+    /// A bridge of ours, with the host as its way out.
+    #[default]
+    Bridge,
+    /// The network of a link of the host; its own routers are the way out.
+    Macvlan {
+        /// The link, `LINK.ID` for a tagged VLAN on it; none makes a link that
+        /// leads nowhere.
+        parent: Option<String>,
+        /// Who hears whom.
+        mode: Mode,
+    },
+}
+
+impl Driver {
+    /// The word in Docker's API.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Driver::Bridge => "bridge",
+            Driver::Macvlan { .. } => "macvlan",
+        }
+    }
+}
+
+/// Who hears whom on a macvlan network.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// All endpoints hear each other.
+    #[default]
+    Bridge,
+    /// They hear each other if the switch outside sends packets back.
+    Vepa,
+    /// They do not hear each other.
+    Private,
+    /// One endpoint takes the link over.
+    Passthru,
 }
 
 /// An address pool of a network.
@@ -47,8 +103,12 @@ pub struct Pool {
     /// Where in it addresses are allocated; the whole subnet if none.
     #[serde(with = "prefix_text::option", default)]
     pub range: Option<Prefix>,
-    /// Our own address on it, which endpoints use as their default route.
+    /// The router, which endpoints use as their default route: on a bridge our
+    /// own address on it.
     pub gateway: IpAddr,
+    /// Addresses that others have, by a name for display; never given away.
+    #[serde(default)]
+    pub auxiliary: BTreeMap<String, IpAddr>,
 }
 
 impl Pool {
@@ -99,7 +159,31 @@ impl Pool {
             subnet,
             range,
             gateway,
+            auxiliary: BTreeMap::new(),
         })
+    }
+
+    /// Keeps an address from being given away.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] when it is no address of the subnet.
+    pub fn with_auxiliary(mut self, name: &str, address: &str) -> Result<Self, Error> {
+        let parsed = address.parse::<IpAddr>().ok();
+        let Some(parsed) = parsed.filter(|one| self.subnet.contains(*one)) else {
+            return Err(Error::Invalid(format!(
+                "invalid auxiliary address {name}={address}: it must belong to subnet {}",
+                self.subnet
+            )));
+        };
+        self.auxiliary.insert(name.into(), parsed);
+        Ok(self)
+    }
+
+    /// Whether an address is somebody's for good: the router's, or one that
+    /// the network's maker keeps.
+    pub(crate) fn reserves(&self, address: IpAddr) -> bool {
+        address == self.gateway || self.auxiliary.values().any(|kept| *kept == address)
     }
 
     /// Our own address with the subnet's length, as the bridge carries it.
@@ -124,7 +208,7 @@ pub(crate) fn first(subnet: Prefix) -> IpAddr {
 pub struct Network {
     /// What was asked for, with everything that was left open filled in.
     pub spec: NetworkSpec,
-    /// Name of its bridge.
+    /// Name of its bridge; of a macvlan network the link that it lies on.
     pub bridge: String,
     /// Largest packet in bytes.
     pub mtu: u32,
@@ -137,6 +221,19 @@ impl Network {
             .pools
             .iter()
             .find(|pool| pool.subnet.address.is_ipv4() == is_ipv4)
+    }
+
+    /// Whether its endpoints are ports of a bridge of ours.
+    pub fn is_bridge(&self) -> bool {
+        self.spec.driver == Driver::Bridge
+    }
+
+    /// Our address at which this network's names are asked for.
+    pub fn name_server(&self) -> Option<Ipv4Addr> {
+        match self.pool(true)?.gateway {
+            IpAddr::V4(address) if self.spec.names && self.is_bridge() => Some(address),
+            _ => None,
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use dhow_netlink::{Batch, Namespace, NewLink, Peer, Prefix, Route, Socket};
 use dhow_network::{
-    Config, EndpointSpec, Error, NameServer, NetworkSpec, Networks, Pool, PortMapping, Protocol,
+    Config, EndpointSpec, Error, NameServer, NetworkSpec, Networks, Pool, Protocol, PublishSpec,
 };
 use dhow_nft::Family;
 
@@ -167,6 +167,15 @@ fn endpoint(name: &str) -> EndpointSpec {
     }
 }
 
+fn publish(host: Option<&str>, port: u16) -> PublishSpec {
+    PublishSpec {
+        protocol: Protocol::Tcp,
+        container_port: 80,
+        host_address: host.map(address),
+        host_ports: port..=port,
+    }
+}
+
 /// Answers one connection in `namespace` with the address it came from.
 fn echo_once(namespace: &Namespace, port: u16) -> std::thread::JoinHandle<()> {
     let listener = namespace
@@ -205,16 +214,11 @@ fn published_ports_are_reached_from_everywhere() {
         for name in ["server", "client"] {
             networks.create_sandbox(name).expect("a sandbox");
         }
-        let mapping = |host_address: &str, host_port| PortMapping {
-            protocol: Protocol::Tcp,
-            container_port: 80,
-            host_address: address(host_address),
-            host_port,
-        };
+        let mapping = |host_address: &str, port| publish(Some(host_address), port);
         let mut wanted = endpoint("web");
         wanted.ports = vec![mapping("0.0.0.0", 8080), mapping("192.0.2.2", 0)];
         let web = networks.join("front", "server", wanted).expect("joined");
-        assert_eq!(web.addresses, [address("172.17.0.2")]);
+        assert_eq!(web.address(true), Some(address("172.17.0.2")));
         assert_eq!(
             (web.interface.as_str(), web.mac_text().as_str()),
             ("eth0", "02:42:ac:11:00:02")
@@ -369,12 +373,7 @@ fn what_a_crash_leaves_is_taken_up_again() {
         for name in ["kept", "lost"] {
             networks.create_sandbox(name).expect("a sandbox");
             let mut wanted = endpoint(name);
-            wanted.ports = vec![PortMapping {
-                protocol: Protocol::Tcp,
-                container_port: 80,
-                host_address: address("0.0.0.0"),
-                host_port: if name == "kept" { 8080 } else { 8081 },
-            }];
+            wanted.ports = vec![publish(None, if name == "kept" { 8080 } else { 8081 })];
             networks.join("front", name, wanted).expect("joined");
         }
         // The process dies: no destructor cleans up. A stranger flushes our
@@ -403,7 +402,7 @@ fn what_a_crash_leaves_is_taken_up_again() {
     world.on_host(|| {
         networks.create_sandbox("next").expect("a sandbox");
         let mut wanted = endpoint("next");
-        wanted.ports = networks.sandbox_endpoints("kept")[0].ports.clone();
+        wanted.ports = vec![publish(None, 8080)];
         assert!(matches!(
             networks.join("front", "next", wanted),
             Err(Error::PortAllocated(_))

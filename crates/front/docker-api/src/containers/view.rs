@@ -297,6 +297,8 @@ fn networks(door: &Door, record: &Record, endpoints: &[Endpoint]) -> Value {
         shown["IPAMConfig"] = json!(settings.ipam_config);
         shown["Links"] = json!(settings.links);
         shown["Aliases"] = json!(settings.aliases);
+        shown["DriverOpts"] = json!(settings.driver_opts);
+        shown["GwPriority"] = json!(settings.gw_priority);
         map.insert(name.clone(), shown);
     }
     if record.networks.is_empty() && matches!(record.host.network_mode.as_str(), "none" | "host") {
@@ -322,7 +324,7 @@ fn endpoint_view(network: Option<&Network>, endpoint: Option<&Endpoint>) -> Valu
         "MacAddress": endpoint.map_or_else(String::new, Endpoint::mac_text),
         "DriverOpts": null,
         "NetworkID": "",
-        "EndpointID": endpoint.map_or_else(String::new, |endpoint| format!("{}{}", &endpoint.sandbox[..endpoint.sandbox.len().min(32)], &endpoint.network[..endpoint.network.len().min(32)])),
+        "EndpointID": endpoint.map_or_else(String::new, Endpoint::id),
         "Gateway": pool(true).map_or_else(String::new, |pool| pool.gateway.to_string()),
         "IPAddress": text(address(true)),
         "IPPrefixLen": length(true),

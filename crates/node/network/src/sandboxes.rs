@@ -1,0 +1,312 @@
+//! Sandboxes: made, joined to networks, taken off them, removed.
+
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use dhow_netlink::{Batch, MacvlanMode, Namespace, NewLink, Peer, Port, Prefix};
+
+use crate::background::Remains;
+use crate::endpoint::{Endpoint, EndpointSpec};
+use crate::error::Error;
+use crate::networks::{Networks, route};
+use crate::sandbox::{Inside, Prepared, Ways};
+use crate::spec::{Driver, Mode, Network};
+
+impl Networks {
+    /// Makes a sandbox with nothing in it but its loopback link, and returns
+    /// the path by which its network namespace is joined.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Sandbox`] when there is one of this name or the kernel refuses.
+    pub fn create_sandbox(&self, sandbox: &str) -> Result<PathBuf, Error> {
+        let path = self.files.pin(sandbox);
+        let prepared = self.background.take()?.pin(&path)?;
+        self.fresh.lock().insert(sandbox.into(), prepared);
+        Ok(path)
+    }
+
+    /// Removes a sandbox with all its endpoints; one that is not there is no
+    /// error. Its links go soon after.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's refusal.
+    pub fn remove_sandbox(&self, sandbox: &str) -> Result<(), Error> {
+        self.fresh.lock().remove(sandbox);
+        let mut gone = Vec::new();
+        {
+            let mut state = self.state.lock();
+            let networks: Vec<String> = state
+                .of_sandbox(sandbox)
+                .map(|endpoint| endpoint.network.clone())
+                .collect();
+            for network in networks {
+                gone.extend(state.remove_endpoint(&network, sandbox));
+            }
+            if gone.iter().any(|endpoint| !endpoint.ports.is_empty()) {
+                self.settle(&mut state)?;
+            }
+        }
+        let path = self.files.pin(sandbox);
+        let mut remains: Vec<Remains> = gone.into_iter().map(Remains::from).collect();
+        if let Some(first) = remains.first_mut() {
+            self.files.write_endpoints(sandbox, &[])?;
+            // Held until its links are removed, or the kernel would do so now.
+            first.namespace = Namespace::open(&path).ok();
+        }
+        Namespace::remove_pinned(&path)?;
+        self.background.remove(remains);
+        Ok(())
+    }
+
+    /// Where the sandbox's network namespace is pinned.
+    pub fn sandbox_path(&self, sandbox: &str) -> PathBuf {
+        self.files.pin(sandbox)
+    }
+
+    /// Names of all sandboxes that are pinned.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::File`] when the folder cannot be read.
+    pub fn sandboxes(&self) -> Result<Vec<String>, Error> {
+        self.files.pinned()
+    }
+
+    /// All endpoints of a sandbox, in the order of their interfaces.
+    pub fn sandbox_endpoints(&self, sandbox: &str) -> Vec<Endpoint> {
+        self.state.lock().in_order(sandbox)
+    }
+
+    /// Joins a sandbox to a network.
+    ///
+    /// # Errors
+    ///
+    /// Everything in [`Error`]; the sandbox is as it was then.
+    pub fn join(
+        &self,
+        network: &str,
+        sandbox: &str,
+        spec: EndpointSpec,
+    ) -> Result<Endpoint, Error> {
+        self.background.busy();
+        let fresh = self.fresh.lock().remove(sandbox);
+        let prepared = match fresh {
+            Some(prepared) => prepared,
+            None => Prepared::open(&self.files.pin(sandbox))?,
+        };
+        let sysctls = spec.sysctls.clone();
+        let publishes = !spec.ports.is_empty();
+        let joined = match self.reserve(network, sandbox, &spec) {
+            // What others leave is given back now rather than soon.
+            Err(Error::AddressRests(_) | Error::AddressesExhausted(_)) => {
+                self.background.settle();
+                self.reserve(network, sandbox, &spec)?
+            }
+            other => other?,
+        };
+        let made = self
+            .make_endpoint(&prepared, &joined, &sysctls)
+            .and_then(|()| {
+                if joined.moves_ports {
+                    self.settle(&mut self.state.lock())
+                } else {
+                    Ok(())
+                }
+            });
+        if let Err(error) = made {
+            // Ports that it brought go with it.
+            if publishes {
+                self.release_ports(sandbox);
+            }
+            let _ = self.leave(&joined.network.spec.id, sandbox);
+            return Err(error);
+        }
+        Ok(joined.endpoint)
+    }
+
+    /// Takes a sandbox off a network.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`], [`Error::NotJoined`], or the kernel's refusal.
+    pub fn leave(&self, network: &str, sandbox: &str) -> Result<Endpoint, Error> {
+        let (endpoint, network, old, new) = {
+            let mut state = self.state.lock();
+            let network = state.find(network)?.clone();
+            let old = state.ways(sandbox);
+            let Some(endpoint) = state.remove_endpoint(&network.spec.id, sandbox) else {
+                return Err(Error::NotJoined {
+                    sandbox: sandbox.into(),
+                    network: network.spec.name,
+                });
+            };
+            if !endpoint.ports.is_empty() {
+                self.settle(&mut state)?;
+            }
+            let new = state.ways(sandbox);
+            self.files
+                .write_endpoints(sandbox, &state.in_order(sandbox))?;
+            (endpoint, network, old, new)
+        };
+        // A sandbox that is gone has taken its links with it.
+        if let Ok(prepared) = Prepared::open(&self.files.pin(sandbox)) {
+            prepared.remove_link(&endpoint.interface)?;
+            let spent = prepared.lead(&self.config.table, &old, &new)?;
+            self.background.close(spent);
+        }
+        self.background
+            .remove(vec![Remains::from(endpoint.clone())]);
+        self.background.settle();
+        tracing::debug!(network = network.spec.name, sandbox, "left");
+        Ok(endpoint)
+    }
+
+    fn release_ports(&self, sandbox: &str) {
+        let mut state = self.state.lock();
+        for endpoint in state.in_order(sandbox) {
+            let key = (endpoint.sandbox.clone(), endpoint.network.clone());
+            for port in &endpoint.ports {
+                state.ports.release(port);
+            }
+            if let Some(endpoint) = state.endpoints.get_mut(&key) {
+                endpoint.ports.clear();
+            }
+        }
+        if let Err(error) = self.settle(&mut state) {
+            tracing::warn!(sandbox, %error, "ports stay published");
+        }
+    }
+
+    /// Chooses addresses, names and ports, and writes them down.
+    fn reserve(&self, network: &str, sandbox: &str, spec: &EndpointSpec) -> Result<Joined, Error> {
+        let mut state = self.state.lock();
+        let id = state.find(network)?.spec.id.clone();
+        let resting = self.background.resting(&id);
+        let old = state.ways(sandbox);
+        let ports = state.published(sandbox);
+        let (network, endpoint) =
+            state.add_endpoint(&id, sandbox, spec.clone(), self.port_name(), &resting)?;
+        let joined = Joined {
+            old,
+            new: state.ways(sandbox),
+            moves_ports: ports != state.published(sandbox),
+            network,
+            endpoint,
+        };
+        let written = self
+            .files
+            .write_endpoints(sandbox, &state.in_order(sandbox));
+        if let Err(error) = written {
+            state.remove_endpoint(&id, sandbox);
+            return Err(error);
+        }
+        Ok(joined)
+    }
+
+    /// A name for a bridge's port that no other has or had lately.
+    fn port_name(&self) -> String {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        // Names of an earlier process begin elsewhere.
+        let number = std::process::id()
+            .wrapping_mul(0x9e37_79b1)
+            .wrapping_add(count);
+        format!("{}p{number:08x}", self.config.link_prefix)
+    }
+
+    /// Makes the links of an endpoint and gives them their addresses.
+    fn make_endpoint(
+        &self,
+        prepared: &Prepared,
+        joined: &Joined,
+        sysctls: &[(String, String)],
+    ) -> Result<(), Error> {
+        let (network, endpoint) = (&joined.network, &joined.endpoint);
+        let socket = route()?;
+        let link = self.maker(&socket).link(network)?;
+        let mut batch = Batch::new();
+        match &network.spec.driver {
+            Driver::Bridge => {
+                let peer = Peer {
+                    name: &endpoint.interface,
+                    address: endpoint.mac,
+                    namespace: prepared.namespace.as_fd(),
+                };
+                let port = Port {
+                    hairpin: true,
+                    isolated: network.spec.isolated,
+                };
+                batch
+                    .add_link(
+                        &NewLink::veth(&endpoint.port_link, peer)
+                            .mtu(network.mtu)
+                            .master(link.index)
+                            .group(self.groups.live),
+                    )
+                    .set_port(&endpoint.port_link, port);
+            }
+            Driver::Macvlan { mode, .. } => {
+                let mode = match mode {
+                    Mode::Bridge => MacvlanMode::Bridge,
+                    Mode::Vepa => MacvlanMode::Vepa,
+                    Mode::Private => MacvlanMode::Private,
+                    Mode::Passthru => MacvlanMode::Passthru,
+                };
+                batch.add_link(
+                    &NewLink::macvlan(&endpoint.interface, link.index, mode)
+                        .mtu(network.mtu.min(link.mtu))
+                        .address(endpoint.mac)
+                        .namespace(prepared.namespace.as_fd()),
+                );
+            }
+        }
+        socket
+            .run(&mut batch)
+            .map_err(Error::kernel("make the sandbox's link"))?;
+        let addresses = network
+            .spec
+            .pools
+            .iter()
+            .filter_map(|pool| {
+                let own = |address: &&std::net::IpAddr| pool.subnet.contains(**address);
+                Some(Prefix {
+                    address: *endpoint.addresses.iter().find(own)?,
+                    length: pool.subnet.length,
+                })
+            })
+            .collect();
+        prepared.configure(&Inside {
+            interface: &endpoint.interface,
+            addresses,
+            sysctls,
+        })?;
+        let spent = prepared.lead(&self.config.table, &joined.old, &joined.new)?;
+        self.background.close(spent);
+        Ok(())
+    }
+}
+
+/// What joining changes.
+#[derive(Debug)]
+struct Joined {
+    network: Network,
+    endpoint: Endpoint,
+    old: Ways,
+    new: Ways,
+    /// Whether published ports come or lead elsewhere.
+    moves_ports: bool,
+}
+
+impl From<Endpoint> for Remains {
+    fn from(endpoint: Endpoint) -> Self {
+        Self {
+            port_link: endpoint.port_link,
+            network: endpoint.network,
+            addresses: endpoint.addresses,
+            namespace: None,
+        }
+    }
+}

@@ -1,0 +1,411 @@
+//! What is known: networks, endpoints, ports; and what follows from it. No
+//! effects in the kernel, no files.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use dhow_netlink::Prefix;
+
+use crate::address_pool;
+use crate::endpoint::{Endpoint, EndpointSpec, PortMapping, PublishSpec};
+use crate::error::Error;
+use crate::ports::Ports;
+use crate::rules::Elements;
+use crate::sandbox::Ways;
+use crate::spec::Network;
+
+/// Endpoints of one sandbox; the interface names end at `eth31`.
+const MAX_ENDPOINTS: usize = 32;
+
+/// All that is known.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    /// By identifier.
+    pub(crate) networks: BTreeMap<String, Network>,
+    /// By sandbox and network.
+    pub(crate) endpoints: BTreeMap<(String, String), Endpoint>,
+    /// The host ports that are held.
+    pub(crate) ports: Ports,
+    /// What the kernel's tables hold; none before they are set up.
+    pub(crate) elements: Option<Elements>,
+    /// The address given away last, by network and family.
+    last: BTreeMap<(String, bool), IpAddr>,
+}
+
+impl State {
+    /// The network with this name, id, or unambiguous start of an id.
+    pub(crate) fn find(&self, name: &str) -> Result<&Network, Error> {
+        let by_name = self
+            .networks
+            .values()
+            .find(|network| network.spec.name == name);
+        if let Some(network) = self.networks.get(name).or(by_name) {
+            return Ok(network);
+        }
+        let mut by_start = self
+            .networks
+            .values()
+            .filter(|network| !name.is_empty() && network.spec.id.starts_with(name));
+        match (by_start.next(), by_start.next()) {
+            (Some(network), None) => Ok(network),
+            (Some(_), Some(_)) => Err(Error::Invalid(format!(
+                "network {name} is ambiguous: more than one id starts with it"
+            ))),
+            (None, _) => Err(Error::NotFound(name.into())),
+        }
+    }
+
+    /// The endpoints of a sandbox, by network.
+    pub(crate) fn of_sandbox(&self, sandbox: &str) -> impl Iterator<Item = &Endpoint> {
+        let first = (sandbox.to_owned(), String::new());
+        let of_it = sandbox.to_owned();
+        self.endpoints
+            .range(first..)
+            .take_while(move |((owner, _), _)| *owner == of_it)
+            .map(|(_, endpoint)| endpoint)
+    }
+
+    /// The endpoints of a sandbox in the order of their interfaces.
+    pub(crate) fn in_order(&self, sandbox: &str) -> Vec<Endpoint> {
+        let mut endpoints: Vec<Endpoint> = self.of_sandbox(sandbox).cloned().collect();
+        endpoints.sort_by(|a, b| {
+            let key = |one: &Endpoint| (one.interface.len(), one.interface.clone());
+            key(a).cmp(&key(b))
+        });
+        endpoints
+    }
+
+    /// The endpoints of a network, by its id.
+    pub(crate) fn of_network(&self, network: &str) -> impl Iterator<Item = &Endpoint> {
+        self.endpoints
+            .values()
+            .filter(move |endpoint| endpoint.network == network)
+    }
+
+    /// The endpoint of a sandbox that has its default route: of those that lead
+    /// out, the one of the highest priority, and of equal ones that of the
+    /// network whose name comes first.
+    fn gateway(&self, sandbox: &str, is_ipv4: bool) -> Option<(&Endpoint, &Network)> {
+        self.of_sandbox(sandbox)
+            .filter(|endpoint| endpoint.address(is_ipv4).is_some())
+            .filter_map(|endpoint| Some((endpoint, self.networks.get(&endpoint.network)?)))
+            .filter(|(_, network)| !network.spec.internal)
+            .min_by(|(one, first), (other, second)| {
+                let by_priority = other.gateway_priority.cmp(&one.gateway_priority);
+                by_priority.then_with(|| first.spec.name.cmp(&second.spec.name))
+            })
+    }
+
+    /// The ways out of a sandbox.
+    pub(crate) fn ways(&self, sandbox: &str) -> Ways {
+        let way = |is_ipv4| {
+            let (endpoint, network) = self.gateway(sandbox, is_ipv4)?;
+            let gateway = network.pool(is_ipv4)?.gateway;
+            Some((endpoint.interface.clone(), gateway))
+        };
+        Ways {
+            v4: way(true),
+            v6: way(false),
+            names: self
+                .of_sandbox(sandbox)
+                .filter_map(|endpoint| {
+                    let network = self.networks.get(&endpoint.network)?;
+                    Some((&endpoint.interface, network.name_server()?))
+                })
+                .min()
+                .map(|(_, server)| server),
+        }
+    }
+
+    /// The published ports of a sandbox, with the network they lead to.
+    pub(crate) fn published(&self, sandbox: &str) -> Vec<(String, PortMapping)> {
+        self.of_sandbox(sandbox)
+            .flat_map(|endpoint| {
+                let network = &endpoint.network;
+                endpoint
+                    .ports
+                    .iter()
+                    .map(|port| (network.clone(), port.clone()))
+            })
+            .collect()
+    }
+
+    /// Chooses interface, addresses and ports of an endpoint and adds it.
+    /// `resting` addresses are nobody's yet.
+    pub(crate) fn add_endpoint(
+        &mut self,
+        network: &str,
+        sandbox: &str,
+        spec: EndpointSpec,
+        port_link: String,
+        resting: &BTreeSet<IpAddr>,
+    ) -> Result<(Network, Endpoint), Error> {
+        let network = self.find(network)?.clone();
+        let id = network.spec.id.clone();
+        let key = (sandbox.to_owned(), id.clone());
+        if self.endpoints.contains_key(&key) {
+            return Err(Error::AlreadyJoined {
+                endpoint: spec.name,
+                network: network.spec.name,
+            });
+        }
+        let interface = self.interface(sandbox, spec.interface)?;
+        let (addresses, last) = self.addresses(&network, &spec.addresses, resting)?;
+        let mac = spec.mac.unwrap_or_else(|| mac_for(&addresses));
+        let endpoint = Endpoint {
+            network: id,
+            sandbox: sandbox.into(),
+            name: spec.name,
+            aliases: spec.aliases,
+            port_link: if network.is_bridge() {
+                port_link
+            } else {
+                String::new()
+            },
+            interface,
+            mac,
+            addresses,
+            ports: Vec::new(),
+            links: spec.links,
+            name_servers: spec.name_servers,
+            gateway_priority: spec.gateway_priority,
+        };
+        self.endpoints.insert(key.clone(), endpoint);
+        if let Err(error) = self.publish(sandbox, &spec.ports) {
+            self.endpoints.remove(&key);
+            return Err(error);
+        }
+        self.last.extend(last);
+        self.move_ports(sandbox);
+        Ok((network, self.endpoints[&key].clone()))
+    }
+
+    /// Takes an endpoint away. Its ports go to the one that has the default
+    /// route now, or back to the host.
+    pub(crate) fn remove_endpoint(&mut self, network: &str, sandbox: &str) -> Option<Endpoint> {
+        let key = (sandbox.to_owned(), network.to_owned());
+        let endpoint = self.endpoints.remove(&key)?;
+        match self.port_holder(sandbox) {
+            Some(holder) => {
+                let holder = self.endpoints.get_mut(&holder).expect("it was just found");
+                holder.ports.extend(endpoint.ports.iter().cloned());
+            }
+            None => {
+                for port in &endpoint.ports {
+                    self.ports.release(port);
+                }
+            }
+        }
+        Some(endpoint)
+    }
+
+    /// Forgets what was remembered for a network that is gone.
+    pub(crate) fn forget(&mut self, network: &str) {
+        self.networks.remove(network);
+        self.last.retain(|(id, _), _| id != network);
+    }
+
+    /// Takes up an endpoint that was there before this process.
+    pub(crate) fn restore(&mut self, endpoint: Endpoint) {
+        for port in &endpoint.ports {
+            self.ports.retake(port);
+        }
+        for address in &endpoint.addresses {
+            let key = (endpoint.network.clone(), address.is_ipv4());
+            let last = self.last.entry(key).or_insert(*address);
+            *last = (*last).max(*address);
+        }
+        let key = (endpoint.sandbox.clone(), endpoint.network.clone());
+        self.endpoints.insert(key, endpoint);
+    }
+
+    /// What the kernel's sets and maps should hold.
+    pub(crate) fn desired(&self) -> Elements {
+        Elements::desired(self.networks.values(), self.endpoints.values())
+    }
+
+    fn interface(&self, sandbox: &str, wanted: Option<String>) -> Result<String, Error> {
+        let taken: BTreeSet<&str> = self
+            .of_sandbox(sandbox)
+            .map(|endpoint| endpoint.interface.as_str())
+            .collect();
+        if let Some(wanted) = wanted {
+            let is_name = (1..16).contains(&wanted.len())
+                && wanted != "lo"
+                && !wanted.starts_with('.')
+                && wanted
+                    .bytes()
+                    .all(|byte| byte.is_ascii_graphic() && !b"/:".contains(&byte));
+            return match (is_name, taken.contains(wanted.as_str())) {
+                (false, _) => Err(Error::Invalid(format!(
+                    "invalid interface name {wanted:?}: it has 1 to 15 letters, digits and marks, no slash and no colon"
+                ))),
+                (true, true) => Err(Error::Invalid(format!(
+                    "interface name {wanted} is used by another network of the container"
+                ))),
+                (true, false) => Ok(wanted),
+            };
+        }
+        (0..MAX_ENDPOINTS)
+            .map(|number| format!("eth{number}"))
+            .find(|name| !taken.contains(name.as_str()))
+            .ok_or_else(|| {
+                Error::Invalid(format!("a sandbox joins at most {MAX_ENDPOINTS} networks"))
+            })
+    }
+
+    /// One address of each pool: the one that is wanted, or the next free one.
+    #[allow(clippy::type_complexity, reason = "two lists, taken apart at once")]
+    fn addresses(
+        &self,
+        network: &Network,
+        wanted: &[IpAddr],
+        resting: &BTreeSet<IpAddr>,
+    ) -> Result<(Vec<IpAddr>, Vec<((String, bool), IpAddr)>), Error> {
+        let id = &network.spec.id;
+        let stray = wanted.iter().find(|address| {
+            let inside = |prefix: Prefix| prefix.contains(**address);
+            !network.spec.pools.iter().any(|pool| inside(pool.subnet))
+        });
+        if let Some(stray) = stray {
+            return Err(Error::NoSuchSubnet(*stray));
+        }
+        let (mut addresses, mut last) = (Vec::new(), Vec::new());
+        for pool in &network.spec.pools {
+            let is_ipv4 = pool.subnet.address.is_ipv4();
+            if addresses
+                .iter()
+                .any(|one: &IpAddr| one.is_ipv4() == is_ipv4)
+            {
+                continue;
+            }
+            let mut taken: BTreeSet<IpAddr> = self
+                .of_network(id)
+                .filter_map(|endpoint| endpoint.address(is_ipv4))
+                .collect();
+            let wanted = wanted.iter().find(|address| address.is_ipv4() == is_ipv4);
+            let address = match wanted {
+                Some(wanted) if taken.contains(wanted) || pool.reserves(*wanted) => {
+                    return Err(Error::AddressTaken);
+                }
+                Some(wanted) if resting.contains(wanted) => {
+                    return Err(Error::AddressRests(*wanted));
+                }
+                Some(wanted) => *wanted,
+                None => {
+                    taken.extend(resting);
+                    let key = (id.clone(), is_ipv4);
+                    let after = self.last.get(&key).copied();
+                    let address = address_pool::allocate(pool, &taken, after)?;
+                    last.push((key, address));
+                    address
+                }
+            };
+            addresses.push(address);
+        }
+        Ok((addresses, last))
+    }
+
+    /// Takes host ports for a sandbox that has none yet. A sandbox that has no
+    /// way out has no way in either.
+    fn publish(&mut self, sandbox: &str, wanted: &[PublishSpec]) -> Result<(), Error> {
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let Some(holder) = self.port_holder(sandbox) else {
+            return Ok(());
+        };
+        let endpoint = &self.endpoints[&holder];
+        let network = &self.networks[&endpoint.network];
+        let mut taken = Vec::new();
+        for spec in wanted {
+            let addresses = host_addresses(spec, endpoint, network);
+            let done = match addresses {
+                Ok(addresses) => self.ports.take(spec, &addresses),
+                Err(error) => Err(error),
+            };
+            match done {
+                Ok(mappings) => taken.extend(mappings),
+                Err(error) => {
+                    for mapping in &taken {
+                        self.ports.release(mapping);
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        let endpoint = self.endpoints.get_mut(&holder).expect("it was just there");
+        endpoint.ports.extend(taken);
+        Ok(())
+    }
+
+    /// The endpoint that a sandbox's published ports lead to.
+    fn port_holder(&self, sandbox: &str) -> Option<(String, String)> {
+        let on_bridge = |is_ipv4| {
+            let (endpoint, network) = self.gateway(sandbox, is_ipv4)?;
+            network.is_bridge().then_some(endpoint)
+        };
+        let endpoint = on_bridge(true).or_else(|| on_bridge(false))?;
+        Some((endpoint.sandbox.clone(), endpoint.network.clone()))
+    }
+
+    /// Leads the published ports of a sandbox to the endpoint that has its
+    /// default route.
+    fn move_ports(&mut self, sandbox: &str) {
+        let Some(holder) = self.port_holder(sandbox) else {
+            return;
+        };
+        let others: Vec<(String, String)> = self
+            .of_sandbox(sandbox)
+            .filter(|endpoint| endpoint.network != holder.1 && !endpoint.ports.is_empty())
+            .map(|endpoint| (endpoint.sandbox.clone(), endpoint.network.clone()))
+            .collect();
+        let mut moved = Vec::new();
+        for other in others {
+            let other = self.endpoints.get_mut(&other).expect("it was just found");
+            moved.append(&mut other.ports);
+        }
+        let holder = self.endpoints.get_mut(&holder).expect("it was just found");
+        holder.ports.append(&mut moved);
+    }
+}
+
+/// The addresses of the host at which a port is published.
+fn host_addresses(
+    spec: &PublishSpec,
+    endpoint: &Endpoint,
+    network: &Network,
+) -> Result<Vec<IpAddr>, Error> {
+    let has = |is_ipv4| endpoint.address(is_ipv4).is_some();
+    if let Some(address) = spec.host_address {
+        if !has(address.is_ipv4()) {
+            return Err(Error::Invalid(format!(
+                "cannot publish {}/{} at {address}: network {} has no addresses of that family",
+                spec.container_port, spec.protocol, network.spec.name
+            )));
+        }
+        return Ok(vec![address]);
+    }
+    if let Some(address) = network.spec.host_address.filter(|one| has(one.is_ipv4())) {
+        return Ok(vec![address]);
+    }
+    let any = [
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    ];
+    Ok(any.into_iter().filter(|one| has(one.is_ipv4())).collect())
+}
+
+/// A locally administered hardware address made of the first address.
+pub(crate) fn mac_for(addresses: &[IpAddr]) -> [u8; 6] {
+    let octets = addresses
+        .first()
+        .map(|address| crate::rules::octets(*address))
+        .unwrap_or_default();
+    let tail = octets.iter().rev().take(4).rev();
+    let mut mac = [0x02, 0x42, 0, 0, 0, 0];
+    for (byte, octet) in mac[2..].iter_mut().zip(tail) {
+        *byte = *octet;
+    }
+    mac
+}
