@@ -64,6 +64,11 @@ impl Host {
         self.folder().join("host")
     }
 
+    /// The host's network namespace.
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
     /// A command that runs on this host.
     pub fn command(&self, program: impl AsRef<Path>) -> Command {
         let mut command = Command::new("nsenter");

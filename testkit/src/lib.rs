@@ -2,17 +2,21 @@
 //!
 //! A [`Host`] is a network namespace and a folder made for one test: a daemon
 //! that runs there meets no other test and nothing of the machine's network.
-//! [`Host::audit`] fails when anything is left of it.
+//! [`Host::audit`] fails when anything is left of it. [`Outside`] is what its
+//! uplink leads to.
 
 mod busybox;
+mod containers;
 mod daemon;
 mod executables;
 mod host;
 mod output;
+mod outside;
 mod reference;
 
 pub use daemon::Daemon;
 pub use executables::{cached, dhow, require, runtime};
 pub use host::Host;
 pub use output::Ran;
+pub use outside::{Mirror, Outside, ask, ask_datagram, is_silent};
 pub use reference::Reference;

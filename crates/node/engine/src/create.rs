@@ -134,9 +134,6 @@ impl Engine {
             }
             networks.entry(host.network_mode.clone()).or_default();
         }
-        if let Some(other) = host.network_mode.strip_prefix("container:") {
-            self.find(other)?;
-        }
         // Whatever makes no sense is told now rather than at the start.
         bundle::capabilities(&host)?;
         bundle::resources(&host)?;

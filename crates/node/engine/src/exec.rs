@@ -14,6 +14,7 @@ use crate::container::Container;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::files;
+use crate::links;
 use crate::names;
 use crate::record::Status;
 use crate::start::told;
@@ -209,6 +210,9 @@ impl Engine {
         if options.tty {
             env.push("TERM=xterm".into());
         }
+        // A link's target that has ended has nothing to tell any more.
+        let linked = links::environment(self, &record).unwrap_or_default();
+        bundle::replace_variables(&mut env, &linked);
         bundle::replace_variables(&mut env, &record.config.env);
         bundle::replace_variables(&mut env, &options.env);
         if !env.iter().any(|variable| variable.starts_with("HOME=")) {

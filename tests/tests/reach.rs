@@ -1,0 +1,494 @@
+//! Who reaches whom: published ports, bridges, macvlan, the host's own firewall;
+//! and what is left when a daemon or a machine dies.
+
+use std::process::Command;
+
+use dhow_testkit::{Daemon, Mirror, Outside, ask, ask_datagram, is_silent};
+
+fn daemon() -> Daemon {
+    let daemon = Daemon::start();
+    daemon.busybox();
+    daemon
+}
+
+#[test]
+fn published_ports_are_reached_from_everywhere() {
+    let daemon = daemon();
+    let outside = Outside::of(daemon.host());
+    daemon
+        .docker(&[
+            "network",
+            "create",
+            "--subnet=10.84.0.0/24",
+            "--subnet=fd84::/64",
+            "--ipv6",
+            "front",
+        ])
+        .ok();
+    daemon
+        .docker(&[
+            "network",
+            "create",
+            "--subnet=10.85.0.0/24",
+            "--ipv6=false",
+            "back",
+        ])
+        .ok();
+    daemon.sleeper(
+        "web",
+        &[
+            "--network=front",
+            "-p",
+            "8080:80",
+            "-p",
+            "8080:80/udp",
+            "-p",
+            "127.0.0.1:8081:80",
+            "-p",
+            "192.0.2.2:8082:80",
+            "-p",
+            "[fd00:2::2]:8083:80",
+            "-p",
+            "80",
+            "-p",
+            "9000-9001:90-91",
+            "-p",
+            "9000:9000/sctp",
+        ],
+    );
+    daemon.sleeper("near", &["--network=front"]);
+    daemon.sleeper("far", &["--network=back"]);
+    let mirror = Mirror::at(daemon.namespace("web"), 80);
+    let host = daemon.host().namespace();
+    let (near, far) = (daemon.namespace("near"), daemon.namespace("far"));
+    let world = outside.namespace();
+    for (from, to, seen) in [
+        (host, "127.0.0.1:8080", "10.84.0.1"),
+        (host, "127.0.0.1:8081", "10.84.0.1"),
+        (host, "192.0.2.2:8080", "192.0.2.2"),
+        (host, "[fd00:2::2]:8080", "fd00:2::2"),
+        (host, "10.84.0.2:80", "10.84.0.1"),
+        (world, "192.0.2.2:8080", "192.0.2.1"),
+        (world, "192.0.2.2:8082", "192.0.2.1"),
+        (world, "[fd00:2::2]:8080", "fd00:2::1"),
+        (world, "[fd00:2::2]:8083", "fd00:2::1"),
+        // On the same bridge it turns round; from another the address is kept.
+        (&near, "192.0.2.2:8080", "10.84.0.1"),
+        (&near, "10.84.0.2:80", "10.84.0.3"),
+        (&near, "[fd00:2::2]:8080", "fd84::1"),
+        (&daemon.namespace("web"), "192.0.2.2:8080", "10.84.0.1"),
+        (&far, "192.0.2.2:8080", "10.85.0.2"),
+    ] {
+        assert_eq!(ask(from, to).as_deref(), Some(seen), "{to}");
+    }
+    assert_eq!(
+        ask_datagram(world, "192.0.2.2:8080").as_deref(),
+        Some("192.0.2.1")
+    );
+    assert_eq!(
+        ask_datagram(host, "127.0.0.1:8080").as_deref(),
+        Some("10.84.0.1")
+    );
+    for (from, to, why) in [
+        (
+            world,
+            "192.0.2.2:8081",
+            "it is published at a loopback address",
+        ),
+        (
+            world,
+            "10.84.0.2:80",
+            "nobody routes to a bridge from outside",
+        ),
+        (&far, "10.84.0.2:80", "networks are apart"),
+        (&near, "127.0.0.1:8080", "the host's loopback is the host's"),
+    ] {
+        assert!(is_silent(from, to), "{to}: {why}");
+    }
+    let shown = daemon.docker(&["port", "web", "80/tcp"]).ok();
+    for part in [
+        "0.0.0.0:8080",
+        "[::]:8080",
+        "127.0.0.1:8081",
+        "192.0.2.2:8082",
+        "[fd00:2::2]:8083",
+    ] {
+        assert!(shown.lines().any(|line| line == part), "{part} in {shown}");
+    }
+    // The random one has one number at both families.
+    let random: Vec<&str> = shown
+        .lines()
+        .filter_map(|line| line.strip_prefix("0.0.0.0:"))
+        .filter(|port| *port != "8080")
+        .collect();
+    assert!(shown.contains(&format!("[::]:{}", random[0])), "{shown}");
+    assert_eq!(
+        ask(world, &format!("192.0.2.2:{}", random[0])).as_deref(),
+        Some("192.0.2.1")
+    );
+    assert!(
+        daemon
+            .docker(&["port", "web", "91/tcp"])
+            .ok()
+            .contains("0.0.0.0:9001")
+    );
+    assert!(
+        daemon
+            .docker(&["port", "web", "9000/sctp"])
+            .ok()
+            .contains("0.0.0.0:9000")
+    );
+
+    let fails = |port: &str, part: &str| {
+        let words = [
+            "run",
+            "--rm",
+            "--network=front",
+            "-p",
+            port,
+            "busybox",
+            "true",
+        ];
+        let error = daemon.docker(&words).fails(125);
+        assert!(
+            error.contains("driver failed programming external connectivity on endpoint"),
+            "{error}"
+        );
+        assert!(error.contains(part), "{error}");
+    };
+    fails(
+        "8080:80",
+        "Bind for 0.0.0.0:8080 failed: port is already allocated",
+    );
+    fails("9000-9001:80", "port is already allocated");
+    let held = host
+        .run(|| std::net::TcpListener::bind("0.0.0.0:7000"))
+        .expect("enter");
+    fails("7000:80", "address already in use");
+    fails("192.0.2.77:80:80", "cannot assign requested address");
+    drop(held);
+    // Of a range for one port, a free one is taken.
+    daemon.sleeper("ranged", &["-p", "8080-8090:80", "--expose=81", "-P"]);
+    let shown = daemon.docker(&["port", "ranged"]).ok();
+    let chosen = |port: u32| shown.contains(&format!("80/tcp -> 0.0.0.0:{port}\n"));
+    assert!((8081..=8090).any(chosen), "{shown}");
+    assert!(shown.contains("81/tcp -> 0.0.0.0:"), "{shown}");
+    // Ports follow the default route.
+    daemon.docker(&["network", "connect", "back", "web"]).ok();
+    assert_eq!(ask(world, "192.0.2.2:8080").as_deref(), Some("192.0.2.1"));
+    daemon
+        .docker(&["network", "disconnect", "front", "web"])
+        .ok();
+    assert_eq!(ask(world, "192.0.2.2:8080").as_deref(), Some("192.0.2.1"));
+    daemon
+        .docker(&["network", "disconnect", "back", "web"])
+        .ok();
+    assert!(is_silent(world, "192.0.2.2:8080"));
+    daemon.docker(&["network", "connect", "front", "web"]).ok();
+    assert_eq!(ask(world, "192.0.2.2:8080").as_deref(), Some("192.0.2.1"));
+    drop(mirror);
+    daemon.docker(&["rm", "-f", "web"]).ok();
+    assert!(is_silent(world, "192.0.2.2:8080"));
+    daemon.sleeper("again", &["--network=front", "-p", "8080:80"]);
+    daemon.remove_containers();
+    daemon.docker(&["network", "rm", "front", "back"]).ok();
+    outside.remove(daemon.host());
+    daemon.finish();
+}
+
+#[test]
+fn bridges_are_as_open_as_they_were_made() {
+    let daemon = daemon();
+    let outside = Outside::of(daemon.host());
+    let create = |name: &str, subnet: &str, options: &[&str]| {
+        let subnet = format!("--subnet={subnet}");
+        let words = [&["network", "create", &subnet][..], options, &[name]].concat();
+        daemon.docker(&words).ok();
+    };
+    create(
+        "cells",
+        "10.86.0.0/24",
+        &["-o", "com.docker.network.bridge.enable_icc=false"],
+    );
+    create(
+        "plain",
+        "10.87.0.0/24",
+        &["-o", "com.docker.network.bridge.enable_ip_masquerade=false"],
+    );
+    create(
+        "local",
+        "10.88.0.0/24",
+        &[
+            "-o",
+            "com.docker.network.bridge.host_binding_ipv4=127.0.0.1",
+        ],
+    );
+    create("inner", "10.89.0.0/24", &["--internal"]);
+    for (name, network) in [
+        ("cell-a", "cells"),
+        ("cell-b", "cells"),
+        ("plain-c", "plain"),
+        ("local-d", "local"),
+        ("inner-e", "inner"),
+        ("inner-f", "inner"),
+    ] {
+        daemon.sleeper(name, &["--network", network, "-p", "80"]);
+    }
+    let [cell, plain, inner] = ["cell-a", "plain-c", "inner-e"].map(|name| daemon.namespace(name));
+    let world = outside.namespace();
+    let mirrors =
+        ["cell-b", "local-d", "inner-f"].map(|name| Mirror::at(daemon.namespace(name), 80));
+    let beyond = outside.mirror(90);
+    // Cells do not hear each other, but are reached and reach out.
+    assert!(is_silent(&cell, "10.86.0.3:80"));
+    assert_eq!(
+        ask(daemon.host().namespace(), "10.86.0.3:80").as_deref(),
+        Some("10.86.0.1")
+    );
+    assert_eq!(ask(&cell, "192.0.2.1:90").as_deref(), Some("192.0.2.2"));
+    // With its own address outside, once outside knows the way back.
+    let back = ["route", "add", "10.87.0.0/24", "via", "192.0.2.2"];
+    let added = world.run(|| Command::new("ip").args(back).status());
+    assert!(added.expect("enter").expect("ip runs").success());
+    assert_eq!(ask(&plain, "192.0.2.1:90").as_deref(), Some("10.87.0.2"));
+    // Published at the loopback address alone.
+    let port = daemon.docker(&["port", "local-d", "80/tcp"]).ok();
+    let number = port
+        .strip_prefix("127.0.0.1:")
+        .expect("at the binding address");
+    assert_eq!(
+        ask(daemon.host().namespace(), &port).as_deref(),
+        Some("10.88.0.1")
+    );
+    assert!(is_silent(world, &format!("192.0.2.2:{number}")));
+    // Neither in nor out, but within.
+    assert!(is_silent(&inner, "192.0.2.1:90"));
+    assert_eq!(ask(&inner, "10.89.0.3:80").as_deref(), Some("10.89.0.2"));
+    assert_eq!(
+        daemon.within("inner-e", "ip route | grep -c default || true"),
+        "0"
+    );
+    assert_eq!(daemon.docker(&["port", "inner-e"]).ok(), "");
+    drop(mirrors);
+    drop(beyond);
+    daemon.remove_containers();
+    daemon
+        .docker(&["network", "rm", "cells", "plain", "local", "inner"])
+        .ok();
+    outside.remove(daemon.host());
+    daemon.finish();
+}
+
+#[test]
+fn macvlan_containers_are_hosts_of_the_network_outside() {
+    let daemon = daemon();
+    let outside = Outside::of(daemon.host());
+    daemon
+        .docker(&[
+            "network",
+            "create",
+            "-d",
+            "macvlan",
+            "--subnet=192.0.2.0/24",
+            "--gateway=192.0.2.1",
+            "--ip-range=192.0.2.128/25",
+            "--aux-address=host=192.0.2.2",
+            "-o",
+            "parent=eth0",
+            "lan",
+        ])
+        .ok();
+    daemon.sleeper("one", &["--network=lan"]);
+    daemon.sleeper("two", &["--network=lan", "--ip=192.0.2.77"]);
+    let mirror = Mirror::at(daemon.namespace("two"), 80);
+    assert_eq!(
+        ask(&daemon.namespace("one"), "192.0.2.77:80").as_deref(),
+        Some("192.0.2.128")
+    );
+    assert_eq!(
+        ask(outside.namespace(), "192.0.2.77:80").as_deref(),
+        Some("192.0.2.1")
+    );
+    let seen = daemon.within("one", "ip route; cat /sys/class/net/eth0/mtu");
+    assert!(
+        seen.contains("default via 192.0.2.1 dev eth0") && seen.ends_with("1400"),
+        "{seen}"
+    );
+    for (words, part) in [
+        (
+            &["-o", "parent=eth0"][..],
+            "network lan is already using parent interface eth0",
+        ),
+        (&["-o", "parent=nothing"], "invalid parent nothing"),
+        (&["-o", "parent=eth0.5000"], "no VLAN"),
+        (
+            &["-o", "macvlan_mode=x"],
+            "requested macvlan mode 'x' is not valid",
+        ),
+    ] {
+        let words = [&["network", "create", "-d", "macvlan"], words, &["x"]].concat();
+        let error = daemon.docker(&words).fails(1);
+        assert!(error.contains(part), "{words:?}: {error}");
+    }
+    // Not every kernel has VLANs; nothing is left either way.
+    let made = daemon.docker(&[
+        "network",
+        "create",
+        "-d",
+        "macvlan",
+        "-o",
+        "parent=eth0.50",
+        "tagged",
+    ]);
+    let links = daemon.host().run("ip", &["-br", "link"]).ok();
+    assert_eq!(
+        links.contains("eth0.50"),
+        made.code == 0,
+        "{links}\n{}",
+        made.stderr
+    );
+    if made.code == 0 {
+        daemon.docker(&["network", "rm", "tagged"]).ok();
+    }
+    daemon.docker(&["network", "disconnect", "lan", "one"]).ok();
+    assert_eq!(daemon.within("one", "ls /sys/class/net"), "lo");
+    drop(mirror);
+    daemon.remove_containers();
+    daemon.docker(&["network", "rm", "lan"]).ok();
+    let links = daemon.host().run("ip", &["-br", "link"]).ok();
+    assert!(
+        links.contains("eth0") && !links.contains("eth0.50"),
+        "{links}"
+    );
+    outside.remove(daemon.host());
+    daemon.finish();
+}
+
+#[test]
+fn a_hosts_own_firewall_is_respected() {
+    let mut daemon = daemon();
+    let outside = Outside::of(daemon.host());
+    let rules = "table inet firewall {
+        chain input { type filter hook input priority filter; policy drop;
+            iifname \"lo\" accept; ct state established,related accept; icmpv6 type nd-neighbor-solicit accept; }
+        chain forward { type filter hook forward priority filter; policy drop;
+            ct state established,related accept; tcp dport 80 ip daddr 10.90.0.0/24 accept; }
+    }";
+    daemon.host().run("nft", &[rules]).ok();
+    let ruleset = |daemon: &Daemon| {
+        daemon
+            .host()
+            .run("nft", &["list", "table", "inet", "firewall"])
+            .ok()
+    };
+    let before = ruleset(&daemon);
+    let made = daemon.dhow(&["network", "create", "--subnet=10.90.0.0/24", "front"]);
+    assert!(
+        made.stderr.contains("inet firewall forward"),
+        "{}",
+        made.stderr
+    );
+    made.ok();
+    daemon.sleeper(
+        "web",
+        &["--network=front", "-p", "8080:80", "-p", "8443:443"],
+    );
+    let mirrors = [80, 443].map(|port| Mirror::at(daemon.namespace("web"), port));
+    assert_eq!(
+        ask(outside.namespace(), "192.0.2.2:8080").as_deref(),
+        Some("192.0.2.1")
+    );
+    assert!(
+        is_silent(outside.namespace(), "192.0.2.2:8443"),
+        "the host lets only port 80 through"
+    );
+    // What a stranger breaks of ours is mended by the next change, or the next
+    // start; what is the stranger's stays.
+    let table = format!("dhow-{}", daemon.host().instance());
+    daemon
+        .host()
+        .run("nft", &["delete", "table", "ip", &table])
+        .ok();
+    daemon.sleeper("other", &["--network=front", "-p", "8081:80"]);
+    assert_eq!(
+        ask(outside.namespace(), "192.0.2.2:8080").as_deref(),
+        Some("192.0.2.1")
+    );
+    daemon
+        .host()
+        .run("nft", &["flush", "table", "ip", &table])
+        .ok();
+    daemon.stop();
+    daemon.start_again();
+    assert_eq!(
+        ask(outside.namespace(), "192.0.2.2:8080").as_deref(),
+        Some("192.0.2.1")
+    );
+    drop(mirrors);
+    daemon.remove_containers();
+    daemon.docker(&["network", "rm", "front"]).ok();
+    assert_eq!(ruleset(&daemon), before);
+    daemon
+        .host()
+        .run("nft", &["delete", "table", "inet", "firewall"])
+        .ok();
+    outside.remove(daemon.host());
+    daemon.finish();
+}
+
+#[test]
+fn nothing_is_left_after_crash_and_reboot() {
+    let mut daemon = daemon();
+    daemon.docker(&["network", "create", "front"]).ok();
+    for round in 0..4 {
+        daemon.sleeper(&format!("kept{round}"), &["--network=front", "-p", "80"]);
+        daemon.sleeper(&format!("gone{round}"), &["--network=front", "-p", "80"]);
+        // In the middle of whatever the removal puts off.
+        daemon.docker(&["rm", "-f", &format!("gone{round}")]).ok();
+        daemon.kill();
+        daemon.start_again();
+        let links = daemon.host().run("ip", &["-br", "link"]).ok();
+        let ports = links.lines().filter(|line| line.contains('@')).count();
+        assert_eq!(ports, round + 1, "one port for each that is kept:\n{links}");
+    }
+    let seen = daemon.script(
+        &["--network=front"],
+        "for n in 0 1 2 3; do nslookup -type=a kept$n | grep -c 'Name:'; done",
+    );
+    assert_eq!(seen, "1\n1\n1\n1");
+    // A reboot takes namespaces, links, rules and the run folder, and leaves the
+    // definitions.
+    let pids: Vec<String> = (0..4)
+        .map(|round| daemon.inspect(&format!("kept{round}"), "{{.State.Pid}}"))
+        .collect();
+    daemon.kill();
+    let folder = daemon.host().folder().display().to_string();
+    for pid in &pids {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+        let parent = status
+            .lines()
+            .find_map(|line| line.strip_prefix("PPid:"))
+            .expect("a parent")
+            .trim()
+            .to_owned();
+        daemon.host().run("kill", &["-KILL", &parent, pid]).ok();
+    }
+    let instance = daemon.host().instance();
+    let reboot = format!(
+        "for pin in {folder}/run/network/netns/*; do umount $pin; done; rm -rf {folder}/run; nft flush ruleset
+         find /sys/fs/cgroup -depth -type d -path '*/dhow-{instance}*' -exec rmdir {{}} +
+         cd /proc/sys/net/ipv4/conf; for link in *; do ip link del $link 2> /dev/null; done; true"
+    );
+    daemon.host().run("sh", &["-c", &reboot]).ok();
+    daemon.start_again();
+    assert_eq!(daemon.docker(&["ps", "-q"]).ok(), "");
+    daemon.docker(&["start", "kept0"]).ok();
+    let seen = daemon.script(
+        &["--network=front"],
+        "nslookup -type=a kept0 | grep -c Name:",
+    );
+    assert_eq!(seen, "1");
+    daemon.remove_containers();
+    daemon.docker(&["network", "rm", "front"]).ok();
+    daemon.finish();
+}
