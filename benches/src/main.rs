@@ -10,6 +10,7 @@
 mod cluster;
 mod containers;
 mod images;
+mod network;
 mod peers;
 mod report;
 mod runtimes;
@@ -36,9 +37,11 @@ fn main() -> Result<()> {
                 };
             }
             "--write" => write = arguments.next(),
-            part @ ("runtimes" | "containers" | "images" | "cluster") => parts.push(part.into()),
+            part @ ("runtimes" | "containers" | "network" | "images" | "cluster") => {
+                parts.push(part.into());
+            }
             other => bail!(
-                "unknown argument {other:?}\n\nusage: bench [--rounds N] [--write FILE] [runtimes] [containers] [images] [cluster]"
+                "unknown argument {other:?}\n\nusage: bench [--rounds N] [--write FILE] [runtimes] [containers] [network] [images] [cluster]"
             ),
         }
     }
@@ -49,6 +52,9 @@ fn main() -> Result<()> {
     }
     if wants("containers") {
         containers::measure(&mut report, rounds)?;
+    }
+    if wants("network") {
+        network::measure(&mut report, rounds)?;
     }
     if wants("images") {
         images::measure(&mut report, rounds)?;

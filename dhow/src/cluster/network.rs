@@ -69,6 +69,8 @@ fn create(networks: &Networks, pods: &str) -> Result<Network> {
         name: NAME.into(),
         created: dhow_engine::Moment::now().to_string(),
         pools: vec![Pool::parse(pods, None, None)?],
+        // Pods have one address until the cluster knows two families.
+        ipv6: Some(false),
         keep_client_address: true,
         labels: BTreeMap::from([("io.dhow.role".into(), "pods".into())]),
         ..NetworkSpec::default()
