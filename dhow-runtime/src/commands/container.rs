@@ -1,12 +1,11 @@
 //! `create`, `run`, `start`, `kill`, `delete`, `pause`, `resume`, `update`.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
 
 use anyhow::{Context, anyhow};
 use dhow_runtime::spec::{Cpu, Memory, Pids, Resources};
 use dhow_runtime::{
-    Alive, Create, Created, Pivot, Reach, RootSource, Runtime, RuntimeError, Streams,
+    Alive, Bundle, Create, Created, Gate, Pivot, Reach, RootSource, Runtime, RuntimeError, Streams,
 };
 
 use super::{Outcome, told, with_id, write_pid};
@@ -27,33 +26,38 @@ const CREATE: [Known; 9] = [
     flag("no-subreaper", '\0'),
 ];
 
-fn bundle(parsed: &Parsed) -> anyhow::Result<PathBuf> {
+fn bundle(parsed: &Parsed) -> anyhow::Result<Bundle> {
     let named = parsed.path("bundle").unwrap_or_else(|| ".".into());
-    std::path::absolute(&named)
+    let path = std::path::absolute(&named)
         .and_then(std::fs::canonicalize)
-        .with_context(|| format!("find bundle {}", named.display()))
+        .with_context(|| format!("find bundle {}", named.display()))?;
+    Bundle::open(&path).map_err(told)
 }
 
-fn make(
-    global: &Global,
-    runtime: &Runtime,
+/// What the options of `create` and `run` say besides the streams.
+fn request<'a>(
     parsed: &Parsed,
-    id: &str,
-    streams: Streams,
-) -> anyhow::Result<Created> {
-    let created = runtime.create(Create {
+    id: &'a str,
+    bundle: &'a Bundle,
+    gate: Gate,
+) -> anyhow::Result<Create<'a>> {
+    Ok(Create {
         id,
-        bundle: &bundle(parsed)?,
+        bundle,
         root: &RootSource::Bundle,
-        streams,
+        streams: Streams::inherited(),
         n_preserved: parsed.number("preserve-fds")?.unwrap_or(0),
         pivot: if parsed.has("no-pivot") {
             Pivot::Cover
         } else {
             Pivot::Change
         },
-    });
-    let created = created.map_err(told)?;
+        gate,
+    })
+}
+
+fn make(global: &Global, runtime: &Runtime, request: Create<'_>) -> anyhow::Result<Created> {
+    let created = runtime.create(request).map_err(told)?;
     for warning in &created.warnings {
         global.log.warning(warning);
     }
@@ -76,8 +80,12 @@ pub fn create(
 ) -> Outcome {
     let (parsed, id) = with_id(words, &CREATE)?;
     dhow_sys::protect::re_execute().context("protect the executable")?;
-    let streams = console(&parsed)?.unwrap_or_else(Streams::inherited);
-    let created = make(global, runtime, &parsed, &id, streams)?;
+    let bundle = bundle(&parsed)?;
+    let mut request = request(&parsed, &id, &bundle, Gate::Anyone)?;
+    if let Some(streams) = console(&parsed)? {
+        request.streams = streams;
+    }
+    let created = make(global, runtime, request)?;
     if let Err(error) = write_pid(parsed.path("pid-file"), created.process.pid) {
         // The first error is the one to tell.
         let _ = created.container.delete(Alive::Kill);
@@ -90,8 +98,10 @@ pub fn run(global: &Global, runtime: &Runtime, words: impl Iterator<Item = OsStr
     let (parsed, id) = with_id(words, &CREATE)?;
     dhow_sys::protect::re_execute().context("protect the executable")?;
     let detach = parsed.has("detach");
+    let bundle = bundle(&parsed)?;
     let (mut ours, mut streams) = (None, console(&parsed)?);
-    if streams.is_none() && wants_terminal(&bundle(&parsed)?)? {
+    let process = bundle.spec().process.as_ref();
+    if streams.is_none() && process.is_some_and(|process| process.terminal) {
         if detach {
             let reason = "cannot allocate tty if the runtime detaches without a console socket";
             return Err(anyhow!(reason).into());
@@ -101,8 +111,11 @@ pub fn run(global: &Global, runtime: &Runtime, words: impl Iterator<Item = OsStr
     }
     // Detached, signals are nobody's business here.
     let signals = if detach { None } else { Some(Signals::take()?) };
-    let streams = streams.unwrap_or_else(Streams::inherited);
-    let mut created = make(global, runtime, &parsed, &id, streams)?;
+    let mut request = request(&parsed, &id, &bundle, Gate::Open)?;
+    if let Some(streams) = streams {
+        request.streams = streams;
+    }
+    let mut created = make(global, runtime, request)?;
     let mut start = || -> anyhow::Result<Option<Relay>> {
         write_pid(parsed.path("pid-file"), created.process.pid)?;
         let relay = ours.as_ref().map(Relay::receive).transpose()?;
@@ -123,23 +136,6 @@ pub fn run(global: &Global, runtime: &Runtime, words: impl Iterator<Item = OsStr
         created.container.delete(Alive::Kill).map_err(told)?;
     }
     Ok(u8::try_from(end.shell_code() & 0xff).unwrap_or(1))
-}
-
-fn wants_terminal(bundle: &std::path::Path) -> anyhow::Result<bool> {
-    #[derive(serde::Deserialize)]
-    struct Config {
-        process: Option<Process>,
-    }
-    #[derive(serde::Deserialize)]
-    struct Process {
-        #[serde(default)]
-        terminal: bool,
-    }
-    let path = bundle.join("config.json");
-    let text = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
-    let config: Config =
-        serde_json::from_slice(&text).with_context(|| format!("parse {}", path.display()))?;
-    Ok(config.process.is_some_and(|process| process.terminal))
 }
 
 pub fn start(runtime: &Runtime, words: impl Iterator<Item = OsString>) -> Outcome {

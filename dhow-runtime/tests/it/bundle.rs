@@ -126,7 +126,7 @@ impl Bundle {
         assert_eq!(left, 0, "state is left");
         let layout = dhow_cgroup::Layout::detect().unwrap();
         let path = self.spec.linux.as_ref().unwrap().cgroups_path.clone();
-        let path = path.unwrap_or_else(|| format!("/dhow/{}", self.id));
+        let path = path.unwrap_or_else(|| format!("/dhow-{}", self.id));
         // A path that is none was refused.
         if let Ok(group) = dhow_cgroup::Group::at(layout, path.as_ref()) {
             assert!(!group.exists(), "the control group is left");

@@ -381,7 +381,7 @@ fn namespaces_are_joined_by_path() {
 
 #[test]
 fn an_overlay_is_nowhere_but_inside() {
-    use dhow_runtime::{Alive, Create, Pivot, RootSource, Streams};
+    use dhow_runtime::{Alive, Create, Gate, Pivot, RootSource, Streams};
     let mut bundle = Bundle::new("overlay", "echo new > /etc/new; rm /etc/passwd; exit 4");
     std::os::unix::fs::symlink("busybox", bundle.rootfs().join("bin/rm")).unwrap();
     let layer = |name: &str| {
@@ -403,11 +403,12 @@ fn an_overlay_is_nowhere_but_inside() {
     let mut created = runtime
         .create(Create {
             id: &bundle.id,
-            bundle: bundle.path(),
+            bundle: &dhow_runtime::Bundle::open(bundle.path()).unwrap(),
             root: &root,
             streams: Streams::inherited(),
             n_preserved: 0,
             pivot: Pivot::Change,
+            gate: Gate::Anyone,
         })
         .unwrap();
     created.start().unwrap();

@@ -19,8 +19,10 @@ pub struct Group {
 /// What a process needs to enter a group without a race.
 #[derive(Debug)]
 pub struct Doors {
-    /// `cgroup.procs` of the version 1 groups, open for writing: a process that
-    /// writes `0` enters.
+    /// `tasks` of the version 1 groups, open for writing: a process of one thread
+    /// that writes `0` enters. Moving a thread that is the writer itself is the one
+    /// way that does not wait for an RCU grace period (some 10 ms), as moving a
+    /// process through `cgroup.procs` does.
     pub v1: Vec<OwnedFd>,
     /// Directory of the version 2 group, for `CLONE_INTO_CGROUP`.
     pub v2: Option<OwnedFd>,
@@ -174,7 +176,7 @@ impl Group {
         };
         let v1 = self.layout.v1.iter().map(|hierarchy| {
             open(
-                &hierarchy.mount.join(&self.path).join("cgroup.procs"),
+                &hierarchy.mount.join(&self.path).join("tasks"),
                 OFlags::WRONLY,
             )
         });
@@ -348,18 +350,6 @@ impl Group {
             }
         }
         result
-    }
-
-    /// Removes the group above this one where it is empty, without waiting.
-    pub fn remove_empty_parent(&self) {
-        for directory in self.directories() {
-            if self.path.components().count() > 1
-                && let Some(above) = directory.parent()
-            {
-                // In use by somebody else, most likely.
-                let _ = std::fs::remove_dir(above);
-            }
-        }
     }
 }
 

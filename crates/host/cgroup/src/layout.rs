@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::error::{CgroupError, Result};
+use crate::tree;
 
 /// The hierarchies of a machine.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -32,12 +33,11 @@ impl Layout {
     /// [`CgroupError::None`] if nothing is, [`CgroupError::Io`] if that cannot be told.
     pub fn detect() -> Result<Self> {
         let path = Path::new("/proc/self/mountinfo");
-        let text = std::fs::read(path).map_err(|error| CgroupError::io("read", path, error))?;
-        let mut layout = Self::parse(&String::from_utf8_lossy(&text));
+        let text = tree::whole(path).map_err(|error| CgroupError::io("read", path, error))?;
+        let mut layout = Self::parse(&text);
         if let Some(mount) = &layout.v2 {
             let path = mount.join("cgroup.controllers");
-            let text = std::fs::read_to_string(&path)
-                .map_err(|error| CgroupError::io("read", &path, error))?;
+            let text = tree::whole(&path).map_err(|error| CgroupError::io("read", &path, error))?;
             layout.v2_controllers = text.split_whitespace().map(str::to_owned).collect();
         }
         if layout.v1.is_empty() && layout.v2.is_none() {

@@ -7,7 +7,6 @@
 
 mod device;
 mod error;
-mod fast;
 mod group;
 mod layout;
 mod limits;
@@ -19,7 +18,6 @@ mod v2;
 
 pub use device::{DeviceKind, DeviceRule};
 pub use error::CgroupError;
-pub use fast::FastAttach;
 pub use group::{Doors, Group};
 pub use layout::{Hierarchy, Layout};
 pub use limits::{Limits, Throttle, ThrottleKind, Weight};

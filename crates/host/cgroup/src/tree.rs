@@ -86,6 +86,38 @@ pub(crate) mod libc_numbers {
     pub(crate) const ENODEV: i32 = 19;
 }
 
+/// A file of a group that takes several values, one after the other.
+pub(crate) struct Control {
+    path: PathBuf,
+    file: rustix::fd::OwnedFd,
+}
+
+impl Control {
+    pub(crate) fn open(path: PathBuf) -> Result<Self> {
+        match open(&path) {
+            Ok(file) => Ok(Self { path, file }),
+            Err(error) => Err(CgroupError::io("open", &path, error)),
+        }
+    }
+
+    /// Writes a value in one call, as the kernel wants it.
+    pub(crate) fn write(&self, value: &str) -> Result<()> {
+        let refused = |error: rustix::io::Errno| CgroupError::Limit {
+            path: self.path.clone(),
+            value: value.to_owned(),
+            source: error.into(),
+        };
+        rustix::io::write(&self.file, value.as_bytes())
+            .map(drop)
+            .map_err(refused)
+    }
+}
+
+fn open(path: &Path) -> rustix::io::Result<rustix::fd::OwnedFd> {
+    use rustix::fs::{Mode, OFlags};
+    rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+}
+
 /// Writes a file of a group in one call, as the kernel wants it.
 pub(crate) fn write(path: &Path, value: &str) -> Result<()> {
     put(path, value).map_err(|source| CgroupError::Limit {
@@ -109,15 +141,13 @@ pub(crate) fn write_if_there(path: &Path, value: &str) -> Result<bool> {
 }
 
 fn put(path: &Path, value: &str) -> io::Result<()> {
-    use rustix::fs::{Mode, OFlags};
-    let file = rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
-    rustix::io::write(&file, value.as_bytes())?;
+    rustix::io::write(open(path)?, value.as_bytes())?;
     Ok(())
 }
 
 /// Reads a file of a group; none if it is not there (any more).
 pub(crate) fn read(path: &Path) -> Result<Option<String>> {
-    match std::fs::read_to_string(path) {
+    match whole(path) {
         Ok(text) => Ok(Some(text)),
         Err(error)
             if matches!(
@@ -129,6 +159,20 @@ pub(crate) fn read(path: &Path) -> Result<Option<String>> {
         }
         Err(error) => Err(CgroupError::io("read", path, error)),
     }
+}
+
+/// The text of a file the kernel makes: it has no size to be asked for, and is
+/// read in as few calls as it takes.
+pub(crate) fn whole(path: &Path) -> io::Result<String> {
+    use std::io::Read;
+    const USUAL: usize = 4 << 10;
+    const MOST: u64 = 64 << 20;
+    let mut text = Vec::with_capacity(USUAL);
+    std::fs::File::open(path)?
+        .take(MOST)
+        .read_to_end(&mut text)?;
+    Ok(String::from_utf8(text)
+        .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
 }
 
 /// Process identifiers in a group and the groups below it.

@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::DeviceRule;
 use crate::error::{CgroupError, Result};
 use crate::limits::{Limits, ThrottleKind};
-use crate::tree::{read, write, write_if_there};
+use crate::tree::{Control, read, write, write_if_there};
 
 /// Sets what one controller is responsible for.
 pub(crate) fn apply(controller: &str, group: &Path, limits: &Limits) -> Result<()> {
@@ -179,13 +179,14 @@ fn blkio(group: &Path, limits: &Limits) -> Result<()> {
 }
 
 fn devices(group: &Path, rules: &[DeviceRule]) -> Result<()> {
+    if rules.is_empty() {
+        return Ok(());
+    }
+    let allow = Control::open(group.join("devices.allow"))?;
+    let deny = Control::open(group.join("devices.deny"))?;
     for rule in rules {
-        let file = if rule.allow {
-            "devices.allow"
-        } else {
-            "devices.deny"
-        };
-        write(&group.join(file), &rule.to_string())?;
+        let file = if rule.allow { &allow } else { &deny };
+        file.write(&rule.to_string())?;
     }
     Ok(())
 }

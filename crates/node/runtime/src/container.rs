@@ -1,13 +1,14 @@
 //! Containers of one runtime directory, found by their identifier.
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use dhow_cgroup::{Group, Layout, Stats};
 use dhow_sys::process::{self, Process};
 
 use crate::error::{Result, RuntimeError};
 use crate::spec::Spec;
-use crate::state::{CONFIG, OciState, Record, START, Status, check_id};
+use crate::state::{OciState, Record, START, Status, check_id};
 
 /// A runtime: a directory with one directory for each container.
 #[derive(Debug, Clone)]
@@ -20,6 +21,8 @@ pub struct Runtime {
 pub struct Container {
     pub(crate) dir: PathBuf,
     pub(crate) record: Record,
+    /// Its control group, once it was asked for.
+    pub(crate) group: OnceLock<Group>,
 }
 
 impl Runtime {
@@ -46,7 +49,11 @@ impl Runtime {
     pub fn open(&self, id: &str) -> Result<Container> {
         let dir = self.dir(id)?;
         let record = Record::read(&dir)?;
-        Ok(Container { dir, record })
+        Ok(Container {
+            dir,
+            record,
+            group: OnceLock::new(),
+        })
     }
 
     /// Every container, by identifier.
@@ -172,7 +179,7 @@ impl Container {
     ///
     /// What reading the copy of it says.
     pub fn spec(&self) -> Result<Spec> {
-        load(&self.dir.join(CONFIG)).map(|(spec, _)| spec)
+        Record::read_spec(&self.dir)
     }
 
     /// Its control group; none if the machine has none.
@@ -180,14 +187,18 @@ impl Container {
     /// # Errors
     ///
     /// What looking at the machine's hierarchies says.
-    pub fn group(&self) -> Result<Option<Group>> {
-        match &self.record.cgroup {
-            Some(path) => Ok(Some(Group::at(Layout::detect()?, path)?)),
-            None => Ok(None),
+    pub fn group(&self) -> Result<Option<&Group>> {
+        let Some(path) = &self.record.cgroup else {
+            return Ok(None);
+        };
+        if let Some(group) = self.group.get() {
+            return Ok(Some(group));
         }
+        let group = Group::at(Layout::detect()?, path)?;
+        Ok(Some(self.group.get_or_init(|| group)))
     }
 
-    fn some_group(&self) -> Result<Group> {
+    fn some_group(&self) -> Result<&Group> {
         self.group()?
             .ok_or(RuntimeError::Cgroup(dhow_cgroup::CgroupError::None))
     }
@@ -219,34 +230,4 @@ impl Container {
         let limits = crate::limits::of(resources)?;
         Ok(self.some_group()?.apply(&limits)?)
     }
-}
-
-/// Reads the configuration of a bundle.
-///
-/// # Errors
-///
-/// [`RuntimeError::Io`] and [`RuntimeError::Parse`].
-pub fn load_spec(bundle: &Path) -> Result<Spec> {
-    load(&bundle.join(CONFIG)).map(|(spec, _)| spec)
-}
-
-/// Longest configuration that is read, in bytes.
-const MAX_CONFIG: u64 = 16 << 20;
-
-/// Reads a configuration; its text comes along, to be kept.
-pub(crate) fn load(path: &Path) -> Result<(Spec, Vec<u8>)> {
-    use std::io::Read;
-    let mut text = Vec::new();
-    std::fs::File::open(path)
-        .and_then(|file| {
-            let length = file.metadata()?.len().min(MAX_CONFIG);
-            text.reserve(usize::try_from(length).unwrap_or(0) + 1);
-            file.take(MAX_CONFIG).read_to_end(&mut text)
-        })
-        .map_err(|error| RuntimeError::io("read", path, error))?;
-    let spec = serde_json::from_slice(&text).map_err(|source| RuntimeError::Parse {
-        path: path.to_owned(),
-        source,
-    })?;
-    Ok((spec, text))
 }

@@ -1,7 +1,9 @@
 //! `create`: from a bundle to a child that waits for its start.
 
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use dhow_cgroup::{CgroupError, Group, Layout};
 use dhow_sys::Errno;
@@ -10,20 +12,19 @@ use dhow_sys::namespace::Kind;
 use dhow_sys::process::Process;
 use rustix::fs::{CWD, Mode, OFlags};
 
-use crate::container::load;
 use crate::error::{Result, RuntimeError};
-use crate::plan::{self, Compiled, Input};
-use crate::spec::Spec;
-use crate::state::{CONFIG, Record, START, Status, VERSION};
-use crate::{Container, Moment, RootSource, Runtime, hooks, limits};
+use crate::plan::{self, Compiled, Input, Namespaces};
+use crate::spec::{Hooks, Spec};
+use crate::state::{Record, START, Status, VERSION};
+use crate::{Bundle, Container, Moment, RootSource, Runtime, hooks, limits};
 
 /// What a container is made from.
 #[derive(Debug)]
 pub struct Create<'a> {
     /// Identifier: letters, digits and `_+-.`.
     pub id: &'a str,
-    /// Directory with `config.json`, absolute.
-    pub bundle: &'a Path,
+    /// The bundle; its directory is absolute.
+    pub bundle: &'a Bundle,
     /// Where the root filesystem comes from.
     pub root: &'a RootSource,
     /// The program's standard streams.
@@ -32,6 +33,21 @@ pub struct Create<'a> {
     pub n_preserved: u32,
     /// How the root is made the root.
     pub pivot: Pivot,
+    /// Who may let the program run.
+    pub gate: Gate,
+}
+
+/// Who may let the program of a container run that was made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Gate {
+    /// Whoever finds the container, by [`Container::start`].
+    #[default]
+    Anyone,
+    /// Its maker alone, by [`Created::start`]; until then the container ends with
+    /// its maker. To others it seems to run already.
+    Maker,
+    /// Nobody needs to: the program runs when [`Runtime::create`] returns.
+    Open,
 }
 
 /// The standard streams of a program.
@@ -94,6 +110,7 @@ pub struct Created {
     pub process: Process,
     /// What was left out or went wrong without being fatal.
     pub warnings: Vec<String>,
+    gate: Gate,
     channel: Channel,
     later: Later,
 }
@@ -151,7 +168,6 @@ impl Runtime {
     /// [`RuntimeError`]; nothing is left behind then.
     pub fn create(&self, request: Create<'_>) -> Result<Created> {
         let dir = self.dir(request.id)?;
-        let (spec, text) = load(&request.bundle.join("config.json"))?;
         std::fs::create_dir_all(self.root())
             .map_err(|error| RuntimeError::io("make directory", self.root(), error))?;
         match rustix::fs::mkdir(&dir, Mode::from(0o700)) {
@@ -163,7 +179,7 @@ impl Runtime {
             group: None,
             process: None,
         };
-        let result = make(request, &spec, &text, dir, &mut undo);
+        let result = make(request, dir, &mut undo);
         if result.is_ok() {
             undo.dismiss();
         }
@@ -195,7 +211,6 @@ impl Drop for Undo {
         if let Some(group) = self.group.take() {
             let _ = group.kill();
             let _ = group.remove();
-            remove_own_parent(&group);
         }
         if let Some(dir) = self.dir.take() {
             let _ = std::fs::remove_dir_all(dir);
@@ -203,20 +218,14 @@ impl Drop for Undo {
     }
 }
 
-fn make(
-    request: Create<'_>,
-    spec: &Spec,
-    text: &[u8],
-    dir: PathBuf,
-    undo: &mut Undo,
-) -> Result<Created> {
-    let write = |name: &str, bytes: &[u8]| {
-        let path = dir.join(name);
-        std::fs::write(&path, bytes).map_err(|error| RuntimeError::io("write", &path, error))
-    };
-    write(CONFIG, text)?;
+fn make(request: Create<'_>, dir: PathBuf, undo: &mut Undo) -> Result<Created> {
+    let spec = request.bundle.spec();
     let group = group(request.id, spec, undo)?;
-    let fifo = make_fifo(&dir.join(START))?;
+    let wait = match request.gate {
+        Gate::Anyone => Step::AwaitStart(make_fifo(&dir.join(START))?),
+        Gate::Maker => Step::Rendezvous,
+        Gate::Open => Step::Receive,
+    };
 
     let Compiled {
         plan,
@@ -224,13 +233,13 @@ fn make(
         mut warnings,
     } = plan::compile(Input {
         spec,
-        bundle: request.bundle,
+        bundle: request.bundle.path(),
         root: request.root,
         state_dir: &dir,
         id: request.id,
         group: group.as_ref(),
         streams: request.streams,
-        fifo,
+        wait,
         n_preserved: request.n_preserved,
         pivot: request.pivot,
     })?;
@@ -246,21 +255,42 @@ fn make(
         record: Record {
             version: VERSION,
             id: request.id.to_owned(),
-            bundle: request.bundle.to_owned(),
+            bundle: request.bundle.path().to_owned(),
             rootfs: spec
                 .root
                 .as_ref()
-                .map_or_else(PathBuf::new, |root| request.bundle.join(&root.path)),
+                .map_or_else(PathBuf::new, |root| request.bundle.path().join(&root.path)),
             pid: process.pid,
             start_time,
             created: Moment::now(),
             cgroup: group.as_ref().map(|group| group.path().to_owned()),
             annotations: spec.annotations.clone(),
+            hooks: Hooks {
+                poststart: spec.hooks.poststart.clone(),
+                poststop: spec.hooks.poststop.clone(),
+                ..Hooks::default()
+            },
         },
         dir,
+        group: group.map(OnceLock::from).unwrap_or_default(),
     };
 
-    let mut maps = namespaces.is_new(Kind::User);
+    let text = request.bundle.text();
+    // The maker's last word can be said before it is asked for, so that the child
+    // need not stop to hear it.
+    let last_word = |n_to_come| match (request.gate, n_to_come) {
+        (Gate::Open, 0) => match channel.go(b"") {
+            // It has failed already, and its report is on the way.
+            Ok(()) | Err(Errno::PIPE) => Ok(()),
+            Err(error) => Err(RuntimeError::sys("let the process go on")(error)),
+        },
+        _ => Ok(()),
+    };
+    if request.gate == Gate::Open {
+        container.record.write(&container.dir, text)?;
+    }
+    let mut meetings = meetings(spec, &namespaces);
+    last_word(meetings.len())?;
     let waiting = loop {
         match channel
             .next()
@@ -269,40 +299,66 @@ fn make(
             Report::Warning { step, error } => {
                 warnings.push(format!("{}: {error}", plan.describe(step)));
             }
-            Report::Reached { step } => match &plan.steps[step] {
-                Step::Rendezvous if std::mem::take(&mut maps) => {
+            Report::Reached { step } => match meetings.pop_front() {
+                Some(Meeting::Maps) => {
                     let linux = spec.linux.as_ref();
                     let (users, groups) = linux.map_or((&[][..], &[][..]), |linux| {
                         (&linux.uid_mappings, &linux.gid_mappings)
                     });
                     plan::write_id_maps(process.pid, users, groups)?;
-                    channel
-                        .go(b"")
-                        .map_err(RuntimeError::sys("let the process go on"))?;
+                    go_on(&channel, b"")?;
+                    last_word(meetings.len())?;
                 }
-                Step::Rendezvous => {
+                Some(Meeting::Hooks) => {
                     let state = hooks::state(&container.state_as(Status::Creating));
                     hooks::run(&spec.hooks.prestart, &state)?;
                     hooks::run(&spec.hooks.create_runtime, &state)?;
                     let state = hooks::state(&container.state_as(Status::Created));
-                    channel
-                        .go(&state)
-                        .map_err(RuntimeError::sys("let the process go on"))?;
+                    go_on(&channel, &state)?;
+                    last_word(meetings.len())?;
                 }
-                _ => break step,
+                None => break step,
             },
+            // The end of the socket is execve's work.
+            Report::Closed if request.gate == Gate::Open => break plan.steps.len(),
             report => return Err(failure(&plan, report, process)),
         }
     };
-    container.record.write(&container.dir)?;
+    if request.gate == Gate::Open {
+        container.after_start()?;
+    } else {
+        container.record.write(&container.dir, text)?;
+    }
     let process = undo.process.take().expect("was put there above");
     Ok(Created {
         container,
         process,
         warnings,
+        gate: request.gate,
         channel,
         later: Later::of(&plan, waiting),
     })
+}
+
+fn go_on(channel: &Channel, message: &[u8]) -> Result<()> {
+    channel
+        .go(message)
+        .map_err(RuntimeError::sys("let the process go on"))
+}
+
+/// What a child waits for on its way to the start.
+enum Meeting {
+    /// The maps of its user namespace.
+    Maps,
+    /// Hooks that the maker runs; the state comes back for those it runs itself.
+    Hooks,
+}
+
+/// The meetings of a plan, in its order.
+fn meetings(spec: &Spec, namespaces: &Namespaces) -> VecDeque<Meeting> {
+    let maps = namespaces.is_new(Kind::User).then_some(Meeting::Maps);
+    let hooks = spec.hooks.any_of_create().then_some(Meeting::Hooks);
+    maps.into_iter().chain(hooks).collect()
 }
 
 /// What the last report of a child means.
@@ -326,7 +382,7 @@ pub(crate) fn failure(plan: &Plan, report: Report, process: &Process) -> Runtime
 }
 
 /// The container's control group: made, with its limits. Its path is the
-/// configuration's, or `/dhow/ID`.
+/// configuration's, or `/dhow-ID`.
 fn group(id: &str, spec: &Spec, undo: &mut Undo) -> Result<Option<Group>> {
     let linux = spec.linux.as_ref();
     let wanted = linux
@@ -336,7 +392,7 @@ fn group(id: &str, spec: &Spec, undo: &mut Undo) -> Result<Option<Group>> {
         Err(CgroupError::None) if wanted.is_none() => return Ok(None),
         result => result?,
     };
-    let path = wanted.map_or_else(|| format!("/{OWN_PARENT}/{id}"), slice_path);
+    let path = wanted.map_or_else(|| format!("/dhow-{id}"), slice_path);
     let group = Group::at(layout, path.as_ref())?;
     let fresh = group.create();
     if fresh.as_ref().is_ok_and(|fresh| !fresh) && group.is_populated()? {
@@ -351,16 +407,6 @@ fn group(id: &str, spec: &Spec, undo: &mut Undo) -> Result<Option<Group>> {
         group.apply(&limits::of(resources)?)?;
     }
     Ok(Some(group.clone()))
-}
-
-/// Name of the group above those whose path nobody chose.
-const OWN_PARENT: &str = "dhow";
-
-/// Removes the group above if it is the one nobody asked for, and empty.
-pub(crate) fn remove_own_parent(group: &Group) {
-    if group.path().parent() == Some(Path::new(OWN_PARENT)) {
-        group.remove_empty_parent();
-    }
 }
 
 /// A path as systemd's driver writes it (`SLICE:PREFIX:NAME`) as a plain path.
@@ -397,14 +443,32 @@ impl Created {
         self.channel.as_fd()
     }
 
-    /// Starts the program and waits until it is executed.
+    /// Starts the program and waits until it is executed, unless the gate was open.
     ///
     /// # Errors
     ///
     /// [`RuntimeError::Program`] and [`RuntimeError::Step`] with the child's
     /// reason; the child has ended then and is to be collected.
     pub fn start(&mut self) -> Result<()> {
-        self.container.start()?;
+        match self.gate {
+            Gate::Open => Ok(()),
+            Gate::Anyone => {
+                self.container.start()?;
+                self.follow()
+            }
+            Gate::Maker => {
+                match self.channel.go(b"") {
+                    Err(Errno::PIPE) => return Err(RuntimeError::NotRunning),
+                    result => result.map_err(RuntimeError::sys("let the process go on"))?,
+                }
+                self.follow()?;
+                self.container.after_start()
+            }
+        }
+    }
+
+    /// Follows the start to its end.
+    fn follow(&mut self) -> Result<()> {
         loop {
             match self
                 .channel

@@ -5,7 +5,6 @@ use std::os::fd::AsFd;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::container::Container;
-use crate::create::remove_own_parent;
 use crate::error::{Result, RuntimeError};
 use crate::hooks;
 use crate::state::Status;
@@ -42,20 +41,13 @@ impl Container {
             _ => self.end()?,
         }
         // Without a PID namespace of its own, others may have outlived the first.
-        if let Some(group) = self.group()?
-            && group.exists()
-        {
+        if let Some(group) = self.group()? {
             group.kill()?;
             if group.is_frozen()? {
                 group.thaw()?;
             }
             group.remove()?;
-            remove_own_parent(&group);
         }
-        let poststop = self
-            .spec()
-            .map(|spec| spec.hooks.poststop)
-            .unwrap_or_default();
         // Somebody else may delete it at this very moment.
         match std::fs::remove_dir_all(&self.dir) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -63,7 +55,11 @@ impl Container {
             }
             _ => {}
         }
-        hooks::run(&poststop, &hooks::state(&self.state_as(Status::Stopped)))
+        let poststop = &self.record.hooks.poststop;
+        if poststop.is_empty() {
+            return Ok(());
+        }
+        hooks::run(poststop, &hooks::state(&self.state_as(Status::Stopped)))
     }
 
     /// Kills the first process and waits for its end.

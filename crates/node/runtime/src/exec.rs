@@ -57,7 +57,7 @@ impl Container {
             process: request.process,
             linux: &linux,
             init: &init,
-            group: group.as_ref(),
+            group,
             streams: request.streams,
             n_preserved: request.n_preserved,
         })?;

@@ -7,6 +7,7 @@
 //! executable) and supervision (`dhow-shim`). `docs/design/runtime.md` has the
 //! order of the steps and the files.
 
+mod bundle;
 mod container;
 mod create;
 mod delete;
@@ -24,8 +25,9 @@ pub mod spec;
 mod start;
 mod state;
 
-pub use container::{Container, Runtime, load_spec};
-pub use create::{Create, Created, Pivot, Streams};
+pub use bundle::Bundle;
+pub use container::{Container, Runtime};
+pub use create::{Create, Created, Gate, Pivot, Streams};
 pub use delete::Alive;
 pub use error::{Result, RuntimeError, chain};
 pub use exec::{Exec, Executed};

@@ -42,10 +42,15 @@ impl Container {
             result => result.map_err(|error| RuntimeError::io("remove", &path, error))?,
         }
         rustix::io::write(&fifo, b"s").map_err(|error| RuntimeError::io("write", &path, error))?;
-        let poststart = self.spec()?.hooks.poststart;
-        if !poststart.is_empty() {
-            hooks::run(&poststart, &hooks::state(&self.state_as(Status::Running)))?;
+        self.after_start()
+    }
+
+    /// Runs the hooks that follow the start.
+    pub(crate) fn after_start(&self) -> Result<()> {
+        let poststart = &self.record.hooks.poststart;
+        if poststart.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        hooks::run(poststart, &hooks::state(&self.state_as(Status::Running)))
     }
 }

@@ -14,15 +14,15 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::Moment;
 use crate::error::{Result, RuntimeError};
+use crate::spec::{Hooks, Spec};
 
 /// Name of the record in a container's directory.
 const RECORD: &str = "state.json";
-/// Name of the configuration's copy in a container's directory.
-pub(crate) const CONFIG: &str = "config.json";
 /// Name of the FIFO a created container waits at.
 pub(crate) const START: &str = "start";
 
@@ -91,42 +91,63 @@ pub(crate) struct Record {
     pub(crate) cgroup: Option<PathBuf>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) annotations: BTreeMap<String, String>,
+    /// Hooks that run after the start and after the end; the others have run.
+    #[serde(default, skip_serializing_if = "Hooks::is_empty")]
+    pub(crate) hooks: Hooks,
+}
+
+/// What else is in the file of the record.
+#[derive(Deserialize)]
+struct Kept {
+    config: Spec,
 }
 
 /// Version of the record's form.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 
 impl Record {
     pub(crate) fn read(dir: &Path) -> Result<Self> {
-        let path = dir.join(RECORD);
-        let text = match std::fs::read(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Err(RuntimeError::NotFound);
-            }
-            Err(error) => return Err(RuntimeError::io("read", &path, error)),
-        };
-        let record: Self = serde_json::from_slice(&text).map_err(|source| RuntimeError::Parse {
-            path: path.clone(),
-            source,
-        })?;
+        let record: Self = read(dir)?;
         if record.version != VERSION {
+            let field = dir.join(RECORD).display().to_string();
             let problem = format!("version {} is not this runtime's {VERSION}", record.version);
-            return Err(RuntimeError::spec(path.display().to_string(), problem));
+            return Err(RuntimeError::spec(field, problem));
         }
         Ok(record)
     }
 
-    /// Writes the record so that a reader sees the old or the new one.
-    pub(crate) fn write(&self, dir: &Path) -> Result<()> {
+    /// The configuration that is kept beside the record.
+    pub(crate) fn read_spec(dir: &Path) -> Result<Spec> {
+        read(dir).map(|kept: Kept| kept.config)
+    }
+
+    /// Writes the record and the text of the configuration, so that a reader sees
+    /// all of it or nothing.
+    pub(crate) fn write(&self, dir: &Path, config: &[u8]) -> Result<()> {
         let (path, fresh) = (dir.join(RECORD), dir.join("state.json.new"));
-        let text = serde_json::to_vec(self).map_err(|source| RuntimeError::Parse {
+        let mut text = serde_json::to_vec(self).map_err(|source| RuntimeError::Parse {
             path: path.clone(),
             source,
         })?;
+        // One more member, whose text is JSON already.
+        text.pop();
+        text.extend_from_slice(b",\"config\":");
+        text.extend_from_slice(config);
+        text.push(b'}');
         std::fs::write(&fresh, text)
             .and_then(|()| std::fs::rename(&fresh, &path))
             .map_err(|error| RuntimeError::io("write", &path, error))
+    }
+}
+
+fn read<T: DeserializeOwned>(dir: &Path) -> Result<T> {
+    let path = dir.join(RECORD);
+    match std::fs::read(&path) {
+        Ok(text) => {
+            serde_json::from_slice(&text).map_err(|source| RuntimeError::Parse { path, source })
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(RuntimeError::NotFound),
+        Err(error) => Err(RuntimeError::io("read", &path, error)),
     }
 }
 

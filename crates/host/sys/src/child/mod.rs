@@ -10,7 +10,7 @@
 //!   child                                   maker
 //!     | -- Report::Warning(step, errno) -->   |   an attempted step failed
 //!     | -- Report::Reached(step) ---------->  |   Rendezvous, AwaitStart
-//!     | <-- a message (go, and bytes) ------  |
+//!     | <-- a message (go, and bytes) ------  |   Rendezvous, Receive
 //!     | -- Report::Failed(step, errno) ---->  |   and the child exits
 //!     | -- end of file -------------------->  |   execve has succeeded
 //! ```
@@ -99,6 +99,9 @@ pub enum Report {
     Closed,
 }
 
+/// A message that says nothing: one of no bytes could not be told from the end.
+const GO: &[u8] = b"\n";
+
 const TAG_WARNING: u32 = 1;
 const TAG_REACHED: u32 = 2;
 const TAG_FAILED: u32 = 3;
@@ -119,8 +122,9 @@ impl Channel {
         let mut bytes = [0_u8; 12];
         let length = loop {
             match rustix::net::recv(&self.0, &mut bytes[..], RecvFlags::empty()) {
-                Err(Errno::INTR) => {}
-                Err(Errno::CONNRESET) => break 0,
+                // A child that ends with a message of ours unread resets the
+                // socket, once; what it said before is still there.
+                Err(Errno::INTR | Errno::CONNRESET) => {}
                 result => break result?.0,
             }
         };
@@ -152,8 +156,7 @@ impl Channel {
         if bytes.len() > MAX_MESSAGE {
             return Err(Errno::MSGSIZE);
         }
-        // A message of no bytes could not be told from the end.
-        let bytes = if bytes.is_empty() { b"\n" } else { bytes };
+        let bytes = if bytes.is_empty() { GO } else { bytes };
         loop {
             match rustix::net::send(&self.0, bytes, SendFlags::NOSIGNAL) {
                 Err(Errno::INTR) => {}
@@ -180,7 +183,7 @@ impl Plan {
         )?;
         let mut message = Vec::new();
         if self.steps.iter().any(Step::takes_message) {
-            message = vec![0; MAX_MESSAGE];
+            message = vec![0; MAX_MESSAGE + GO.len()];
         }
         let visit = Visit::begin(self)?;
         let cloned = self.clone_child(&theirs, &mut message);

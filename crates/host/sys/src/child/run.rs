@@ -9,8 +9,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
 use rustix::net::{RecvFlags, SendFlags};
 
+use super::{GO, TAG_FAILED, TAG_REACHED, TAG_WARNING};
 use super::{Identity, Keep, MountSource, MountStep, Plan, ProcAllowed, Program, Script, Step};
-use super::{TAG_FAILED, TAG_REACHED, TAG_WARNING};
 use crate::mount::{self, Attributes, Depth, Propagation};
 use crate::resolve::{self, Kind, Links};
 use crate::{Errno, Result, capability, check, namespace, process, pty, seccomp};
@@ -77,7 +77,11 @@ impl<'a> Context<'a> {
                 self.receive();
                 Ok(())
             }
-            Step::AwaitStart { fifo } => self.await_start(index, fifo.as_ref()),
+            Step::Receive => {
+                self.receive();
+                Ok(())
+            }
+            Step::AwaitStart(fifo) => self.await_start(index, fifo),
             Step::Attempt(step) => {
                 if let Err(error) = self.carry_out(index, step) {
                     self.report(TAG_WARNING, index, error.raw_os_error().unsigned_abs());
@@ -192,13 +196,20 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// Waits for the maker's message; its end is the child's end.
+    /// Waits for the maker's message; its end is the child's end. One that says
+    /// nothing leaves the last one that did.
     fn receive(&mut self) {
         loop {
-            match rustix::net::recv(self.channel, &mut self.message[..], RecvFlags::empty()) {
+            let room = &mut self.message[self.n_message..];
+            match rustix::net::recv(self.channel, &mut *room, RecvFlags::empty()) {
                 Err(Errno::INTR) => {}
                 Ok((length, _)) if length > 0 => {
-                    self.n_message = length.min(self.message.len());
+                    let length = length.min(room.len());
+                    if room[..length] != *GO {
+                        let end = self.n_message + length;
+                        self.message.copy_within(self.n_message..end, 0);
+                        self.n_message = length;
+                    }
                     return;
                 }
                 _ => exit(1),
@@ -206,12 +217,8 @@ impl<'a> Context<'a> {
         }
     }
 
-    fn await_start(&mut self, index: usize, fifo: Option<&OwnedFd>) -> Result<()> {
+    fn await_start(&mut self, index: usize, fifo: &OwnedFd) -> Result<()> {
         self.report(TAG_REACHED, index, 0);
-        let Some(fifo) = fifo else {
-            self.receive();
-            return Ok(());
-        };
         let mut byte = [0_u8];
         loop {
             match rustix::io::read(fifo, &mut byte) {

@@ -16,12 +16,11 @@ use super::{Program, Script};
 pub enum Step {
     /// Tells the maker and waits for its message.
     Rendezvous,
-    /// Tells the maker and waits to be started: for a byte from the FIFO if
-    /// there is one, else for the maker's message.
-    AwaitStart {
-        /// Opened for reading and writing, so that waiting does not end with the maker.
-        fifo: Option<OwnedFd>,
-    },
+    /// Waits for the maker's message, which may have been sent long ago.
+    Receive,
+    /// Tells the maker and waits for a byte from a FIFO, opened for reading and
+    /// writing so that waiting does not end with the maker.
+    AwaitStart(OwnedFd),
     /// Carries out a step whose failure is only a warning.
     Attempt(Box<Step>),
     /// Runs programs one after the other.
@@ -150,7 +149,7 @@ pub enum Step {
 impl Step {
     /// Whether it receives a message of the maker's.
     pub(super) fn takes_message(&self) -> bool {
-        matches!(self, Self::Rendezvous | Self::AwaitStart { fifo: None })
+        matches!(self, Self::Rendezvous | Self::Receive)
     }
 }
 
@@ -259,7 +258,7 @@ impl fmt::Display for Step {
         let path = |path: &CString| path.to_string_lossy().into_owned();
         match self {
             Self::Rendezvous => write!(formatter, "wait for the runtime"),
-            Self::AwaitStart { .. } => write!(formatter, "wait for the start"),
+            Self::Receive | Self::AwaitStart(_) => write!(formatter, "wait for the start"),
             Self::Attempt(step) => step.fmt(formatter),
             Self::Scripts(_) => write!(formatter, "run hooks"),
             Self::Join { flags, .. } => {

@@ -11,7 +11,6 @@ mod root;
 mod sysctl;
 
 use std::ffi::CString;
-use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -38,7 +37,8 @@ pub(crate) struct Input<'a> {
     pub(crate) id: &'a str,
     pub(crate) group: Option<&'a Group>,
     pub(crate) streams: Streams,
-    pub(crate) fifo: OwnedFd,
+    /// How the child waits for its start.
+    pub(crate) wait: Step,
     /// Descriptors above the standard streams that the program keeps.
     pub(crate) n_preserved: u32,
     pub(crate) pivot: Pivot,
@@ -171,11 +171,7 @@ pub(crate) fn compile(input: Input<'_>) -> Result<Compiled> {
     terminal.into_iter().for_each(&mut add);
 
     let hooks = &spec.hooks;
-    if !(hooks.prestart.is_empty()
-        && hooks.create_runtime.is_empty()
-        && hooks.create_container.is_empty()
-        && hooks.start_container.is_empty())
-    {
+    if hooks.any_of_create() {
         add(Step::Rendezvous);
     }
     if !hooks.create_container.is_empty() {
@@ -239,9 +235,7 @@ pub(crate) fn compile(input: Input<'_>) -> Result<Compiled> {
         add(Step::NoNewPrivileges);
     }
     add(Step::Find(program));
-    add(Step::AwaitStart {
-        fifo: Some(input.fifo),
-    });
+    add(input.wait);
     if !hooks.start_container.is_empty() {
         add(Step::Scripts(scripts(
             "hooks.startContainer",

@@ -112,6 +112,19 @@ pub struct Hooks {
 }
 
 impl Hooks {
+    /// Whether there are hooks between the clone and the program.
+    #[must_use]
+    pub fn any_of_create(&self) -> bool {
+        [
+            &self.prestart,
+            &self.create_runtime,
+            &self.create_container,
+            &self.start_container,
+        ]
+        .iter()
+        .any(|hooks| !hooks.is_empty())
+    }
+
     /// Whether there is nothing to run at any step.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd;
 
-use dhow_runtime::{Alive, Create, Moment, Pivot, RuntimeError};
+use dhow_runtime::{Alive, Bundle, Create, Gate, Moment, Pivot, RuntimeError};
 
 use super::connection::Role;
 use super::streams::{Streams, Theirs};
@@ -172,8 +172,8 @@ impl Server {
                 "the container was created already",
             ));
         }
-        let bundle = self.spec.bundle.clone();
-        let spec = dhow_runtime::load_spec(&bundle).map_err(refused)?;
+        let bundle = Bundle::open(&self.spec.bundle).map_err(refused)?;
+        let spec = bundle.spec();
         let terminal = spec
             .process
             .as_ref()
@@ -193,6 +193,7 @@ impl Server {
             streams,
             n_preserved: 0,
             pivot: Pivot::Change,
+            gate: Gate::Maker,
         });
         let created = created.map_err(refused)?;
         created
