@@ -8,5 +8,6 @@
 mod bundle;
 mod command_line;
 mod container;
+mod fields;
 mod hostile;
 mod shim;

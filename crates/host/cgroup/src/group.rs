@@ -146,7 +146,65 @@ impl Group {
             ),
             ("pids", "pids", bounded(limits.pids), "a limit of processes"),
             ("blkio", "io", !limits.throttles.is_empty(), "an I/O rate"),
+            (
+                "hugetlb",
+                "hugetlb",
+                !limits.huge_pages.is_empty(),
+                "a limit of huge pages",
+            ),
+            (
+                "rdma",
+                "rdma",
+                !limits.rdma.is_empty(),
+                "a limit of remote memory access",
+            ),
         ];
+        // What version 2 has no word for.
+        let leaf = |weight: &crate::Weight| weight.leaf_weight.is_some();
+        let gone = [
+            (
+                "memory",
+                limits.swappiness.is_some(),
+                "swappiness (version 1 only)",
+            ),
+            (
+                "memory",
+                limits.oom_kill_disabled == Some(true),
+                "disabling the out-of-memory killer (version 1 only)",
+            ),
+            (
+                "memory",
+                limits.kernel_tcp.is_some_and(|limit| limit != 0),
+                "a limit of TCP buffers (version 1 only)",
+            ),
+            (
+                "cpu",
+                limits.realtime_runtime.is_some_and(|time| time != 0)
+                    || limits.realtime_period.is_some_and(|time| time != 0),
+                "real-time scheduling (version 1 only)",
+            ),
+            (
+                "blkio",
+                limits.io_leaf_weight.is_some_and(|weight| weight != 0)
+                    || limits.io_weights.iter().any(leaf),
+                "a leaf weight (version 1 only)",
+            ),
+            (
+                "net_cls",
+                limits.network_class.is_some_and(|class| class != 0),
+                "a class of packets",
+            ),
+            (
+                "net_prio",
+                !limits.interface_priorities.is_empty(),
+                "priorities of packets",
+            ),
+        ];
+        for (controller, needed, limit) in gone {
+            if needed && self.layout.v1(controller).is_none() {
+                return Err(CgroupError::Missing { controller, limit });
+            }
+        }
         for (old, new, needed, limit) in wanted {
             if needed && self.layout.v1(old).is_none() && !self.layout.has_v2(new) {
                 return Err(CgroupError::Missing {

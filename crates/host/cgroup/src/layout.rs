@@ -121,7 +121,7 @@ impl Hierarchy {
 }
 
 /// Controllers version 1 may have, by their names among the mount options.
-const CONTROLLERS: [&str; 14] = [
+const CONTROLLERS: [&str; 15] = [
     "blkio",
     "cpu",
     "cpuacct",
@@ -136,6 +136,7 @@ const CONTROLLERS: [&str; 14] = [
     "net_prio",
     "perf_event",
     "pids",
+    "rdma",
 ];
 
 /// A path as mountinfo writes it: blanks and the like as octal numbers.

@@ -20,6 +20,6 @@ pub use device::{DeviceKind, DeviceRule};
 pub use error::CgroupError;
 pub use group::{Doors, Group};
 pub use layout::{Hierarchy, Layout};
-pub use limits::{Limits, Throttle, ThrottleKind, Weight};
+pub use limits::{Limits, Rdma, Throttle, ThrottleKind, Weight};
 pub use oom::OomWatch;
 pub use stats::{CpuStats, IoDevice, MemoryStats, PidsStats, Stats};

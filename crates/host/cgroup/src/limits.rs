@@ -1,6 +1,7 @@
 //! What a group may use, in words of neither version.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use crate::DeviceRule;
 
@@ -41,6 +42,9 @@ pub struct Limits {
     pub pids: Option<i64>,
     /// Relative weight, 10 to 1000. Zero leaves it.
     pub io_weight: Option<u16>,
+    /// Relative weight against the groups below, 10 to 1000; version 1 only. Zero
+    /// leaves it.
+    pub io_leaf_weight: Option<u16>,
     /// Weights for single devices.
     pub io_weights: Vec<Weight>,
     /// Rates for single devices.
@@ -49,6 +53,10 @@ pub struct Limits {
     pub huge_pages: Vec<(String, u64)>,
     /// Class identifier of packets; version 1 only.
     pub network_class: Option<u32>,
+    /// Priorities of packets by interface; version 1 only.
+    pub interface_priorities: Vec<(String, u32)>,
+    /// Remote direct memory access, by device.
+    pub rdma: Vec<Rdma>,
     /// Device access, in order; a later rule wins.
     pub devices: Vec<DeviceRule>,
     /// Files of the version 2 group, written as they are.
@@ -63,7 +71,33 @@ pub struct Weight {
     /// Minor number.
     pub minor: i64,
     /// 10 to 1000.
-    pub weight: u16,
+    pub weight: Option<u16>,
+    /// The same against the groups below; version 1 only.
+    pub leaf_weight: Option<u16>,
+}
+
+/// Limits of one device for remote direct memory access.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rdma {
+    /// Its name.
+    pub device: String,
+    /// How many handles.
+    pub handles: Option<u32>,
+    /// How many objects.
+    pub objects: Option<u32>,
+}
+
+impl fmt::Display for Rdma {
+    /// The form `rdma.max` takes.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}", self.device)?;
+        for (name, limit) in [("hca_handle", self.handles), ("hca_object", self.objects)] {
+            if let Some(limit) = limit {
+                write!(formatter, " {name}={limit}")?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Rate for one block device.

@@ -22,6 +22,19 @@ pub(crate) fn apply(controller: &str, group: &Path, limits: &Limits) -> Result<(
             )
         }),
         "devices" => devices(group, &limits.devices),
+        "net_prio" => limits
+            .interface_priorities
+            .iter()
+            .try_for_each(|(name, priority)| {
+                write(
+                    &group.join("net_prio.ifpriomap"),
+                    &format!("{name} {priority}"),
+                )
+            }),
+        "rdma" => limits
+            .rdma
+            .iter()
+            .try_for_each(|limit| write(&group.join("rdma.max"), &limit.to_string())),
         "net_cls" => number(group, "net_cls.classid", limits.network_class),
         _ => Ok(()),
     }
@@ -148,10 +161,16 @@ fn pids(group: &Path, limits: &Limits) -> Result<()> {
 }
 
 fn blkio(group: &Path, limits: &Limits) -> Result<()> {
+    const WEIGHT: [&str; 2] = ["blkio.weight", "blkio.bfq.weight"];
+    const DEVICE: [&str; 2] = ["blkio.weight_device", "blkio.bfq.weight_device"];
+    const LEAF: [&str; 1] = ["blkio.leaf_weight"];
+    const LEAF_DEVICE: [&str; 1] = ["blkio.leaf_weight_device"];
     // Which file there is depends on the scheduler.
-    let write_weight = |plain: &str, bfq: &str, value: &str| -> Result<()> {
-        if write_if_there(&group.join(plain), value)? || write_if_there(&group.join(bfq), value)? {
-            return Ok(());
+    let set = |files: &[&str], value: &str| -> Result<()> {
+        for file in files {
+            if write_if_there(&group.join(file), value)? {
+                return Ok(());
+            }
         }
         Err(CgroupError::Missing {
             controller: "blkio (weights)",
@@ -159,11 +178,19 @@ fn blkio(group: &Path, limits: &Limits) -> Result<()> {
         })
     };
     if let Some(weight) = limits.io_weight.filter(|weight| *weight != 0) {
-        write_weight("blkio.weight", "blkio.bfq.weight", &weight.to_string())?;
+        set(&WEIGHT, &weight.to_string())?;
     }
-    for weight in &limits.io_weights {
-        let value = format!("{}:{} {}", weight.major, weight.minor, weight.weight);
-        write_weight("blkio.weight_device", "blkio.bfq.weight_device", &value)?;
+    if let Some(weight) = limits.io_leaf_weight.filter(|weight| *weight != 0) {
+        set(&LEAF, &weight.to_string())?;
+    }
+    for device in &limits.io_weights {
+        let value = |weight| format!("{}:{} {weight}", device.major, device.minor);
+        if let Some(weight) = device.weight {
+            set(&DEVICE, &value(weight))?;
+        }
+        if let Some(weight) = device.leaf_weight {
+            set(&LEAF_DEVICE, &value(weight))?;
+        }
     }
     for throttle in &limits.throttles {
         let file = match throttle.kind {

@@ -81,6 +81,11 @@ pub(crate) fn apply(group: &Path, limits: &Limits, has: impl Fn(&str) -> bool) -
             )?;
         }
     }
+    if has("rdma") {
+        for limit in &limits.rdma {
+            write(&group.join("rdma.max"), &limit.to_string())?;
+        }
+    }
     for (file, value) in &limits.unified {
         if file.contains('/') {
             return Err(CgroupError::Path(file.into()));
@@ -160,11 +165,14 @@ fn io(group: &Path, limits: &Limits) -> Result<()> {
             &weight.to_string(),
         )?;
     }
-    for weight in &limits.io_weights {
-        let device = format!("{}:{}", weight.major, weight.minor);
+    for device in &limits.io_weights {
+        let Some(weight) = device.weight else {
+            continue;
+        };
+        let device = format!("{}:{}", device.major, device.minor);
         set(
-            &format!("{device} {}", weight_of_io(weight.weight)),
-            &format!("{device} {}", weight.weight),
+            &format!("{device} {}", weight_of_io(weight)),
+            &format!("{device} {weight}"),
         )?;
     }
     for throttle in &limits.throttles {

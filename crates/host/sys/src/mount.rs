@@ -64,6 +64,18 @@ pub enum Parameter {
     Text(std::ffi::CString, std::ffi::CString),
 }
 
+impl std::fmt::Display for Parameter {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Flag(name) => write!(formatter, "{}", name.to_string_lossy()),
+            Self::Text(name, value) => {
+                let (name, value) = (name.to_string_lossy(), value.to_string_lossy());
+                write!(formatter, "{name}={value}")
+            }
+        }
+    }
+}
+
 /// Makes a new filesystem as a detached mount.
 ///
 /// # Errors

@@ -1,5 +1,7 @@
 //! Loading of system-call filters; their making is not done here.
 
+use std::os::fd::{FromRawFd, OwnedFd};
+
 use crate::{Errno, Result, check};
 
 /// One instruction of classic BPF, in the kernel's layout.
@@ -28,12 +30,16 @@ pub struct Filter {
     pub flags: u32,
 }
 
-/// Loads a filter into this thread. Allocates nothing.
+/// Flag of a filter that asks: loading it gives the descriptor it asks through.
+pub const NEW_LISTENER: u32 = 1 << 3;
+
+/// Loads a filter into this thread; one that asks gives its descriptor. Allocates
+/// nothing.
 ///
 /// # Errors
 ///
 /// What seccomp(2) says; `EACCES` without `no_new_privs` and `CAP_SYS_ADMIN`.
-pub(crate) fn load(filter: &Filter) -> Result<()> {
+pub(crate) fn load(filter: &Filter) -> Result<Option<OwnedFd>> {
     #[repr(C)]
     struct Program {
         length: u16,
@@ -46,13 +52,18 @@ pub(crate) fn load(filter: &Filter) -> Result<()> {
     };
     // SAFETY: the program and its instructions live through the call, and
     // `Instruction` has the layout of `struct sock_filter`.
-    check(unsafe {
+    let answer = check(unsafe {
         libc::syscall(
             libc::SYS_seccomp,
             libc::SECCOMP_SET_MODE_FILTER,
             filter.flags,
             &raw const program,
         )
-    })
-    .map(drop)
+    })?;
+    if filter.flags & NEW_LISTENER == 0 {
+        return Ok(None);
+    }
+    let file = i32::try_from(answer).map_err(|_| Errno::BADF)?;
+    // SAFETY: with that flag the answer is a fresh descriptor.
+    Ok(Some(unsafe { OwnedFd::from_raw_fd(file) }))
 }

@@ -228,6 +228,20 @@ impl Container {
     /// What the control group says.
     pub fn update(&self, resources: &crate::spec::Resources) -> Result<()> {
         let limits = crate::limits::of(resources)?;
-        Ok(self.some_group()?.apply(&limits)?)
+        let group = self.some_group()?;
+        let memory = resources.memory.clone().unwrap_or_default();
+        if memory.check_before_update == Some(true)
+            && let Some(limit) = memory.limit.and_then(|limit| u64::try_from(limit).ok())
+            && limit != 0
+        {
+            let usage = group.stats()?.memory.usage;
+            if limit < usage {
+                return Err(RuntimeError::spec(
+                    "memory.limit",
+                    format!("{limit} bytes are below the {usage} in use"),
+                ));
+            }
+        }
+        Ok(group.apply(&limits)?)
     }
 }

@@ -14,8 +14,8 @@ use rustix::fs::{CWD, Mode, OFlags};
 
 use crate::error::{Result, RuntimeError};
 use crate::plan::{self, Compiled, Input, Namespaces};
-use crate::spec::{Hooks, Spec};
-use crate::state::{Record, START, Status, VERSION};
+use crate::spec::{Hooks, NamespaceKind, Spec};
+use crate::state::{PREPARED, RECORD, Record, START, Status, VERSION};
 use crate::{Bundle, Container, Moment, RootSource, Runtime, hooks, limits};
 
 /// What a container is made from.
@@ -221,11 +221,23 @@ impl Drop for Undo {
 fn make(request: Create<'_>, dir: PathBuf, undo: &mut Undo) -> Result<Created> {
     let spec = request.bundle.spec();
     let group = group(request.id, spec, undo)?;
-    let wait = match request.gate {
-        Gate::Anyone => Step::AwaitStart(make_fifo(&dir.join(START))?),
-        Gate::Maker => Step::Rendezvous,
-        Gate::Open => Step::Receive,
-    };
+    let user = spec.linux.as_ref().is_some_and(|linux| {
+        let kinds = linux.namespaces.iter().map(|namespace| namespace.kind);
+        kinds.into_iter().any(|kind| kind == NamespaceKind::User)
+    });
+    // The record must not be there before the root is the container's: who enters
+    // it earlier sees the host's. With an open gate the child shows it itself, so
+    // that nobody waits for anybody; the root of a user namespace may not.
+    let shows = request.gate == Gate::Open && !user;
+    let (mut inside, mut wait) = (Vec::new(), None);
+    if shows {
+        inside = vec![Step::Receive, show(&dir)?];
+    } else {
+        wait = Some(match request.gate {
+            Gate::Anyone => Step::AwaitStart(make_fifo(&dir.join(START))?),
+            Gate::Maker | Gate::Open => Step::Rendezvous,
+        });
+    }
 
     let Compiled {
         plan,
@@ -239,6 +251,7 @@ fn make(request: Create<'_>, dir: PathBuf, undo: &mut Undo) -> Result<Created> {
         id: request.id,
         group: group.as_ref(),
         streams: request.streams,
+        inside,
         wait,
         n_preserved: request.n_preserved,
         pivot: request.pivot,
@@ -278,17 +291,15 @@ fn make(request: Create<'_>, dir: PathBuf, undo: &mut Undo) -> Result<Created> {
     let text = request.bundle.text();
     // The maker's last word can be said before it is asked for, so that the child
     // need not stop to hear it.
-    let last_word = |n_to_come| match (request.gate, n_to_come) {
-        (Gate::Open, 0) => match channel.go(b"") {
+    let last_word = |n_to_come| match (shows, n_to_come) {
+        (true, 0) => match channel.go(b"") {
             // It has failed already, and its report is on the way.
             Ok(()) | Err(Errno::PIPE) => Ok(()),
             Err(error) => Err(RuntimeError::sys("let the process go on")(error)),
         },
         _ => Ok(()),
     };
-    if request.gate == Gate::Open {
-        container.record.write(&container.dir, text)?;
-    }
+    container.record.prepare(&container.dir, text)?;
     let mut meetings = meetings(spec, &namespaces);
     last_word(meetings.len())?;
     let waiting = loop {
@@ -317,7 +328,20 @@ fn make(request: Create<'_>, dir: PathBuf, undo: &mut Undo) -> Result<Created> {
                     go_on(&channel, &state)?;
                     last_word(meetings.len())?;
                 }
-                None => break step,
+                Some(Meeting::Listener) => {
+                    let state = container.state_as(Status::Creating);
+                    let linux = spec.linux.as_ref();
+                    let message = plan::process_state(linux, process.pid, &state);
+                    go_on(&channel, &message)?;
+                    last_word(meetings.len())?;
+                }
+                None => {
+                    Record::publish(&container.dir)?;
+                    if request.gate != Gate::Open {
+                        break step;
+                    }
+                    go_on(&channel, b"")?;
+                }
             },
             // The end of the socket is execve's work.
             Report::Closed if request.gate == Gate::Open => break plan.steps.len(),
@@ -326,8 +350,6 @@ fn make(request: Create<'_>, dir: PathBuf, undo: &mut Undo) -> Result<Created> {
     };
     if request.gate == Gate::Open {
         container.after_start()?;
-    } else {
-        container.record.write(&container.dir, text)?;
     }
     let process = undo.process.take().expect("was put there above");
     Ok(Created {
@@ -352,13 +374,16 @@ enum Meeting {
     Maps,
     /// Hooks that the maker runs; the state comes back for those it runs itself.
     Hooks,
+    /// What whoever answers for its filter is told.
+    Listener,
 }
 
 /// The meetings of a plan, in its order.
 fn meetings(spec: &Spec, namespaces: &Namespaces) -> VecDeque<Meeting> {
     let maps = namespaces.is_new(Kind::User).then_some(Meeting::Maps);
     let hooks = spec.hooks.any_of_create().then_some(Meeting::Hooks);
-    maps.into_iter().chain(hooks).collect()
+    let listener = plan::asks(spec.linux.as_ref()).then_some(Meeting::Listener);
+    maps.into_iter().chain(hooks).chain(listener).collect()
 }
 
 /// What the last report of a child means.
@@ -424,6 +449,18 @@ fn slice_path(path: &str) -> String {
         }
         _ => path.to_owned(),
     }
+}
+
+/// The step that shows a prepared record.
+fn show(dir: &Path) -> Result<Step> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = rustix::fs::open(dir, flags, Mode::empty())
+        .map_err(|error| RuntimeError::io("open", dir, error))?;
+    Ok(Step::Rename {
+        directory,
+        from: plan::text("state", PREPARED)?,
+        to: plan::text("state", RECORD)?,
+    })
 }
 
 /// The FIFO at which the child waits, open for both so that there is always a

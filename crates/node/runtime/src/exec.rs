@@ -5,7 +5,7 @@ use dhow_sys::process::Process;
 
 use crate::create::failure;
 use crate::error::{Result, RuntimeError};
-use crate::plan::{Compiled, compile_exec};
+use crate::plan::{Compiled, compile_exec, process_state};
 use crate::spec;
 use crate::state::Status;
 use crate::{Container, Streams};
@@ -70,6 +70,12 @@ impl Container {
             match report.map_err(RuntimeError::sys("hear from the process"))? {
                 Report::Warning { step, error } => {
                     warnings.push(format!("{}: {error}", plan.describe(step)));
+                }
+                Report::Reached { .. } => {
+                    let state = self.state_as(Status::Running);
+                    let message = process_state(Some(&linux), process.pid, &state);
+                    let failed = RuntimeError::sys("let the process go on");
+                    launched.channel.go(&message).map_err(failed)?;
                 }
                 // The end of the socket is execve's work.
                 Report::Closed => return Ok(Executed { process, warnings }),

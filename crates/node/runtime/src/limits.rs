@@ -1,6 +1,6 @@
 //! The configuration's resources in the control groups' words.
 
-use dhow_cgroup::{DeviceKind, DeviceRule, Limits, Throttle, ThrottleKind, Weight};
+use dhow_cgroup::{DeviceKind, DeviceRule, Limits, Rdma, Throttle, ThrottleKind, Weight};
 
 use crate::error::{Result, RuntimeError};
 use crate::spec::{self, Resources, ThrottleDevice};
@@ -68,16 +68,15 @@ pub(crate) fn of(resources: &Resources) -> Result<Limits> {
         mems: cpu.mems.unwrap_or_default(),
         pids: resources.pids.as_ref().map(|pids| pids.limit),
         io_weight: io.weight,
+        io_leaf_weight: io.leaf_weight,
         io_weights: io
             .weight_device
             .iter()
-            .filter_map(|device| {
-                let (major, minor) = (device.major, device.minor);
-                device.weight.map(|weight| Weight {
-                    major,
-                    minor,
-                    weight,
-                })
+            .map(|device| Weight {
+                major: device.major,
+                minor: device.minor,
+                weight: device.weight,
+                leaf_weight: device.leaf_weight,
             })
             .collect(),
         throttles: throttles
@@ -93,6 +92,19 @@ pub(crate) fn of(resources: &Resources) -> Result<Limits> {
             .network
             .as_ref()
             .and_then(|network| network.class_id),
+        interface_priorities: resources.network.as_ref().map_or_else(Vec::new, |network| {
+            let named = |one: &spec::InterfacePriority| (one.name.clone(), one.priority);
+            network.priorities.iter().map(named).collect()
+        }),
+        rdma: resources
+            .rdma
+            .iter()
+            .map(|(device, limit)| Rdma {
+                device: device.clone(),
+                handles: limit.hca_handles,
+                objects: limit.hca_objects,
+            })
+            .collect(),
         devices,
         unified: resources.unified.clone(),
     })

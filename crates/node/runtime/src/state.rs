@@ -22,7 +22,9 @@ use crate::error::{Result, RuntimeError};
 use crate::spec::{Hooks, Spec};
 
 /// Name of the record in a container's directory.
-const RECORD: &str = "state.json";
+pub(crate) const RECORD: &str = "state.json";
+/// Its name before it is shown.
+pub(crate) const PREPARED: &str = "state.json.new";
 /// Name of the FIFO a created container waits at.
 pub(crate) const START: &str = "start";
 
@@ -121,10 +123,10 @@ impl Record {
         read(dir).map(|kept: Kept| kept.config)
     }
 
-    /// Writes the record and the text of the configuration, so that a reader sees
-    /// all of it or nothing.
-    pub(crate) fn write(&self, dir: &Path, config: &[u8]) -> Result<()> {
-        let (path, fresh) = (dir.join(RECORD), dir.join("state.json.new"));
+    /// Writes the record and the text of the configuration under a name where
+    /// nobody looks, to be renamed: a reader sees all of it or nothing.
+    pub(crate) fn prepare(&self, dir: &Path, config: &[u8]) -> Result<()> {
+        let path = dir.join(PREPARED);
         let mut text = serde_json::to_vec(self).map_err(|source| RuntimeError::Parse {
             path: path.clone(),
             source,
@@ -134,8 +136,13 @@ impl Record {
         text.extend_from_slice(b",\"config\":");
         text.extend_from_slice(config);
         text.push(b'}');
-        std::fs::write(&fresh, text)
-            .and_then(|()| std::fs::rename(&fresh, &path))
+        std::fs::write(&path, text).map_err(|error| RuntimeError::io("write", &path, error))
+    }
+
+    /// Shows a record that was prepared.
+    pub(crate) fn publish(dir: &Path) -> Result<()> {
+        let path = dir.join(RECORD);
+        std::fs::rename(dir.join(PREPARED), &path)
             .map_err(|error| RuntimeError::io("write", &path, error))
     }
 }

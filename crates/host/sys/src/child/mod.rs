@@ -17,26 +17,31 @@
 //!
 //! If the maker goes away while the child waits for it, the child exits.
 
+mod clone;
 mod copy;
 mod program;
 mod run;
+mod scheduling;
 mod step;
 
 use std::fmt;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, socketpair};
 
-use crate::namespace::{self, Kind};
+use crate::namespace::Kind;
 use crate::process::Process;
-use crate::{Errno, Result, check};
+use crate::{Errno, Result};
 
 use copy::copy_up;
 pub use program::{Program, Script};
-pub use step::{DeviceNode, Identity, Keep, MountSource, MountStep, ProcAllowed, Step};
+pub use scheduling::Numbers;
+pub use step::{DeviceNode, Identity, Keep, Listener, MountSource, MountStep, ProcAllowed, Step};
 
 /// Longest message a maker may send to its child, in bytes.
 pub const MAX_MESSAGE: usize = 64 << 10;
+/// Most messages that say something.
+const N_MESSAGES: usize = 2;
 
 /// Everything a child will do, and how it is cloned.
 #[derive(Debug, Default)]
@@ -44,9 +49,11 @@ pub struct Plan {
     /// Kinds of namespaces that are made together with the child.
     pub new: Vec<Kind>,
     /// Namespaces the child is born into; the maker enters them, clones, and
-    /// returns. User and mount namespaces cannot be entered that way, they are
-    /// joined by a [`Step::Join`].
+    /// returns. User and mount namespaces cannot be entered that way.
     pub born_into: Vec<(Kind, OwnedFd)>,
+    /// The user namespace the child is born into, which is to own the new
+    /// namespaces. A process between the maker and the child enters it.
+    pub user: Option<OwnedFd>,
     /// Text for `timens_offsets`, if a time namespace is new.
     pub time_offsets: Option<String>,
     /// Version 2 control group the child is born into.
@@ -181,55 +188,18 @@ impl Plan {
             SocketFlags::CLOEXEC,
             None,
         )?;
+        let ends = clone::Ends {
+            ours: ours.as_fd(),
+            theirs: theirs.as_fd(),
+        };
         let mut message = Vec::new();
         if self.steps.iter().any(Step::takes_message) {
-            message = vec![0; MAX_MESSAGE + GO.len()];
+            message = vec![0; N_MESSAGES * MAX_MESSAGE + GO.len()];
         }
-        let visit = Visit::begin(self)?;
-        let cloned = self.clone_child(&theirs, &mut message);
-        visit.end();
         Ok(Launched {
-            process: cloned?,
+            process: clone::child(self, ends, &mut message)?,
             channel: Channel(ours),
         })
-    }
-
-    fn clone_child(&self, channel: &OwnedFd, message: &mut [u8]) -> Result<Process> {
-        let mut flags = u64::from(libc::CLONE_PIDFD.unsigned_abs());
-        for kind in &self.new {
-            // A time namespace was made by the maker's visit, and the view of the
-            // control groups is taken by a step, once the child is in its groups.
-            if !matches!(kind, Kind::Time | Kind::Cgroup) {
-                flags |= kind.flag();
-            }
-        }
-        let mut pidfd: libc::c_int = -1;
-        // SAFETY: all zeroes are a valid argument.
-        let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
-        if let Some(cgroup) = &self.cgroup {
-            flags |= CLONE_INTO_CGROUP;
-            arguments.cgroup = u64::try_from(cgroup.as_raw_fd()).map_err(|_| Errno::BADF)?;
-        }
-        arguments.flags = flags;
-        arguments.pidfd = (&raw mut pidfd) as u64;
-        arguments.exit_signal = u64::from(libc::SIGCHLD.unsigned_abs());
-        // SAFETY: without CLONE_VM the child has its own memory and returns on a
-        // copy of this stack; it does nothing but run the steps, which neither
-        // allocate nor lock, and never returns from here.
-        let pid = unsafe {
-            libc::syscall(
-                libc::SYS_clone3,
-                &raw const arguments,
-                size_of_val(&arguments),
-            )
-        };
-        if pid == 0 {
-            run::run(self, channel.as_fd(), message)
-        }
-        let pid = i32::try_from(check(pid)?).map_err(|_| Errno::OVERFLOW)?;
-        // SAFETY: clone3 has put a fresh descriptor there.
-        let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-        Ok(Process { pid, pidfd })
     }
 
     /// What a step does, for messages.
@@ -241,69 +211,6 @@ impl Plan {
     }
 }
 
-const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
-
-/// The maker's stay in the namespaces a child is to be born into.
-struct Visit {
-    home: Vec<(Kind, OwnedFd)>,
-}
-
-impl Visit {
-    fn begin(plan: &Plan) -> Result<Self> {
-        let mut visit = Self { home: Vec::new() };
-        for (kind, file) in &plan.born_into {
-            visit.note(*kind)?;
-            if let Err(error) = namespace::join(file.as_fd(), kind.flag()) {
-                visit.end();
-                return Err(error);
-            }
-        }
-        if plan.new.contains(&Kind::Time) {
-            visit.note(Kind::Time)?;
-            let offsets = plan.time_offsets.as_deref().unwrap_or_default();
-            let made = namespace::leave(Kind::Time.flag()).and_then(|()| {
-                if offsets.is_empty() {
-                    return Ok(());
-                }
-                std::fs::write("/proc/self/timens_offsets", offsets)
-                    .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
-            });
-            if let Err(error) = made {
-                visit.end();
-                return Err(error);
-            }
-        }
-        Ok(visit)
-    }
-
-    fn note(&mut self, kind: Kind) -> Result<()> {
-        let path = match kind {
-            Kind::User | Kind::Mount => return Err(Errno::INVAL),
-            Kind::Pid => "/proc/thread-self/ns/pid_for_children".to_owned(),
-            Kind::Time => "/proc/thread-self/ns/time_for_children".to_owned(),
-            _ => format!("/proc/thread-self/ns/{}", kind.name()),
-        };
-        match namespace::open(path.as_ref(), kind) {
-            Ok(file) => {
-                self.home.push((kind, file));
-                Ok(())
-            }
-            Err(error) => {
-                std::mem::replace(self, Self { home: Vec::new() }).end();
-                Err(error)
-            }
-        }
-    }
-
-    fn end(self) {
-        for (kind, file) in self.home.into_iter().rev() {
-            if namespace::join(file.as_fd(), kind.flag()).is_err() {
-                std::process::abort();
-            }
-        }
-    }
-}
-
 impl fmt::Display for Report {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -312,5 +219,25 @@ impl fmt::Display for Report {
             Self::Failed { step, error } => write!(formatter, "step {step} failed: {error}"),
             Self::Closed => write!(formatter, "closed"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::End;
+
+    /// Regression: a child held the maker's end of the socket too, and waited
+    /// for ever for a maker that had gone.
+    #[test]
+    fn a_child_ends_with_its_maker() {
+        let plan = Plan {
+            steps: vec![Step::Rendezvous],
+            ..Plan::default()
+        };
+        let Launched { process, channel } = plan.launch().unwrap();
+        assert_eq!(channel.next(), Ok(Report::Reached { step: 0 }));
+        drop(channel);
+        assert_eq!(process.wait(), Ok(End::Code(1)));
     }
 }

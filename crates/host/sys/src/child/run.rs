@@ -3,25 +3,30 @@
 //! Everything here runs after clone in a process that may be a copy of one of
 //! several threads: no allocation, no lock, no panic.
 
+use std::convert::Infallible;
 use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
 use rustix::net::{RecvFlags, SendFlags};
 
-use super::{GO, TAG_FAILED, TAG_REACHED, TAG_WARNING};
+use super::scheduling;
+use super::{GO, Listener, N_MESSAGES, TAG_FAILED, TAG_REACHED, TAG_WARNING};
 use super::{Identity, Keep, MountSource, MountStep, Plan, ProcAllowed, Program, Script, Step};
 use crate::mount::{self, Attributes, Depth, Propagation};
 use crate::resolve::{self, Kind, Links};
+use crate::seccomp::Filter;
 use crate::{Errno, Result, capability, check, namespace, process, pty, seccomp};
 
 /// What the steps leave for later steps.
 struct Context<'a> {
     plan: &'a Plan,
     channel: BorrowedFd<'a>,
-    /// Room for the maker's message, and how much of it is one.
+    /// Room for the maker's messages.
     message: &'a mut [u8],
-    n_message: usize,
+    /// Where the messages that said something end, in their order.
+    ends: [usize; N_MESSAGES],
+    n_messages: usize,
     /// The root a joining child took.
     root: Option<OwnedFd>,
     /// An empty read-only filesystem that is in place already.
@@ -30,12 +35,13 @@ struct Context<'a> {
 }
 
 /// Carries out the plan and never returns.
-pub(super) fn run(plan: &Plan, channel: BorrowedFd<'_>, message: &mut [u8]) -> ! {
+pub(super) fn run(plan: &Plan, channel: BorrowedFd<'_>, message: &mut [u8]) -> Infallible {
     let mut context = Context {
         plan,
         channel,
         message,
-        n_message: 0,
+        ends: [0; N_MESSAGES],
+        n_messages: 0,
         root: None,
         mask: None,
         program: None,
@@ -49,7 +55,7 @@ pub(super) fn run(plan: &Plan, channel: BorrowedFd<'_>, message: &mut [u8]) -> !
     exit(1)
 }
 
-fn exit(code: i32) -> ! {
+pub(super) fn exit(code: i32) -> ! {
     // SAFETY: ends this process without running anything of the maker's.
     unsafe { libc::_exit(code) }
 }
@@ -88,9 +94,9 @@ impl<'a> Context<'a> {
                 }
                 Ok(())
             }
-            Step::Scripts(scripts) => scripts
+            Step::Scripts { scripts, message } => scripts
                 .iter()
-                .try_for_each(|script| run_script(script, &self.message[..self.n_message])),
+                .try_for_each(|script| run_script(script, self.said(*message))),
             Step::Join { file, flags } => namespace::join(file.as_fd(), *flags),
             Step::TakeRoot => {
                 let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -149,6 +155,11 @@ impl<'a> Context<'a> {
             Step::MakeDirectory(path) => {
                 resolve::make(self.root()?, path, Kind::Directory, Links::Follow).map(drop)
             }
+            Step::Rename {
+                directory,
+                from,
+                to,
+            } => rustix::fs::renameat(directory, from, directory, to),
             Step::ChangeRoot => mount::change_root(self.root()?),
             Step::CoverRoot => mount::cover_root(self.root()?),
             Step::RootPropagation(propagation, depth) => {
@@ -161,23 +172,15 @@ impl<'a> Context<'a> {
                 resource,
                 soft,
                 hard,
-            } => set_limit(*resource, *soft, *hard),
-            Step::Scheduler(attributes) => {
-                // SAFETY: the attributes live through the call and begin with their size.
-                check(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, attributes.as_ptr(), 0) })
-                    .map(drop)
-            }
-            Step::IoPriority(priority) => {
-                const IOPRIO_WHO_PROCESS: libc::c_int = 1;
-                // SAFETY: plain numbers.
-                check(unsafe {
-                    libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, *priority)
-                })
-                .map(drop)
-            }
+            } => scheduling::set_limit(*resource, *soft, *hard),
+            Step::Scheduler(attributes) => scheduling::set_scheduler(attributes),
+            Step::IoPriority(priority) => scheduling::set_io_priority(*priority),
+            Step::Affinity(processors) => scheduling::set_affinity(processors),
+            Step::Personality(persona) => scheduling::set_personality(*persona),
+            Step::MemoryPolicy { mode, nodes } => scheduling::set_memory_policy(*mode, nodes),
             Step::Identity(identity) => assume(identity),
             Step::NoNewPrivileges => prctl(libc::PR_SET_NO_NEW_PRIVS, 1),
-            Step::Filter(filter) => seccomp::load(filter),
+            Step::Filter { filter, listener } => self.filter(filter, listener.as_ref()),
             Step::ChangeDirectory(to) => change_directory(to),
             Step::CloseOnExec(first) => {
                 let flags = libc::CLOSE_RANGE_CLOEXEC;
@@ -196,24 +199,46 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// Waits for the maker's message; its end is the child's end. One that says
-    /// nothing leaves the last one that did.
+    /// A message that said something, by its place among them; nothing if there
+    /// are not so many.
+    fn said(&self, index: usize) -> &[u8] {
+        let start = index.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.message[start..self.ends[index].max(start)]
+    }
+
+    /// Waits for the maker's message; its end is the child's end.
     fn receive(&mut self) {
+        let start = match self.n_messages {
+            0 => 0,
+            n_messages => self.ends[n_messages - 1],
+        };
         loop {
-            let room = &mut self.message[self.n_message..];
+            let room = &mut self.message[start..];
             match rustix::net::recv(self.channel, &mut *room, RecvFlags::empty()) {
                 Err(Errno::INTR) => {}
                 Ok((length, _)) if length > 0 => {
                     let length = length.min(room.len());
-                    if room[..length] != *GO {
-                        let end = self.n_message + length;
-                        self.message.copy_within(self.n_message..end, 0);
-                        self.n_message = length;
+                    if room[..length] != *GO && self.n_messages < N_MESSAGES {
+                        self.ends[self.n_messages] = start + length;
+                        self.n_messages += 1;
                     }
                     return;
                 }
                 _ => exit(1),
             }
+        }
+    }
+
+    /// Loads a filter; the descriptor of one that asks is sent to whoever answers.
+    fn filter(&self, filter: &Filter, listener: Option<&Listener>) -> Result<()> {
+        let asking = seccomp::load(filter)?;
+        match (asking, listener) {
+            (None, None) => Ok(()),
+            (Some(asking), Some(listener)) => {
+                let message = self.said(listener.message);
+                crate::fdpass::send(listener.socket.as_fd(), message, asking.as_fd())
+            }
+            _ => Err(Errno::INVAL),
         }
     }
 
@@ -258,7 +283,7 @@ impl<'a> Context<'a> {
     }
 }
 
-fn prctl(option: libc::c_int, value: libc::c_ulong) -> Result<()> {
+pub(super) fn prctl(option: libc::c_int, value: libc::c_ulong) -> Result<()> {
     // SAFETY: only options whose arguments are plain numbers come here.
     check(unsafe { libc::prctl(option, value, 0, 0, 0) }.into()).map(drop)
 }
@@ -332,17 +357,6 @@ fn reset_signals() -> Result<()> {
     let none = std::ptr::null_mut::<u64>();
     // SAFETY: the mask lives through the call and has that size.
     check(unsafe { libc::syscall(libc::SYS_rt_sigprocmask, how, &raw const empty, none, 8) })
-        .map(drop)
-}
-
-fn set_limit(resource: u32, soft: u64, hard: u64) -> Result<()> {
-    let limit = libc::rlimit64 {
-        rlim_cur: soft,
-        rlim_max: hard,
-    };
-    let none = std::ptr::null_mut::<libc::rlimit64>();
-    // SAFETY: the limit lives through the call.
-    check(unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, &raw const limit, none) })
         .map(drop)
 }
 

@@ -9,7 +9,7 @@ use crate::mount::{Attributes, Depth, Parameter, Propagation};
 use crate::resolve::{Kind, Links};
 use crate::seccomp::Filter;
 
-use super::{Program, Script};
+use super::{Numbers, Program, Script};
 
 /// One thing a child does. Paths are resolved below the plan's root.
 #[derive(Debug)]
@@ -23,8 +23,13 @@ pub enum Step {
     AwaitStart(OwnedFd),
     /// Carries out a step whose failure is only a warning.
     Attempt(Box<Step>),
-    /// Runs programs one after the other.
-    Scripts(Vec<Script>),
+    /// Runs programs one after the other, a message on their standard input.
+    Scripts {
+        /// The programs.
+        scripts: Vec<Script>,
+        /// Which of the maker's messages that said something, from 0.
+        message: usize,
+    },
     /// Joins namespaces: a namespace file and one flag, or a process and several.
     Join {
         /// Namespace file or process descriptor.
@@ -107,6 +112,15 @@ pub enum Step {
     },
     /// Makes a directory below the root, unless it is there.
     MakeDirectory(CString),
+    /// Renames a file in a directory of the host.
+    Rename {
+        /// The directory.
+        directory: OwnedFd,
+        /// Its present name.
+        from: CString,
+        /// The name it gets.
+        to: CString,
+    },
     /// Makes the root the root.
     ChangeRoot,
     /// Makes the root the root by covering the old one.
@@ -130,12 +144,28 @@ pub enum Step {
     Scheduler(Box<[u8; 48]>),
     /// Sets the I/O priority.
     IoPriority(i32),
+    /// Sets the processors it may run on.
+    Affinity(Numbers),
+    /// Sets the execution domain.
+    Personality(u64),
+    /// Sets the memory policy.
+    MemoryPolicy {
+        /// `MPOL_*` with its flags.
+        mode: i32,
+        /// Memory nodes.
+        nodes: Numbers,
+    },
     /// Sets identities and capability sets.
     Identity(Identity),
     /// Forbids gaining privileges from now on.
     NoNewPrivileges,
     /// Loads a system-call filter.
-    Filter(Filter),
+    Filter {
+        /// The filter.
+        filter: Filter,
+        /// Who answers for it, if it asks.
+        listener: Option<Listener>,
+    },
     /// Goes to a working directory, which must lie below the root.
     ChangeDirectory(CString),
     /// Marks every descriptor from this number on to be closed by execve.
@@ -151,6 +181,15 @@ impl Step {
     pub(super) fn takes_message(&self) -> bool {
         matches!(self, Self::Rendezvous | Self::Receive)
     }
+}
+
+/// Who answers for a filter that asks.
+#[derive(Debug)]
+pub struct Listener {
+    /// Connected socket the filter's descriptor is sent over.
+    pub socket: OwnedFd,
+    /// Which of the maker's messages is sent along, from 0.
+    pub message: usize,
 }
 
 /// A mount to be made below the root.
@@ -260,7 +299,7 @@ impl fmt::Display for Step {
             Self::Rendezvous => write!(formatter, "wait for the runtime"),
             Self::Receive | Self::AwaitStart(_) => write!(formatter, "wait for the start"),
             Self::Attempt(step) => step.fmt(formatter),
-            Self::Scripts(_) => write!(formatter, "run hooks"),
+            Self::Scripts { .. } => write!(formatter, "run hooks"),
             Self::Join { flags, .. } => {
                 let names: Vec<_> = crate::namespace::Kind::ALL
                     .iter()
@@ -302,6 +341,7 @@ impl fmt::Display for Step {
             Self::Terminal { .. } => write!(formatter, "open a terminal"),
             Self::Streams { .. } => write!(formatter, "set the standard streams"),
             Self::MakeDirectory(at) => write!(formatter, "make directory {}", path(at)),
+            Self::Rename { to, .. } => write!(formatter, "show {}", path(to)),
             Self::ChangeRoot | Self::CoverRoot => write!(formatter, "change the root"),
             Self::RootPropagation(..) => write!(formatter, "set the propagation of the root"),
             Self::HostName(name) => write!(formatter, "set host name {}", path(name)),
@@ -315,11 +355,14 @@ impl fmt::Display for Step {
             }
             Self::Scheduler(_) => write!(formatter, "set the scheduling policy"),
             Self::IoPriority(_) => write!(formatter, "set the I/O priority"),
+            Self::Affinity(processors) => write!(formatter, "set processors {processors:?}"),
+            Self::Personality(_) => write!(formatter, "set the personality"),
+            Self::MemoryPolicy { .. } => write!(formatter, "set the memory policy"),
             Self::Identity(identity) => {
                 write!(formatter, "become user {}:{}", identity.uid, identity.gid)
             }
             Self::NoNewPrivileges => write!(formatter, "set no_new_privs"),
-            Self::Filter(_) => write!(formatter, "load the seccomp filter"),
+            Self::Filter { .. } => write!(formatter, "load the seccomp filter"),
             Self::ChangeDirectory(to) => write!(formatter, "chdir to cwd (\"{}\")", path(to)),
             Self::CloseOnExec(_) => write!(formatter, "close descriptors"),
             Self::Find(program) => write!(formatter, "exec: \"{}\"", path(&program.name().into())),

@@ -107,7 +107,8 @@ fn make(
     (uid, gid): (u32, u32),
 ) -> Result<Step> {
     let name = text("linux.devices", path)?;
-    if !namespaces.has(NamespaceKind::User) {
+    let is_fifo = mode & libc::S_IFMT == libc::S_IFIFO;
+    if is_fifo || !namespaces.has(NamespaceKind::User) {
         return Ok(Step::Device(DeviceNode {
             path: name,
             mode,
@@ -120,6 +121,17 @@ fn make(
     // Nodes cannot be made in a user namespace: the host's are bound.
     let failed = |error| RuntimeError::io("bind mount device", path, error);
     let tree = mount::copy(CWD, &name, Depth::One).map_err(failed)?;
+    let stat = rustix::fs::fstat(&tree).map_err(failed)?;
+    let same = stat.st_mode & libc::S_IFMT == mode & libc::S_IFMT
+        && stat.st_rdev == rustix::fs::makedev(major, minor);
+    if !same {
+        return Err(RuntimeError::spec(
+            format!("linux.devices ({})", path.display()),
+            format!(
+                "the host's is not device {major}:{minor}, and a user namespace cannot make it"
+            ),
+        ));
+    }
     mount::change(
         tree.as_fd(),
         c"",

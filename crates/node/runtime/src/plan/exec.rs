@@ -30,18 +30,7 @@ pub(crate) fn compile(input: Input<'_>) -> Result<Compiled> {
         init,
         ..
     } = input;
-    if process.args.is_empty() {
-        return Err(RuntimeError::spec(
-            "process.args",
-            "is empty; name a program",
-        ));
-    }
-    if !process.cwd.starts_with('/') {
-        return Err(RuntimeError::spec(
-            "process.cwd",
-            format!("{:?} is not absolute", process.cwd),
-        ));
-    }
+    super::check_process(process)?;
     let namespaces = Namespaces::new(linux)?;
     let mut warnings = Vec::new();
     let root_path = format!("/proc/{}/root", init.pid);
@@ -65,9 +54,12 @@ pub(crate) fn compile(input: Input<'_>) -> Result<Compiled> {
     add(Step::Undumpable);
     let doors = input.group.map(Group::doors).transpose()?;
     let (v1, v2) = doors.map_or((Vec::new(), None), |doors| (doors.v1, doors.v2));
+    let affinity = process.exec_cpu_affinity.clone().unwrap_or_default();
+    process::affinity("initial", &affinity.initial, &mut add)?;
     if !v1.is_empty() {
         add(Step::EnterCgroups(v1));
     }
+    process::affinity("final", &affinity.lasting, &mut add)?;
     let pid_flag = Kind::Pid.flag();
     let flags = namespaces.flags() & !pid_flag;
     let file = duplicate(&init.pidfd)?;
@@ -101,12 +93,10 @@ pub(crate) fn compile(input: Input<'_>) -> Result<Compiled> {
     }
     process::limits(process, &mut add)?;
     add(Step::CloseOnExec(3 + input.n_preserved));
-    let filter = linux
-        .seccomp
-        .as_ref()
-        .map(crate::seccomp::compile)
-        .transpose()?
-        .map(Step::Filter);
+    if super::asks(Some(linux)) {
+        add(Step::Rendezvous);
+    }
+    let filter = super::filter::compile(linux, 0)?;
     let (late, early) = if process.no_new_privileges {
         (filter, None)
     } else {
@@ -119,6 +109,7 @@ pub(crate) fn compile(input: Input<'_>) -> Result<Compiled> {
         add(Step::NoNewPrivileges);
     }
     add(Step::Find(program));
+    process::labels(process, &mut add)?;
     late.into_iter().for_each(&mut add);
     add(Step::Execute);
 

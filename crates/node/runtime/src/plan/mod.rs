@@ -3,6 +3,7 @@
 
 mod devices;
 mod exec;
+mod filter;
 mod mounts;
 mod namespaces;
 mod options;
@@ -24,6 +25,7 @@ use crate::spec::{Linux, Process, Spec};
 use crate::{Pivot, RootSource, Streams};
 
 pub(crate) use exec::{Input as ExecInput, compile as compile_exec};
+pub(crate) use filter::{asks, process_state};
 pub(crate) use mounts::write_id_maps;
 pub(crate) use namespaces::Namespaces;
 
@@ -37,8 +39,11 @@ pub(crate) struct Input<'a> {
     pub(crate) id: &'a str,
     pub(crate) group: Option<&'a Group>,
     pub(crate) streams: Streams,
+    /// What the child does once the root is its own, as long as it may still
+    /// touch the host's files.
+    pub(crate) inside: Vec<Step>,
     /// How the child waits for its start.
-    pub(crate) wait: Step,
+    pub(crate) wait: Option<Step>,
     /// Descriptors above the standard streams that the program keeps.
     pub(crate) n_preserved: u32,
     pub(crate) pivot: Pivot,
@@ -93,18 +98,13 @@ pub(crate) fn compile(input: Input<'_>) -> Result<Compiled> {
     if namespaces.is_new(Kind::Cgroup) {
         add(Step::NewCgroupView);
     }
-    let (born_into, joined) = namespaces.open()?;
-    for (kind, file) in joined {
-        add(Step::Join {
-            file,
-            flags: kind.flag(),
-        });
-    }
+    let namespaces::Opened { user, born_into } = namespaces.open()?;
     if namespaces.has_user() {
         add(Step::BecomeRoot);
     }
     add(Step::ResetSignals);
     add(Step::NewSession);
+    process::keyring_label(process, &mut add)?;
     add(attempt(Step::NewKeyring(text(
         "id",
         format!("_ses.{}", input.id),
@@ -112,6 +112,7 @@ pub(crate) fn compile(input: Input<'_>) -> Result<Compiled> {
     if namespaces.is_new(Kind::Network) {
         add(attempt(Step::LoopbackUp));
     }
+    process::domain(linux, &mut add)?;
     for (name, field, value) in [
         ("hostname", Step::HostName as fn(_) -> _, &spec.hostname),
         ("domainname", Step::DomainName, &spec.domainname),
@@ -138,11 +139,12 @@ pub(crate) fn compile(input: Input<'_>) -> Result<Compiled> {
     let context = mounts::Context {
         bundle: input.bundle,
         namespaces: &namespaces,
+        user: user.as_ref(),
         group: input.group,
         linux,
     };
     for (index, mount) in spec.mounts.iter().enumerate() {
-        mounts::compile(&context, index, mount, &mut add)?;
+        mounts::compile(&context, index, mount, &mut warnings, &mut add)?;
     }
     devices::compile(spec, linux, &namespaces, &mut add)?;
     let mut streams = input.streams;
@@ -174,11 +176,14 @@ pub(crate) fn compile(input: Input<'_>) -> Result<Compiled> {
     if hooks.any_of_create() {
         add(Step::Rendezvous);
     }
+    if asks(spec.linux.as_ref()) {
+        add(Step::Rendezvous);
+    }
     if !hooks.create_container.is_empty() {
-        add(Step::Scripts(scripts(
-            "hooks.createContainer",
-            &hooks.create_container,
-        )?));
+        add(Step::Scripts {
+            scripts: scripts("hooks.createContainer", &hooks.create_container)?,
+            message: 0,
+        });
     }
     for path in &linux.readonly_paths {
         add(Step::ReadOnly(text("linux.readonlyPaths", path)?));
@@ -214,14 +219,10 @@ pub(crate) fn compile(input: Input<'_>) -> Result<Compiled> {
             owner: process.user.uid,
         });
     }
+    input.inside.into_iter().for_each(&mut add);
     process::limits(process, &mut add)?;
     add(Step::CloseOnExec(3 + input.n_preserved));
-    let filter = linux
-        .seccomp
-        .as_ref()
-        .map(crate::seccomp::compile)
-        .transpose()?;
-    let filter = filter.map(Step::Filter);
+    let filter = filter::compile(linux, usize::from(hooks.any_of_create()))?;
     let (late, early) = if process.no_new_privileges {
         (filter, None)
     } else {
@@ -235,19 +236,21 @@ pub(crate) fn compile(input: Input<'_>) -> Result<Compiled> {
         add(Step::NoNewPrivileges);
     }
     add(Step::Find(program));
-    add(input.wait);
+    input.wait.into_iter().for_each(&mut add);
     if !hooks.start_container.is_empty() {
-        add(Step::Scripts(scripts(
-            "hooks.startContainer",
-            &hooks.start_container,
-        )?));
+        add(Step::Scripts {
+            scripts: scripts("hooks.startContainer", &hooks.start_container)?,
+            message: 0,
+        });
     }
+    process::labels(process, &mut add)?;
     late.into_iter().for_each(&mut add);
     add(Step::Execute);
 
     let plan = Plan {
         new: namespaces.new_kinds(),
         born_into,
+        user,
         time_offsets: namespaces::time_offsets(linux),
         cgroup: v2,
         root: Some(root),
@@ -279,6 +282,62 @@ fn check(spec: &Spec, linux: &Linux, process: &Process) -> Result<()> {
             ),
         ));
     }
+    check_process(process)?;
+    for path in linux.masked_paths.iter().chain(&linux.readonly_paths) {
+        if !path.starts_with('/') {
+            return Err(RuntimeError::spec(
+                "linux",
+                format!("path {path:?} is not absolute"),
+            ));
+        }
+    }
+    if !linux.mount_label.is_empty() && !process::has_selinux() {
+        return Err(RuntimeError::spec(
+            "linux.mountLabel",
+            "this kernel has no SELinux",
+        ));
+    }
+    if linux.intel_rdt.is_some() {
+        return Err(RuntimeError::spec(
+            "linux.intelRdt",
+            "is not supported; leave it out",
+        ));
+    }
+    if !linux.net_devices.is_empty() {
+        return Err(RuntimeError::spec(
+            "linux.netDevices",
+            "is not supported; move the devices into a network namespace and name its path",
+        ));
+    }
+    let all = [
+        ("prestart", &spec.hooks.prestart),
+        ("createRuntime", &spec.hooks.create_runtime),
+        ("createContainer", &spec.hooks.create_container),
+        ("startContainer", &spec.hooks.start_container),
+        ("poststart", &spec.hooks.poststart),
+        ("poststop", &spec.hooks.poststop),
+    ];
+    for (place, hooks) in all {
+        for hook in hooks {
+            let wrong = |problem: &str| {
+                Err(RuntimeError::spec(
+                    format!("hooks.{place} ({})", hook.path.display()),
+                    problem,
+                ))
+            };
+            if !hook.path.is_absolute() {
+                return wrong("the path is not absolute");
+            }
+            if hook.timeout == Some(0) {
+                return wrong("the timeout must be above zero, or absent");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What can be said about a process without looking at the machine.
+fn check_process(process: &Process) -> Result<()> {
     if process.args.is_empty() {
         return Err(RuntimeError::spec(
             "process.args",
@@ -291,26 +350,12 @@ fn check(spec: &Spec, linux: &Linux, process: &Process) -> Result<()> {
             format!("{:?} is not absolute", process.cwd),
         ));
     }
-    for path in linux.masked_paths.iter().chain(&linux.readonly_paths) {
-        if !path.starts_with('/') {
-            return Err(RuntimeError::spec(
-                "linux",
-                format!("path {path:?} is not absolute"),
-            ));
-        }
-    }
-    if !process.apparmor_profile.is_empty() && !Path::new("/sys/kernel/security/apparmor").exists()
+    if let Some(score) = process.oom_score_adj
+        && !(-1000..=1000).contains(&score)
     {
         return Err(RuntimeError::spec(
-            "process.apparmorProfile",
-            "this kernel has no AppArmor",
-        ));
-    }
-    let labelled = !process.selinux_label.is_empty() || !linux.mount_label.is_empty();
-    if labelled && !Path::new("/sys/fs/selinux/enforce").exists() {
-        return Err(RuntimeError::spec(
-            "process.selinuxLabel",
-            "this kernel has no SELinux",
+            "process.oomScoreAdj",
+            format!("{score} is not between -1000 and 1000"),
         ));
     }
     Ok(())

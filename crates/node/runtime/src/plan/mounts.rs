@@ -21,6 +21,8 @@ use crate::spec::{IdMapping, Linux, Mount, Spec};
 pub(super) struct Context<'a> {
     pub(super) bundle: &'a Path,
     pub(super) namespaces: &'a Namespaces,
+    /// The user namespace that is joined.
+    pub(super) user: Option<&'a OwnedFd>,
     pub(super) group: Option<&'a Group>,
     pub(super) linux: &'a Linux,
 }
@@ -65,6 +67,7 @@ pub(super) fn compile(
     context: &Context<'_>,
     index: usize,
     spec: &Mount,
+    warnings: &mut Vec<String>,
     add: &mut impl FnMut(Step),
 ) -> Result<()> {
     let field = format!("mounts[{index}] ({})", spec.destination.display());
@@ -72,8 +75,24 @@ pub(super) fn compile(
         return Err(RuntimeError::spec(field, "the destination is not absolute"));
     }
     let mut options = Options::parse(&field, &spec.options)?;
+    if options.remount {
+        return remount(&field, spec, options, add);
+    }
     if is_bind(spec) {
+        if !options.parameters.is_empty() {
+            let names: Vec<_> = options.parameters.iter().map(ToString::to_string).collect();
+            warnings.push(format!(
+                "{field}: a bind mount has no options of a filesystem: ignoring {}",
+                names.join(",")
+            ));
+        }
         return bind(context, &field, spec, options).map(add);
+    }
+    if options.mapped.is_some() || !spec.uid_mappings.is_empty() || !spec.gid_mappings.is_empty() {
+        return Err(RuntimeError::spec(
+            field,
+            "identities are mapped for bind mounts only",
+        ));
     }
     let kind = spec.kind.as_deref().unwrap_or_default();
     if kind.is_empty() || kind == "none" {
@@ -98,6 +117,11 @@ pub(super) fn compile(
     let has_mode = options.parameters.iter().any(
         |parameter| matches!(parameter, Parameter::Text(name, _) if name.as_c_str() == c"mode"),
     );
+    let label = &context.linux.mount_label;
+    if !label.is_empty() && matches!(kind, "tmpfs" | "devpts") {
+        let context = Parameter::Text(c"context".into(), text("linux.mountLabel", label)?);
+        options.parameters.push(context);
+    }
     if options.copy_up && kind != "tmpfs" {
         return Err(RuntimeError::spec(field, "tmpcopyup is for tmpfs"));
     }
@@ -131,6 +155,29 @@ pub(super) fn compile(
         tree_attributes: options.tree,
         propagation: options.propagation,
     }));
+    Ok(())
+}
+
+/// Changes the attributes of what is mounted already.
+fn remount(field: &str, spec: &Mount, options: Options, add: &mut impl FnMut(Step)) -> Result<()> {
+    if let Some(parameter) = options.parameters.first() {
+        return Err(RuntimeError::spec(
+            field,
+            format!("remount changes attributes of the mount only, not {parameter}"),
+        ));
+    }
+    for (attributes, depth) in [
+        (options.attributes, Depth::One),
+        (options.tree, Depth::Tree),
+    ] {
+        if !attributes.is_empty() {
+            add(Step::Change {
+                path: text(field, &spec.destination)?,
+                attributes,
+                depth,
+            });
+        }
+    }
     Ok(())
 }
 
@@ -175,7 +222,14 @@ fn bind(context: &Context<'_>, field: &str, spec: &Mount, options: Options) -> R
         };
         let users = own(&spec.uid_mappings, &context.linux.uid_mappings);
         let groups = own(&spec.gid_mappings, &context.linux.gid_mappings);
-        let namespace = user_namespace(field, &users, &groups)?;
+        let made;
+        let namespace = match context.user {
+            Some(joined) if users.is_empty() && groups.is_empty() => joined,
+            _ => {
+                made = user_namespace(field, &users, &groups)?;
+                &made
+            }
+        };
         mount::map_identities(tree.as_fd(), namespace.as_fd(), depth).map_err(failed)?;
     }
     let coverable = COVERABLE

@@ -30,8 +30,13 @@ impl From<NamespaceKind> for Kind {
     }
 }
 
-/// Namespaces to enter before the clone, and those the child joins itself.
-type Opened = (Vec<(Kind, OwnedFd)>, Vec<(Kind, OwnedFd)>);
+/// Namespaces the child is born into.
+pub(super) struct Opened {
+    /// The user namespace, which is to own what is new.
+    pub(super) user: Option<OwnedFd>,
+    /// The others.
+    pub(super) born_into: Vec<(Kind, OwnedFd)>,
+}
 
 impl Namespaces {
     pub(super) fn new(linux: &Linux) -> Result<Self> {
@@ -62,12 +67,12 @@ impl Namespaces {
         if mapped && !namespaces.is_new(Kind::User) {
             return wrong("uidMappings and gidMappings need a new user namespace".to_owned());
         }
-        if namespaces.joins(Kind::User) && namespaces.is_new(Kind::Pid) {
-            return wrong(
-                "a new PID namespace in a user namespace that is joined is not supported; \
-                 join the PID namespace as well"
-                    .to_owned(),
-            );
+        let known = |clock: &String| matches!(clock.as_str(), "monotonic" | "boottime");
+        if let Some(clock) = linux.time_offsets.keys().find(|clock| !known(clock)) {
+            return Err(RuntimeError::spec(
+                "linux.timeOffsets",
+                format!("no clock: {clock:?}; use monotonic and boottime"),
+            ));
         }
         if !linux.time_offsets.is_empty() && !namespaces.is_new(Kind::Time) {
             return wrong("timeOffsets need a new time namespace".to_owned());
@@ -83,10 +88,6 @@ impl Namespaces {
         self.list
             .iter()
             .any(|(known, path)| *known == kind && path.is_none())
-    }
-
-    fn joins(&self, kind: Kind) -> bool {
-        self.has(kind) && !self.is_new(kind)
     }
 
     pub(crate) fn has_user(&self) -> bool {
@@ -109,7 +110,7 @@ impl Namespaces {
     }
 
     pub(super) fn open(&self) -> Result<Opened> {
-        let (mut born_into, mut joined) = (Vec::new(), Vec::new());
+        let (mut user, mut born_into) = (None, Vec::new());
         for kind in Kind::ALL {
             let Some((_, Some(path))) = self.list.iter().find(|(known, _)| *known == kind) else {
                 continue;
@@ -118,12 +119,12 @@ impl Namespaces {
                 .map_err(|error| RuntimeError::io("open namespace", path, error))?;
             // A thread can go home from every kind but these.
             if kind == Kind::User {
-                joined.push((kind, file));
+                user = Some(file);
             } else {
                 born_into.push((kind, file));
             }
         }
-        Ok((born_into, joined))
+        Ok(Opened { user, born_into })
     }
 }
 

@@ -28,6 +28,8 @@ pub(super) struct Options {
     pub(super) mapped: Option<Depth>,
     /// The new filesystem begins with a copy of what it covers.
     pub(super) copy_up: bool,
+    /// What is there already is changed.
+    pub(super) remount: bool,
 }
 
 impl Options {
@@ -59,7 +61,8 @@ impl Options {
             "idmap" => self.mapped = Some(Depth::One),
             "ridmap" => self.mapped = Some(Depth::Tree),
             "tmpcopyup" => self.copy_up = true,
-            "" | "defaults" | "remount" | "silent" | "loud" | "iversion" | "noiversion" => {}
+            "remount" => self.remount = true,
+            "" | "defaults" | "silent" | "loud" | "iversion" | "noiversion" => {}
             _ => match option.split_once('=') {
                 Some((name, value)) => {
                     self.parameters

@@ -3,9 +3,10 @@
 use std::ffi::CString;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
 use dhow_sys::capability::{self, Set};
-use dhow_sys::child::{Identity, Program, Step};
+use dhow_sys::child::{Identity, Numbers, Program, Step};
 use dhow_sys::namespace::Kind;
 use dhow_sys::resolve::{self, Links};
 use rustix::fs::OFlags;
@@ -13,7 +14,7 @@ use rustix::fs::OFlags;
 use super::namespaces::Namespaces;
 use super::{attempt, text};
 use crate::error::{Result, RuntimeError};
-use crate::spec::{Process, Scheduler};
+use crate::spec::{Linux, Process, Scheduler};
 
 /// Where programs are looked for when the environment does not say.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -61,6 +62,23 @@ pub(super) fn identity(
         sets = sets.map(|set| set.within(available));
     }
     let [bounding, effective, permitted, inheritable, ambient] = sets;
+    for (set, name, holds, why) in [
+        (effective, "effective", permitted, "permitted"),
+        (
+            ambient,
+            "ambient",
+            permitted.within(inheritable),
+            "both permitted and inheritable",
+        ),
+    ] {
+        let missing: Vec<_> = set.without(holds).names().collect();
+        if !missing.is_empty() {
+            let missing = missing.join(", ");
+            warnings.push(format!(
+                "{missing} cannot be {name} without being {why}, and is left out there"
+            ));
+        }
+    }
     Ok(Identity {
         uid: user.uid,
         gid: user.gid,
@@ -163,10 +181,127 @@ fn home(root: &OwnedFd, uid: u32) -> Option<String> {
     None
 }
 
+/// Whether the kernel has SELinux.
+pub(super) fn has_selinux() -> bool {
+    Path::new("/sys/fs/selinux/enforce").exists()
+}
+
+/// Label of the session keyring that is about to be made.
+pub(super) fn keyring_label(process: &Process, add: &mut impl FnMut(Step)) -> Result<()> {
+    if !process.selinux_label.is_empty() && has_selinux() {
+        add(attempt(Step::WriteProc {
+            path: c"thread-self/attr/keycreate".into(),
+            value: text("process.selinuxLabel", &process.selinux_label)?,
+        }));
+    }
+    Ok(())
+}
+
+/// Labels the program is executed under.
+pub(super) fn labels(process: &Process, add: &mut impl FnMut(Step)) -> Result<()> {
+    if !process.selinux_label.is_empty() {
+        let field = "process.selinuxLabel";
+        if !has_selinux() {
+            return Err(RuntimeError::spec(field, "this kernel has no SELinux"));
+        }
+        add(Step::WriteProc {
+            path: c"thread-self/attr/exec".into(),
+            value: text(field, &process.selinux_label)?,
+        });
+    }
+    if !process.apparmor_profile.is_empty() {
+        let field = "process.apparmorProfile";
+        if !Path::new("/sys/kernel/security/apparmor").exists() {
+            return Err(RuntimeError::spec(field, "this kernel has no AppArmor"));
+        }
+        // The file of its own came with kernel 5.1.
+        let own = Path::new("/proc/thread-self/attr/apparmor/exec").exists();
+        let path = if own {
+            c"thread-self/attr/apparmor/exec"
+        } else {
+            c"thread-self/attr/exec"
+        };
+        add(Step::WriteProc {
+            path: path.into(),
+            value: text(field, format!("exec {}", process.apparmor_profile))?,
+        });
+    }
+    Ok(())
+}
+
+/// Processors a further program may run on; an empty list leaves them.
+pub(super) fn affinity(when: &str, list: &str, add: &mut impl FnMut(Step)) -> Result<()> {
+    if list.is_empty() {
+        return Ok(());
+    }
+    let processors = Numbers::parse(list).filter(|numbers| !numbers.is_empty());
+    add(Step::Affinity(processors.ok_or_else(|| {
+        RuntimeError::spec(
+            format!("process.execCPUAffinity.{when}"),
+            format!("{list:?} is no list of processors, such as 0-3,6"),
+        )
+    })?));
+    Ok(())
+}
+
+/// Execution domain and memory policy.
+pub(super) fn domain(linux: &Linux, add: &mut impl FnMut(Step)) -> Result<()> {
+    if let Some(personality) = &linux.personality {
+        let field = "linux.personality";
+        if let Some(flag) = personality.flags.first() {
+            return Err(RuntimeError::spec(field, format!("no flag: {flag:?}")));
+        }
+        const PER_LINUX: u64 = 0;
+        const PER_LINUX32: u64 = 8;
+        add(Step::Personality(match personality.domain.as_str() {
+            "LINUX" => PER_LINUX,
+            "LINUX32" => PER_LINUX32,
+            other => {
+                let problem = format!("no domain: {other:?}; use LINUX or LINUX32");
+                return Err(RuntimeError::spec(field, problem));
+            }
+        }));
+    }
+    if let Some(policy) = &linux.memory_policy {
+        let field = "linux.memoryPolicy";
+        let mode = match policy.mode.as_str() {
+            "MPOL_DEFAULT" => 0,
+            "MPOL_PREFERRED" => 1,
+            "MPOL_BIND" => 2,
+            "MPOL_INTERLEAVE" => 3,
+            "MPOL_LOCAL" => 4,
+            "MPOL_PREFERRED_MANY" => 5,
+            "MPOL_WEIGHTED_INTERLEAVE" => 6,
+            other => return Err(RuntimeError::spec(field, format!("no mode: {other:?}"))),
+        };
+        let flags = policy.flags.iter().try_fold(0, |flags, flag| {
+            Ok(flags
+                | match flag.as_str() {
+                    "MPOL_F_STATIC_NODES" => 1 << 15,
+                    "MPOL_F_RELATIVE_NODES" => 1 << 14,
+                    "MPOL_F_NUMA_BALANCING" => 1 << 13,
+                    other => return Err(RuntimeError::spec(field, format!("no flag: {other:?}"))),
+                })
+        })?;
+        let nodes = Numbers::parse(&policy.nodes).ok_or_else(|| {
+            RuntimeError::spec(field, format!("{:?} is no list of nodes", policy.nodes))
+        })?;
+        add(Step::MemoryPolicy {
+            mode: mode | flags,
+            nodes,
+        });
+    }
+    Ok(())
+}
+
 /// Resource limits, scheduling and I/O priority.
 pub(super) fn limits(process: &Process, add: &mut impl FnMut(Step)) -> Result<()> {
-    for limit in &process.rlimits {
+    for (index, limit) in process.rlimits.iter().enumerate() {
         let field = format!("process.rlimits ({})", limit.kind);
+        let earlier = &process.rlimits[..index];
+        if earlier.iter().any(|earlier| earlier.kind == limit.kind) {
+            return Err(RuntimeError::spec(field, "is listed twice"));
+        }
         let resource = resource(&limit.kind)
             .ok_or_else(|| RuntimeError::spec(&field, "is no resource limit"))?;
         if limit.soft > limit.hard {

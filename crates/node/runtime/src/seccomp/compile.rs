@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use dhow_sys::seccomp::{Filter, Instruction, N_INSTRUCTIONS};
+use dhow_sys::seccomp::{Filter, Instruction, N_INSTRUCTIONS, NEW_LISTENER};
 
 use super::assemble::{ARCHITECTURE, NUMBER, answer, choose, choose_equal, guarded, load};
 use super::table::{NATIVE, Table};
@@ -20,9 +20,23 @@ pub enum SeccompError {
     /// A flag this runtime does not know.
     #[error("unknown flag {0:?}")]
     Flag(String),
-    /// Notification of a supervisor.
-    #[error("SCMP_ACT_NOTIFY is not supported; use SCMP_ACT_ERRNO or SCMP_ACT_LOG")]
-    Notify,
+    /// A supervisor is asked about everything, so also about how it is reached.
+    #[error("SCMP_ACT_NOTIFY cannot be the default action; name the calls it is for")]
+    NotifyDefault,
+    /// A supervisor is asked about the call by which it is reached.
+    #[error(
+        "SCMP_ACT_NOTIFY cannot be used for sendmsg: the runtime needs it to reach the listener"
+    )]
+    NotifySend,
+    /// A supervisor is asked, and nobody says where it listens.
+    #[error("SCMP_ACT_NOTIFY needs an absolute listenerPath, not {0:?}")]
+    NoListener(String),
+    /// Somebody listens, and is never asked.
+    #[error("listenerPath and listenerMetadata need a rule with SCMP_ACT_NOTIFY")]
+    NothingToHear,
+    /// A flag of filters that ask.
+    #[error("flag {0} needs a rule with SCMP_ACT_NOTIFY")]
+    OnlyNotify(&'static str),
     /// More instructions than the kernel takes.
     #[error(
         "{0} instructions are more than the {N_INSTRUCTIONS} the kernel takes; use fewer rules"
@@ -47,7 +61,7 @@ pub fn compile(seccomp: &Seccomp) -> Result<Filter, SeccompError> {
             architectures.push(*architecture);
         }
     }
-    let unavailable = encode(Action::Errno, Some(ENOSYS))?;
+    let unavailable = encode(Action::Errno, Some(ENOSYS));
     let mut program = vec![answer(unavailable)];
     for table in architectures.into_iter().rev().filter_map(Table::of) {
         let mut piece = vec![load(NUMBER)];
@@ -58,28 +72,65 @@ pub fn compile(seccomp: &Seccomp) -> Result<Filter, SeccompError> {
     if program.len() > N_INSTRUCTIONS {
         return Err(SeccompError::TooLong(program.len()));
     }
+    let asks = if check_notify(seccomp)? {
+        NEW_LISTENER
+    } else {
+        0
+    };
     Ok(Filter {
         program,
-        flags: flags(seccomp)?,
+        flags: flags(seccomp, asks)?,
     })
 }
 
-fn flags(seccomp: &Seccomp) -> Result<u32, SeccompError> {
-    seccomp.flags.iter().try_fold(0, |flags, name| {
+/// Whether the rules ask somebody; refuses what could not be answered.
+fn check_notify(seccomp: &Seccomp) -> Result<bool, SeccompError> {
+    if seccomp.default_action == Action::Notify {
+        return Err(SeccompError::NotifyDefault);
+    }
+    let path = &seccomp.listener_path;
+    if !seccomp.asks() {
+        let nobody = path.is_empty() && seccomp.listener_metadata.is_empty();
+        return if nobody {
+            Ok(false)
+        } else {
+            Err(SeccompError::NothingToHear)
+        };
+    }
+    let mut asked = seccomp
+        .syscalls
+        .iter()
+        .filter(|rule| rule.action == Action::Notify)
+        .flat_map(|rule| &rule.names);
+    if asked.any(|name| name == "sendmsg") {
+        return Err(SeccompError::NotifySend);
+    }
+    if path.starts_with('/') {
+        Ok(true)
+    } else {
+        Err(SeccompError::NoListener(path.clone()))
+    }
+}
+
+fn flags(seccomp: &Seccomp, asks: u32) -> Result<u32, SeccompError> {
+    const WAIT_KILLABLE: &str = "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV";
+    seccomp.flags.iter().try_fold(asks, |flags, name| {
         Ok(flags
             | match name.as_str() {
                 // All threads: there is one.
                 "SECCOMP_FILTER_FLAG_TSYNC" => 0,
                 "SECCOMP_FILTER_FLAG_LOG" => 1 << 1,
                 "SECCOMP_FILTER_FLAG_SPEC_ALLOW" => 1 << 2,
+                WAIT_KILLABLE if asks == 0 => return Err(SeccompError::OnlyNotify(WAIT_KILLABLE)),
+                WAIT_KILLABLE => 1 << 5,
                 _ => return Err(SeccompError::Flag(name.clone())),
             })
     })
 }
 
 /// `SECCOMP_RET_*` of an action.
-fn encode(action: Action, datum: Option<u32>) -> Result<u32, SeccompError> {
-    Ok(match action {
+fn encode(action: Action, datum: Option<u32>) -> u32 {
+    match action {
         Action::KillProcess => 0x8000_0000,
         Action::KillThread => 0,
         Action::Trap => 0x0003_0000,
@@ -87,8 +138,8 @@ fn encode(action: Action, datum: Option<u32>) -> Result<u32, SeccompError> {
         Action::Trace => 0x7ff0_0000 | datum.unwrap_or(EPERM) & 0xffff,
         Action::Log => 0x7ffc_0000,
         Action::Allow => 0x7fff_0000,
-        Action::Notify => return Err(SeccompError::Notify),
-    })
+        Action::Notify => 0x7fc0_0000,
+    }
 }
 
 /// From this number on (to the next interval), this is done.
@@ -101,10 +152,10 @@ struct Interval {
 type Verdict = Vec<(Vec<Argument>, u32)>;
 
 fn intervals(seccomp: &Seccomp, table: &Table) -> Result<Vec<Interval>, SeccompError> {
-    let default = encode(seccomp.default_action, seccomp.default_errno_ret)?;
+    let default = encode(seccomp.default_action, seccomp.default_errno_ret);
     let mut verdicts: BTreeMap<u32, Verdict> = BTreeMap::new();
     for rule in &seccomp.syscalls {
-        let value = encode(rule.action, rule.errno_ret)?;
+        let value = encode(rule.action, rule.errno_ret);
         if let Some(argument) = rule.args.iter().find(|argument| argument.index > 5) {
             return Err(SeccompError::Argument(argument.index));
         }
@@ -115,7 +166,7 @@ fn intervals(seccomp: &Seccomp, table: &Table) -> Result<Vec<Interval>, SeccompE
         }
     }
     let above = match seccomp.default_action {
-        Action::Errno => encode(Action::Errno, Some(ENOSYS))?,
+        Action::Errno => encode(Action::Errno, Some(ENOSYS)),
         _ => default,
     };
     let highest = verdicts.last_key_value().map(|(number, _)| *number);
@@ -136,6 +187,10 @@ fn intervals(seccomp: &Seccomp, table: &Table) -> Result<Vec<Interval>, SeccompE
     }
     let rest = if highest.is_some() { above } else { default };
     push(next, vec![answer(rest)]);
+    // Another convention under this one's name, which no rule speaks of.
+    if let Some(first) = table.first_foreign {
+        push(first, vec![answer(encode(Action::Errno, Some(ENOSYS)))]);
+    }
     Ok(intervals)
 }
 
@@ -313,12 +368,12 @@ mod tests {
                 rule.names.iter().filter_map(|name| table.number(name)).collect()
             };
             let named: Vec<u32> = rules.iter().flat_map(numbers).collect();
-            let above = named.iter().max().is_some_and(|highest| number > *highest);
+            let above = number == 0x4000_0000 || named.iter().max().is_some_and(|highest| number > *highest);
             let expected = rules
                 .iter()
                 .filter(|rule| numbers(rule).contains(&number))
                 .find(|rule| alternatives(&rule.args).iter().any(|all| all.iter().all(|one| holds(one, &args))))
-                .map(|rule| encode(rule.action, rule.errno_ret).unwrap())
+                .map(|rule| encode(rule.action, rule.errno_ret))
                 .unwrap_or(if above { 0x0005_0000 | ENOSYS } else { 0x0005_0000 | EPERM });
             let filter = compile(&seccomp).unwrap();
             prop_assert_eq!(run(&filter.program, number, table.audit, args), expected);
@@ -331,9 +386,58 @@ mod tests {
         let mut seccomp = super::super::docker_default::<&str>(&[]);
         seccomp.flags = vec!["SECCOMP_FILTER_FLAG_NONSENSE".to_owned()];
         assert!(matches!(compile(&seccomp), Err(SeccompError::Flag(_))));
-        seccomp.flags.clear();
+        let waits = "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV";
+        seccomp.flags = vec![waits.to_owned()];
+        assert_eq!(compile(&seccomp), Err(SeccompError::OnlyNotify(waits)));
+        seccomp.listener_path = "/run/agent.sock".to_owned();
+        assert_eq!(compile(&seccomp), Err(SeccompError::NothingToHear));
+        let mut rule = SyscallRule {
+            names: vec!["mkdir".to_owned()],
+            action: Action::Notify,
+            errno_ret: None,
+            args: vec![],
+        };
+        seccomp.syscalls.insert(0, rule.clone());
+        assert_eq!(compile(&seccomp).unwrap().flags, NEW_LISTENER | 1 << 5);
+        seccomp.listener_path = "agent.sock".to_owned();
+        assert!(matches!(
+            compile(&seccomp),
+            Err(SeccompError::NoListener(_))
+        ));
+        rule.names.push("sendmsg".to_owned());
+        seccomp.syscalls.push(rule);
+        assert_eq!(compile(&seccomp), Err(SeccompError::NotifySend));
         seccomp.default_action = Action::Notify;
-        assert_eq!(compile(&seccomp), Err(SeccompError::Notify));
+        assert_eq!(compile(&seccomp), Err(SeccompError::NotifyDefault));
+    }
+
+    /// Regression: rules that refuse a few calls did not reach the same calls by
+    /// their x32 numbers.
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn calls_have_no_second_name() {
+        let refused = SyscallRule {
+            names: vec!["mount".to_owned()],
+            action: Action::Errno,
+            errno_ret: None,
+            args: vec![],
+        };
+        let seccomp = Seccomp {
+            default_action: Action::Allow,
+            default_errno_ret: None,
+            architectures: vec![Architecture::X32],
+            flags: vec![],
+            listener_path: String::new(),
+            listener_metadata: String::new(),
+            syscalls: vec![refused],
+        };
+        let filter = compile(&seccomp).unwrap();
+        let table = Table::of(NATIVE).unwrap();
+        let mount = table.number("mount").unwrap();
+        let ask = |number| run(&filter.program, number, table.audit, [0; 6]);
+        assert_eq!(ask(mount), 0x0005_0000 | EPERM);
+        assert_eq!(ask(mount | 0x4000_0000), 0x0005_0000 | ENOSYS);
+        assert_eq!(ask(0x3fff_ffff), 0x7fff_0000);
     }
 
     #[test]

@@ -13,6 +13,9 @@ pub(super) struct Table {
     slots: [(&'static str, u32); N_SLOTS],
     /// Value of `arch` in the kernel's `struct seccomp_data`.
     pub(super) audit: u32,
+    /// First number that stands for a call of another convention: x32 under
+    /// x86-64's name.
+    pub(super) first_foreign: Option<u32>,
 }
 
 /// FNV-1a.
@@ -27,7 +30,7 @@ const fn hash(name: &[u8]) -> usize {
 }
 
 macro_rules! table {
-    ($architecture:ident, $audit:expr) => {{
+    ($architecture:ident, $audit:expr, $first_foreign:expr) => {{
         let mut slots = [("", 0); N_SLOTS];
         let mut number = 0;
         let last = syscalls::$architecture::Sysno::last().id() as usize;
@@ -45,6 +48,7 @@ macro_rules! table {
         Table {
             slots,
             audit: $audit,
+            first_foreign: $first_foreign,
         }
     }};
 }
@@ -85,13 +89,13 @@ pub(super) const NATIVE: Architecture = Architecture::X86_64;
 pub(super) const NATIVE: Architecture = Architecture::Aarch64;
 
 #[cfg(target_arch = "x86_64")]
-static X86_64: Table = table!(x86_64, 0xc000_003e);
+static X86_64: Table = table!(x86_64, 0xc000_003e, Some(0x4000_0000));
 #[cfg(target_arch = "x86_64")]
-static X86: Table = table!(x86, 0x4000_0003);
+static X86: Table = table!(x86, 0x4000_0003, None);
 #[cfg(target_arch = "aarch64")]
-static AARCH64: Table = table!(aarch64, 0xc000_00b7);
+static AARCH64: Table = table!(aarch64, 0xc000_00b7, None);
 #[cfg(target_arch = "aarch64")]
-static ARM: Table = table!(arm, 0x4000_0028);
+static ARM: Table = table!(arm, 0x4000_0028, None);
 
 #[cfg(test)]
 mod tests {

@@ -15,10 +15,13 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use linux::{
-    BlockIo, Cpu, Device, DeviceKind, DeviceRule, HugepageLimit, IdMapping, Linux, Memory,
-    Namespace, NamespaceKind, Network, Pids, Resources, ThrottleDevice, TimeOffset, WeightDevice,
+    BlockIo, Cpu, Device, DeviceKind, DeviceRule, HugepageLimit, IdMapping, IntelRdt,
+    InterfacePriority, Linux, Memory, MemoryPolicy, Namespace, NamespaceKind, NetDevice, Network,
+    Personality, Pids, Rdma, Resources, ThrottleDevice, TimeOffset, WeightDevice,
 };
-pub use process::{Capabilities, ConsoleSize, IoPriority, Process, Rlimit, Scheduler, User};
+pub use process::{
+    Capabilities, ConsoleSize, CpuAffinity, IoPriority, Process, Rlimit, Scheduler, User,
+};
 pub use seccomp::{Action, Architecture, Argument, Comparison, Seccomp, SyscallRule};
 
 /// The whole `config.json`.

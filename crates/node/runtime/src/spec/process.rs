@@ -45,6 +45,9 @@ pub struct Process {
     /// I/O priority.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub io_priority: Option<IoPriority>,
+    /// Processors of a further program; the first one has its control group's.
+    #[serde(rename = "execCPUAffinity", skip_serializing_if = "Option::is_none")]
+    pub exec_cpu_affinity: Option<CpuAffinity>,
 }
 
 impl Default for Process {
@@ -64,8 +67,21 @@ impl Default for Process {
             oom_score_adj: None,
             scheduler: None,
             io_priority: None,
+            exec_cpu_affinity: None,
         }
     }
+}
+
+/// Lists of processors, such as `0-3,6`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CpuAffinity {
+    /// Before it enters the control group.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub initial: String,
+    /// From then on.
+    #[serde(rename = "final", skip_serializing_if = "String::is_empty")]
+    pub lasting: String,
 }
 
 /// Rows and columns of a terminal, in characters.

@@ -59,6 +59,16 @@ pub struct Argument {
     pub op: Comparison,
 }
 
+impl Seccomp {
+    /// Whether a rule asks the listener.
+    #[must_use]
+    pub fn asks(&self) -> bool {
+        self.syscalls
+            .iter()
+            .any(|rule| rule.action == Action::Notify)
+    }
+}
+
 fn is_zero(value: &u64) -> bool {
     *value == 0
 }
