@@ -170,9 +170,10 @@ const GLOBAL: [Known; 9] = [
     value("log", '\0'),
     value("log-format", '\0'),
     flag("debug", '\0'),
-    // Accepted: paths in systemd's form are understood, systemd is not asked.
     flag("systemd-cgroup", '\0'),
+    // Accepted: this runtime runs as root.
     value("rootless", '\0'),
+    // Accepted: there are no checkpoints it could be needed for.
     value("criu", '\0'),
     flag("help", 'h'),
     flag("version", 'v'),
@@ -187,6 +188,12 @@ impl Global {
             Some("json") => Format::Json,
             Some(other) => bail!("unknown log-format {other:?}; use text or json"),
         };
+        if parsed.has("systemd-cgroup") {
+            bail!(
+                "--systemd-cgroup is not supported: control groups are made through cgroupfs; \
+                 choose the cgroupfs driver"
+            );
+        }
         let question = match (parsed.has("help"), parsed.has("version")) {
             (true, _) => Some(Question::Help),
             (_, true) => Some(Question::Version),
@@ -232,7 +239,8 @@ mod tests {
             "flag provided but not defined: -nonsense"
         );
         assert_eq!(refused("--root"), "flag needs an argument: -root");
-        let (global, rest) = Global::parse(words("--root=/r --systemd-cgroup run -d x")).unwrap();
+        assert!(refused("--systemd-cgroup list").contains("choose the cgroupfs driver"));
+        let (global, rest) = Global::parse(words("--root=/r --debug run -d x")).unwrap();
         assert_eq!((global.root, rest), ("/r".into(), words("run -d x")));
     }
 }

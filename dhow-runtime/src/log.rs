@@ -35,6 +35,11 @@ impl Log {
         let _ = writeln!(std::io::stderr(), "{message}");
     }
 
+    /// What did not keep the command from going on, for the file alone.
+    pub fn quiet_warning(&self, message: &str) {
+        self.write("warning", message);
+    }
+
     /// What did not keep the command from going on.
     pub fn warning(&self, message: &str) {
         self.write("warning", message);

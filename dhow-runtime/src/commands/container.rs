@@ -5,7 +5,8 @@ use std::ffi::OsString;
 use anyhow::{Context, anyhow};
 use dhow_runtime::spec::{Cpu, Memory, Pids, Resources};
 use dhow_runtime::{
-    Alive, Bundle, Create, Created, Gate, Pivot, Reach, RootSource, Runtime, RuntimeError, Streams,
+    Alive, Bundle, Create, Created, Gate, Keyring, Pivot, Reach, RootSource, Runtime, RuntimeError,
+    Streams,
 };
 
 use super::{Outcome, told, with_id, write_pid};
@@ -19,7 +20,6 @@ const CREATE: [Known; 9] = [
     value("pid-file", '\0'),
     value("preserve-fds", '\0'),
     flag("no-pivot", '\0'),
-    // Accepted: a keyring is made where the kernel allows it, and not missed where not.
     flag("no-new-keyring", '\0'),
     flag("detach", 'd'),
     flag("keep", '\0'),
@@ -51,6 +51,11 @@ fn request<'a>(
             Pivot::Cover
         } else {
             Pivot::Change
+        },
+        keyring: if parsed.has("no-new-keyring") {
+            Keyring::Kept
+        } else {
+            Keyring::New
         },
         gate,
     })
@@ -242,7 +247,7 @@ pub fn resume(runtime: &Runtime, words: impl Iterator<Item = OsString>) -> Outco
     Ok(0)
 }
 
-const UPDATE: [Known; 11] = [
+const UPDATE: [Known; 17] = [
     value("resources", 'r'),
     value("memory", '\0'),
     value("memory-reservation", '\0'),
@@ -254,6 +259,13 @@ const UPDATE: [Known; 11] = [
     value("cpuset-mems", '\0'),
     value("pids-limit", '\0'),
     value("blkio-weight", '\0'),
+    value("cpu-burst", '\0'),
+    value("cpu-idle", '\0'),
+    value("cpu-rt-period", '\0'),
+    value("cpu-rt-runtime", '\0'),
+    value("kernel-memory-tcp", '\0'),
+    // Accepted: the kernel does not know it any more.
+    value("kernel-memory", '\0'),
 ];
 
 pub fn update(runtime: &Runtime, words: impl Iterator<Item = OsString>) -> Outcome {
@@ -276,11 +288,16 @@ pub fn update(runtime: &Runtime, words: impl Iterator<Item = OsString>) -> Outco
     let memory = resources.memory.get_or_insert_with(Memory::default);
     memory.limit = parsed.number("memory")?.or(memory.limit);
     memory.reservation = parsed.number("memory-reservation")?.or(memory.reservation);
+    memory.kernel_tcp = parsed.number("kernel-memory-tcp")?.or(memory.kernel_tcp);
     memory.swap = parsed.number("memory-swap")?.or(memory.swap);
     let cpu = resources.cpu.get_or_insert_with(Cpu::default);
     cpu.shares = parsed.number("cpu-share")?.or(cpu.shares);
     cpu.quota = parsed.number("cpu-quota")?.or(cpu.quota);
     cpu.period = parsed.number("cpu-period")?.or(cpu.period);
+    cpu.burst = parsed.number("cpu-burst")?.or(cpu.burst);
+    cpu.idle = parsed.number("cpu-idle")?.or(cpu.idle);
+    cpu.realtime_period = parsed.number("cpu-rt-period")?.or(cpu.realtime_period);
+    cpu.realtime_runtime = parsed.number("cpu-rt-runtime")?.or(cpu.realtime_runtime);
     cpu.cpus = text("cpuset-cpus").or(cpu.cpus.take());
     cpu.mems = text("cpuset-mems").or(cpu.mems.take());
     if let Some(limit) = parsed.number("pids-limit")? {

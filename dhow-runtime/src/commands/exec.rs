@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use anyhow::Context;
 use dhow_runtime::spec::{Capabilities, Process, User};
-use dhow_runtime::{Exec, Runtime, Streams};
+use dhow_runtime::{Exec, Paused, Runtime, Streams};
 
 use super::{Outcome, told, with_id, write_pid};
 use crate::arguments::{Global, Known, Parsed, flag, value};
@@ -57,10 +57,17 @@ pub fn exec(global: &Global, runtime: &Runtime, words: impl Iterator<Item = OsSt
             process: &process,
             streams,
             n_preserved,
+            cgroup: parsed.path("cgroup").as_deref(),
+            paused: if parsed.has("ignore-paused") {
+                Paused::Wait
+            } else {
+                Paused::Refuse
+            },
         })
         .map_err(told)?;
+    // Standard error is the program's, and who made the container was told.
     for warning in &executed.warnings {
-        global.log.warning(warning);
+        global.log.quiet_warning(warning);
     }
     write_pid(parsed.path("pid-file"), executed.process.pid)?;
     let Some(signals) = signals else { return Ok(0) };
@@ -96,28 +103,27 @@ fn process(parsed: &Parsed, own: Process) -> anyhow::Result<Process> {
     );
     if let Some(user) = parsed.get("user") {
         let user = user.to_string_lossy();
-        let (uid, gid) = user.split_once(':').unwrap_or((&user, ""));
-        let number = |text: &str| {
-            text.parse::<u32>()
-                .with_context(|| format!("{text:?} is no numeric identity"))
-        };
-        let gid = if gid.is_empty() {
-            process.user.gid
-        } else {
-            number(gid)?
+        let (uid, gid) = match user.split_once(':') {
+            Some((uid, gid)) => (identity(uid)?, identity(gid)?),
+            None => (identity(&user)?, process.user.gid),
         };
         process.user = User {
-            uid: number(uid)?,
+            uid,
             gid,
             ..process.user
         };
     }
     for gid in parsed.all("additional-gids") {
-        let gid = gid.to_string_lossy();
         process
             .user
             .additional_gids
-            .push(gid.parse().with_context(|| format!("group {gid:?}"))?);
+            .push(identity(&gid.to_string_lossy())?);
+    }
+    if let Some(label) = parsed.get("process-label") {
+        process.selinux_label = label.to_string_lossy().into_owned();
+    }
+    if let Some(profile) = parsed.get("apparmor") {
+        process.apparmor_profile = profile.to_string_lossy().into_owned();
     }
     process.no_new_privileges |= parsed.has("no-new-privs");
     let capabilities = process
@@ -134,4 +140,41 @@ fn process(parsed: &Parsed, own: Process) -> anyhow::Result<Process> {
         }
     }
     Ok(process)
+}
+
+/// A user or group by number, and nothing else: a name, a sign, a blank or the
+/// number that means "unchanged" to the kernel must not end as somebody else.
+fn identity(text: &str) -> anyhow::Result<u32> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let number = text.parse().ok().filter(|number| *number != u32::MAX);
+    number
+        .filter(|_| digits)
+        .with_context(|| format!("{text:?} is no numeric identity; use UID or UID:GID"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::identity;
+
+    #[test]
+    fn identities_are_numbers_and_nothing_else() {
+        assert_eq!(identity("1").unwrap(), 1);
+        assert_eq!(identity("0042").unwrap(), 42);
+        assert_eq!(identity("4294967294").unwrap(), u32::MAX - 1);
+        for text in [
+            "",
+            " 1",
+            "1 ",
+            "+1",
+            "-1",
+            "0x1",
+            "1.0",
+            "root",
+            "4294967295",
+            "4294967296",
+            "1:2",
+        ] {
+            assert!(identity(text).is_err(), "{text:?}");
+        }
+    }
 }

@@ -22,7 +22,7 @@ struct Shown<'a> {
     created: Moment,
     #[serde(skip_serializing_if = "std::collections::BTreeMap::is_empty")]
     annotations: std::collections::BTreeMap<String, String>,
-    owner: &'a str,
+    owner: String,
 }
 
 impl<'a> Shown<'a> {
@@ -37,7 +37,7 @@ impl<'a> Shown<'a> {
             rootfs: container.rootfs(),
             created: container.created(),
             annotations: state.annotations,
-            owner: "",
+            owner: container.owner(),
         })
     }
 }
@@ -70,9 +70,15 @@ pub fn list(runtime: &Runtime, words: impl Iterator<Item = OsString>) -> Outcome
                 .max()
                 .unwrap_or(0)
                 .max(2);
+            let bundles = shown
+                .iter()
+                .map(|shown| shown.bundle.as_os_str().len())
+                .max()
+                .unwrap_or(0)
+                .max(6);
             println!(
-                "{:width$}  {:8}  {:8}  {:30}  BUNDLE",
-                "ID", "PID", "STATUS", "CREATED"
+                "{:width$}  {:8}  {:8}  {:bundles$}  {:30}  OWNER",
+                "ID", "PID", "STATUS", "BUNDLE", "CREATED"
             );
             for Shown {
                 id,
@@ -80,13 +86,13 @@ pub fn list(runtime: &Runtime, words: impl Iterator<Item = OsString>) -> Outcome
                 status,
                 created,
                 bundle,
+                owner,
                 ..
             } in &shown
             {
-                let status = status.to_string();
+                let (status, bundle) = (status.to_string(), bundle.display().to_string());
                 println!(
-                    "{id:width$}  {pid:<8}  {status:8}  {created:30}  {}",
-                    bundle.display()
+                    "{id:width$}  {pid:<8}  {status:8}  {bundle:bundles$}  {created:30}  {owner}"
                 );
             }
         }

@@ -1,6 +1,7 @@
 //! The commands, and which word is which.
 
 mod container;
+mod events;
 mod exec;
 mod inspect;
 mod template;
@@ -36,7 +37,7 @@ type Outcome = std::result::Result<u8, Failure>;
 const HELP: &str = "\
 dhow-runtime runs containers as the Open Container Initiative specifies them.
 
-usage: dhow-runtime [--root DIR] [--log FILE] [--log-format text|json] COMMAND [OPTIONS] [WORDS]
+usage: dhow-runtime [--root DIR] [--log FILE] [--log-format text|json] [--debug] COMMAND [OPTIONS] [WORDS]
 
   create [--bundle DIR] [--pid-file FILE] [--console-socket SOCKET] [--preserve-fds N] [--no-pivot] ID
   start ID                      let the program of a created container run
@@ -47,6 +48,8 @@ usage: dhow-runtime [--root DIR] [--log FILE] [--log-format text|json] COMMAND [
   pause ID, resume ID           freeze and thaw
   update [--resources FILE] [--memory BYTES] [--pids-limit N] [...] ID
   state ID, ps ID, list         look
+  events [--stats] [--interval 5s] ID
+                                what it uses, and kills for want of memory, as JSON
   spec [--bundle DIR]           write a configuration to start from
   features                      what this runtime can do, as JSON
   shim --dir DIR                supervise one container (started by the daemon)
@@ -83,6 +86,7 @@ pub fn run(global: &Global, words: Vec<OsString>) -> Outcome {
         "resume" => container::resume(&runtime, words),
         "update" => container::update(&runtime, words),
         "exec" => exec::exec(global, &runtime, words),
+        "events" => events::events(&runtime, words),
         "state" => inspect::state(&runtime, words),
         "list" => inspect::list(&runtime, words),
         "ps" => inspect::ps(&runtime, words),

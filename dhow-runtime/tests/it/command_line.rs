@@ -293,3 +293,202 @@ fn runc_shows_the_same() {
     assert_eq!(lines(&ours), lines(&theirs));
     bundle.audit();
 }
+
+/// A container that sleeps, started detached.
+fn sleeping(name: &str) -> Bundle {
+    let bundle = Bundle::new(name, "exec sleep 1000");
+    bundle.write();
+    let status = bundle
+        .command(&["run", "--detach", "--bundle"])
+        .arg(bundle.path())
+        .arg(&bundle.id)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    assert!(status.unwrap().success());
+    bundle
+}
+
+#[track_caller]
+fn end(bundle: &Bundle) {
+    let (code, _, errors) = text(&mut bundle.command(&["delete", "--force", &bundle.id]));
+    assert_eq!((code, errors.as_str()), (0, ""));
+    bundle.audit();
+}
+
+#[test]
+fn events_tell_use_and_kills() {
+    let bundle = sleeping("events");
+    let id = bundle.id.as_str();
+    let (code, out, errors) = text(&mut bundle.command(&["events", "--stats", id]));
+    assert_eq!((code, errors.as_str()), (0, ""));
+    let event: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(
+        (&event["type"], &event["id"]),
+        (&"stats".into(), &id.into())
+    );
+    assert_eq!(event["data"]["pids"]["current"], 1);
+    for number in ["/memory/usage/usage", "/cpu/usage/total"] {
+        let number = event["data"].pointer(number).unwrap();
+        assert!(number.as_u64().unwrap() > 0, "{event}");
+    }
+    let (code, _, errors) = text(&mut bundle.command(&["events", "--interval", "5", id]));
+    assert_eq!(code, 1);
+    assert!(errors.contains("use 500ms, 5s or 1m"), "{errors}");
+
+    let limit = text(&mut bundle.command(&["update", "--memory", "8388608", id]));
+    assert_eq!((limit.0, limit.2.as_str()), (0, ""));
+    let mut following = bundle
+        .command(&["events", "--interval", "20ms", id])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let out = std::io::BufReader::new(following.stdout.take().unwrap());
+    let mut told = std::io::BufRead::lines(out)
+        .map(|line| serde_json::from_str::<serde_json::Value>(&line.unwrap()).unwrap());
+    // Whoever tells the use watches for kills too.
+    assert_eq!(told.next().unwrap()["type"], "stats");
+    let hog = bundle.command(&["exec", id, "tail", "/dev/zero"]).status();
+    assert_eq!(hog.unwrap().code(), Some(137));
+    let kill = told.find(|event| event["type"] != "stats").unwrap();
+    assert_eq!(kill, serde_json::json!({ "type": "oom", "id": id }));
+    end(&bundle);
+    assert!(following.wait().unwrap().success());
+}
+
+#[test]
+fn users_of_execs_are_numbers() {
+    let bundle = sleeping("exec-user");
+    let id = bundle.id.as_str();
+    let exec = |user: &str| text(&mut bundle.command(&["exec", "--user", user, id, "id"]));
+    // Regression: one that is only like a number must not become root
+    // (CVE-2026-30892).
+    assert_eq!(exec("1").1, "uid=1 gid=0\n");
+    assert_eq!(exec("1:2").1, "uid=1 gid=2\n");
+    for user in [
+        "",
+        ":",
+        "1:",
+        ":1",
+        "+1",
+        "-1",
+        "1 ",
+        "root",
+        "4294967295",
+        "4294967296",
+        "1:2:3",
+    ] {
+        let (code, out, errors) = exec(user);
+        assert_eq!((code, out.as_str()), (255, ""), "{user:?}");
+        assert!(
+            errors.contains("is no numeric identity"),
+            "{user:?}: {errors}"
+        );
+    }
+    let mut process = bundle.spec.process.clone().unwrap();
+    process.args = words("id");
+    process.user.gid = u32::MAX;
+    let file = bundle.path().join("process.json");
+    std::fs::write(&file, serde_json::to_vec(&process).unwrap()).unwrap();
+    let (code, out, errors) = text(bundle.command(&["exec", "--process"]).arg(&file).arg(id));
+    assert_eq!((code, out.as_str()), (255, ""));
+    assert!(errors.contains("4294967295 is nobody's number"), "{errors}");
+    end(&bundle);
+}
+
+#[test]
+fn execs_have_groups_of_their_own_and_wait_for_the_paused() {
+    let bundle = sleeping("exec-group");
+    let id = bundle.id.as_str();
+    let container = bundle.runtime().open(id).unwrap();
+    let group = container.group().unwrap().unwrap();
+    group.below("sub".as_ref()).unwrap().create().unwrap();
+    let exec = ["exec", "--cgroup", "sub", id, "cat", "/proc/self/cgroup"];
+    let (code, out, errors) = text(&mut bundle.command(&exec));
+    assert_eq!((code, errors.as_str()), (0, ""));
+    assert!(out.lines().all(|line| line.ends_with(":/sub")), "{out}");
+    let exec = ["exec", "--cgroup", "none", id, "true"];
+    let (code, _, errors) = text(&mut bundle.command(&exec));
+    assert_eq!(code, 255);
+    assert!(errors.contains("No such file or directory"), "{errors}");
+    let (code, _, errors) = text(&mut bundle.command(&["exec", "--cgroup", "../x", id, "true"]));
+    assert_eq!(code, 255);
+    assert!(errors.contains("is no path of a control group"), "{errors}");
+
+    container.pause().unwrap();
+    let mut waiting = bundle
+        .command(&["exec", "--ignore-paused", id, "true"])
+        .spawn()
+        .unwrap();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while container.processes().unwrap().len() < 2 {
+        assert!(std::time::Instant::now() < deadline, "it does not come");
+        std::thread::yield_now();
+    }
+    assert!(waiting.try_wait().unwrap().is_none());
+    container.resume().unwrap();
+    assert!(waiting.wait().unwrap().success());
+    end(&bundle);
+}
+
+#[test]
+fn labels_are_refused_where_there_are_none() {
+    let bundle = sleeping("exec-labels");
+    for (option, expected) in [
+        ("--apparmor", "this kernel has no AppArmor"),
+        ("--process-label", "this kernel has no SELinux"),
+    ] {
+        let exec = ["exec", option, "label", &bundle.id, "true"];
+        let (code, _, errors) = text(&mut bundle.command(&exec));
+        assert_eq!(code, 255);
+        assert!(errors.contains(expected), "{errors}");
+    }
+    end(&bundle);
+}
+
+#[test]
+fn keyrings_are_kept_when_asked_for() {
+    for (name, options, expected) in [
+        ("keyring-own", &["run"][..], "1\n"),
+        ("keyring-kept", &["run", "--no-new-keyring"], "0\n"),
+    ] {
+        let mut bundle = Bundle::new(name, "cat /proc/keys | grep -c _ses.$(hostname)");
+        bundle.spec.hostname = bundle.id.clone();
+        bundle.linux().masked_paths.clear();
+        bundle.write();
+        let (_, out, errors) = text(
+            bundle
+                .command(options)
+                .arg("--bundle")
+                .arg(bundle.path())
+                .arg(&bundle.id),
+        );
+        assert_eq!((out.as_str(), errors.as_str()), (expected, ""));
+        bundle.audit();
+    }
+}
+
+#[test]
+fn containers_are_listed() {
+    let bundle = sleeping("list");
+    let (_, table, _) = text(&mut bundle.command(&["list"]));
+    let mut lines = table.lines().map(words);
+    assert_eq!(
+        lines.next().unwrap(),
+        words("ID PID STATUS BUNDLE CREATED OWNER")
+    );
+    let line = lines.next().unwrap();
+    let path = bundle.path().to_str().unwrap();
+    assert_eq!(
+        [&line[0], &line[2], &line[3], &line[5]],
+        [&bundle.id, "running", path, "root"]
+    );
+    let (_, json, _) = text(&mut bundle.command(&["list", "--format=json"]));
+    let list: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(list[0]["status"], "running");
+    assert_eq!(list[0]["owner"], "root");
+    let (code, _, errors) = text(&mut bundle.command(&["--systemd-cgroup", "list"]));
+    assert_eq!(code, 1);
+    assert!(errors.contains("choose the cgroupfs driver"), "{errors}");
+    end(&bundle);
+}

@@ -381,7 +381,7 @@ fn namespaces_are_joined_by_path() {
 
 #[test]
 fn an_overlay_is_nowhere_but_inside() {
-    use dhow_runtime::{Alive, Create, Gate, Pivot, RootSource, Streams};
+    use dhow_runtime::{Alive, Create, Gate, Keyring, Pivot, RootSource, Streams};
     let mut bundle = Bundle::new("overlay", "echo new > /etc/new; rm /etc/passwd; exit 4");
     std::os::unix::fs::symlink("busybox", bundle.rootfs().join("bin/rm")).unwrap();
     let layer = |name: &str| {
@@ -409,6 +409,7 @@ fn an_overlay_is_nowhere_but_inside() {
             n_preserved: 0,
             pivot: Pivot::Change,
             gate: Gate::Anyone,
+            keyring: Keyring::New,
         })
         .unwrap();
     created.start().unwrap();

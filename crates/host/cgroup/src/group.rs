@@ -41,6 +41,18 @@ impl Group {
         })
     }
 
+    /// A group below this one, whether it exists or not.
+    ///
+    /// # Errors
+    ///
+    /// [`CgroupError::Path`] unless the path has names only, and at least one.
+    pub fn below(&self, path: &Path) -> Result<Self> {
+        Ok(Self {
+            layout: self.layout.clone(),
+            path: self.path.join(tree::relative(path)?),
+        })
+    }
+
     /// Path below each hierarchy's root.
     #[must_use]
     pub fn path(&self) -> &Path {

@@ -15,6 +15,10 @@ pub struct OomWatch {
     file: OwnedFd,
     /// What says how many were killed.
     counter: PathBuf,
+    /// Whether the descriptor is readable for this reason only (version 1).
+    is_exact: bool,
+    /// How many had been killed when it was last asked.
+    n_before: u64,
 }
 
 impl AsFd for OomWatch {
@@ -35,7 +39,9 @@ impl OomWatch {
         tree::write(&group.join("cgroup.event_control"), &request)?;
         Ok(Self {
             file,
+            n_before: n_kills(&control)?,
             counter: control,
+            is_exact: true,
         })
     }
 
@@ -48,8 +54,31 @@ impl OomWatch {
         inotify::add_watch(&file, &events, inotify::WatchFlags::MODIFY).map_err(failed)?;
         Ok(Self {
             file,
+            n_before: n_kills(&events)?,
             counter: events,
+            is_exact: false,
         })
+    }
+
+    /// Takes what made the descriptor readable, and says whether the group has run
+    /// out of memory since it was last asked. The kernel may count the kill only
+    /// later.
+    ///
+    /// # Errors
+    ///
+    /// [`CgroupError::Io`] if the counter cannot be read.
+    pub fn has_run_out(&mut self) -> Result<bool> {
+        let mut buffer = [0_u8; 4096];
+        let mut was_readable = false;
+        while rustix::io::read(&self.file, &mut buffer).is_ok_and(|length| length > 0) {
+            was_readable = true;
+        }
+        if self.is_exact {
+            // It also is when the group goes.
+            return Ok(was_readable && self.counter.exists());
+        }
+        let n_kills = n_kills(&self.counter)?;
+        Ok(n_kills > std::mem::replace(&mut self.n_before, n_kills))
     }
 
     /// Takes what made the descriptor readable, and says how many processes the

@@ -108,6 +108,17 @@ impl Container {
         self.record.created
     }
 
+    /// Who made it: `root`, or a user's number with `#` before.
+    #[must_use]
+    pub fn owner(&self) -> String {
+        use std::os::unix::fs::MetadataExt;
+        match std::fs::metadata(&self.dir).map(|metadata| metadata.uid()) {
+            Ok(0) => "root".to_owned(),
+            Ok(uid) => format!("#{uid}"),
+            Err(_) => String::new(),
+        }
+    }
+
     /// Whether its first process is there, that very one.
     #[must_use]
     pub fn is_alive(&self) -> bool {

@@ -35,6 +35,18 @@ pub struct Create<'a> {
     pub pivot: Pivot,
     /// Who may let the program run.
     pub gate: Gate,
+    /// Whose keys the program has.
+    pub keyring: Keyring,
+}
+
+/// Which session keyring a program has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Keyring {
+    /// One of its own.
+    #[default]
+    New,
+    /// Its maker's.
+    Kept,
 }
 
 /// Who may let the program of a container run that was made.
@@ -255,6 +267,7 @@ fn make(request: Create<'_>, dir: PathBuf, undo: &mut Undo) -> Result<Created> {
         wait,
         n_preserved: request.n_preserved,
         pivot: request.pivot,
+        keyring: request.keyring,
     })?;
     let launched = plan
         .launch()

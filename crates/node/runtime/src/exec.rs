@@ -1,5 +1,7 @@
 //! `exec`: a further program in a running container.
 
+use std::path::Path;
+
 use dhow_sys::child::Report;
 use dhow_sys::process::Process;
 
@@ -19,6 +21,20 @@ pub struct Exec<'a> {
     pub streams: Streams,
     /// How many descriptors from 3 on it keeps.
     pub n_preserved: u32,
+    /// Path of an existing control group below the container's, for it alone.
+    pub cgroup: Option<&'a Path>,
+    /// What to do while the container is paused.
+    pub paused: Paused,
+}
+
+/// What becomes of a further program while the container is paused.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Paused {
+    /// It is refused.
+    #[default]
+    Refuse,
+    /// It is made and stands still until the container goes on.
+    Wait,
 }
 
 /// A further program that runs.
@@ -41,6 +57,7 @@ impl Container {
     pub fn exec(&self, request: Exec<'_>) -> Result<Executed> {
         match self.status()? {
             Status::Running | Status::Created => {}
+            Status::Paused if request.paused == Paused::Wait => {}
             status => {
                 return Err(RuntimeError::State {
                     action: "exec in",
@@ -50,7 +67,14 @@ impl Container {
         }
         let init = self.process()?;
         let linux = self.spec()?.linux.unwrap_or_default();
-        let group = self.group()?;
+        let below;
+        let group = match (self.group()?, request.cgroup) {
+            (Some(group), Some(path)) => {
+                below = group.below(path)?;
+                Some(&below)
+            }
+            (group, _) => group,
+        };
         let Compiled {
             plan, mut warnings, ..
         } = compile_exec(crate::plan::ExecInput {

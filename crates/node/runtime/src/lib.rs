@@ -27,10 +27,10 @@ mod state;
 
 pub use bundle::Bundle;
 pub use container::{Container, Runtime};
-pub use create::{Create, Created, Gate, Pivot, Streams};
+pub use create::{Create, Created, Gate, Keyring, Pivot, Streams};
 pub use delete::Alive;
 pub use error::{Result, RuntimeError, chain};
-pub use exec::{Exec, Executed};
+pub use exec::{Exec, Executed, Paused};
 pub use kill::Reach;
 pub use moment::{Moment, MomentError};
 pub use root::RootSource;

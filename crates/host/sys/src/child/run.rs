@@ -172,6 +172,7 @@ impl<'a> Context<'a> {
                 resource,
                 soft,
                 hard,
+                ..
             } => scheduling::set_limit(*resource, *soft, *hard),
             Step::Scheduler(attributes) => scheduling::set_scheduler(attributes),
             Step::IoPriority(priority) => scheduling::set_io_priority(*priority),

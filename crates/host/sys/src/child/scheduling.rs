@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use crate::{Result, check};
+use crate::{Errno, Result, check};
 
 /// Most processors a mask has room for.
 const N_PROCESSORS: usize = 1024;
@@ -55,10 +55,30 @@ pub(super) fn set_limit(resource: u32, soft: u64, hard: u64) -> Result<()> {
         rlim_cur: soft,
         rlim_max: hard,
     };
-    let none = std::ptr::null_mut::<libc::rlimit64>();
-    // SAFETY: the limit lives through the call.
-    check(unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, &raw const limit, none) })
-        .map(drop)
+    let refused = match prlimit(resource, Some(&limit)) {
+        Err(Errno::PERM) => Errno::PERM,
+        result => return result.map(drop),
+    };
+    let now = prlimit(resource, None)?;
+    let within = libc::rlimit64 {
+        rlim_cur: soft.min(now.rlim_max),
+        rlim_max: hard.min(now.rlim_max),
+    };
+    prlimit(resource, Some(&within))?;
+    Err(refused)
+}
+
+/// Sets a limit, if there is a new one; what it was before.
+fn prlimit(resource: u32, new: Option<&libc::rlimit64>) -> Result<libc::rlimit64> {
+    let mut old = libc::rlimit64 {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    let new: *const libc::rlimit64 = new.map_or(std::ptr::null(), std::ptr::from_ref);
+    // SAFETY: the new limit is null or lives through the call; the old one is
+    // written to and is ours.
+    check(unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, new, &raw mut old) })?;
+    Ok(old)
 }
 
 /// Takes a `struct sched_attr`, which begins with its size.

@@ -131,9 +131,12 @@ pub enum Step {
     HostName(CString),
     /// Sets the NIS domain name.
     DomainName(CString),
-    /// Sets a resource limit.
+    /// Sets a resource limit; one above what this process may set is set as high
+    /// as it may be, and is a failure nevertheless.
     ResourceLimit {
-        /// `RLIMIT_*`.
+        /// Its name, such as `RLIMIT_NOFILE`, for messages.
+        name: &'static str,
+        /// Its number.
         resource: u32,
         /// The value in force.
         soft: u64,
@@ -347,12 +350,8 @@ impl fmt::Display for Step {
             Self::HostName(name) => write!(formatter, "set host name {}", path(name)),
             Self::DomainName(name) => write!(formatter, "set domain name {}", path(name)),
             Self::ResourceLimit {
-                resource,
-                soft,
-                hard,
-            } => {
-                write!(formatter, "set resource limit {resource} to {soft}:{hard}")
-            }
+                name, soft, hard, ..
+            } => write!(formatter, "set {name} to {soft}:{hard}"),
             Self::Scheduler(_) => write!(formatter, "set the scheduling policy"),
             Self::IoPriority(_) => write!(formatter, "set the I/O priority"),
             Self::Affinity(processors) => write!(formatter, "set processors {processors:?}"),

@@ -22,7 +22,7 @@ use dhow_sys::namespace::Kind;
 
 use crate::error::{Result, RuntimeError};
 use crate::spec::{Linux, Process, Spec};
-use crate::{Pivot, RootSource, Streams};
+use crate::{Keyring, Pivot, RootSource, Streams};
 
 pub(crate) use exec::{Input as ExecInput, compile as compile_exec};
 pub(crate) use filter::{asks, process_state};
@@ -47,6 +47,7 @@ pub(crate) struct Input<'a> {
     /// Descriptors above the standard streams that the program keeps.
     pub(crate) n_preserved: u32,
     pub(crate) pivot: Pivot,
+    pub(crate) keyring: Keyring,
 }
 
 /// A plan, and what is to be known about it.
@@ -104,11 +105,11 @@ pub(crate) fn compile(input: Input<'_>) -> Result<Compiled> {
     }
     add(Step::ResetSignals);
     add(Step::NewSession);
-    process::keyring_label(process, &mut add)?;
-    add(attempt(Step::NewKeyring(text(
-        "id",
-        format!("_ses.{}", input.id),
-    )?)));
+    if input.keyring == Keyring::New {
+        process::keyring_label(process, &mut add)?;
+        let name = text("id", format!("_ses.{}", input.id))?;
+        add(attempt(Step::NewKeyring(name)));
+    }
     if namespaces.is_new(Kind::Network) {
         add(attempt(Step::LoopbackUp));
     }
@@ -348,6 +349,19 @@ fn check_process(process: &Process) -> Result<()> {
         return Err(RuntimeError::spec(
             "process.cwd",
             format!("{:?} is not absolute", process.cwd),
+        ));
+    }
+    // To the kernel the highest number means that nothing is to change: the
+    // program would stay who the runtime is.
+    let user = &process.user;
+    let groups = user.additional_gids.iter();
+    if groups
+        .chain([&user.uid, &user.gid])
+        .any(|id| *id == u32::MAX)
+    {
+        return Err(RuntimeError::spec(
+            "process.user",
+            format!("{} is nobody's number", u32::MAX),
         ));
     }
     if let Some(score) = process.oom_score_adj

@@ -302,7 +302,7 @@ pub(super) fn limits(process: &Process, add: &mut impl FnMut(Step)) -> Result<()
         if earlier.iter().any(|earlier| earlier.kind == limit.kind) {
             return Err(RuntimeError::spec(field, "is listed twice"));
         }
-        let resource = resource(&limit.kind)
+        let (name, resource) = resource(&limit.kind)
             .ok_or_else(|| RuntimeError::spec(&field, "is no resource limit"))?;
         if limit.soft > limit.hard {
             return Err(RuntimeError::spec(
@@ -312,6 +312,7 @@ pub(super) fn limits(process: &Process, add: &mut impl FnMut(Step)) -> Result<()
         }
         let (soft, hard) = (limit.soft, limit.hard);
         add(attempt(Step::ResourceLimit {
+            name,
             resource,
             soft,
             hard,
@@ -337,24 +338,25 @@ pub(super) fn limits(process: &Process, add: &mut impl FnMut(Step)) -> Result<()
     Ok(())
 }
 
-fn resource(name: &str) -> Option<u32> {
+/// Number of a resource limit, and its name as one that lasts.
+fn resource(name: &str) -> Option<(&'static str, u32)> {
     Some(match name {
-        "RLIMIT_AS" => libc::RLIMIT_AS,
-        "RLIMIT_CORE" => libc::RLIMIT_CORE,
-        "RLIMIT_CPU" => libc::RLIMIT_CPU,
-        "RLIMIT_DATA" => libc::RLIMIT_DATA,
-        "RLIMIT_FSIZE" => libc::RLIMIT_FSIZE,
-        "RLIMIT_LOCKS" => libc::RLIMIT_LOCKS,
-        "RLIMIT_MEMLOCK" => libc::RLIMIT_MEMLOCK,
-        "RLIMIT_MSGQUEUE" => libc::RLIMIT_MSGQUEUE,
-        "RLIMIT_NICE" => libc::RLIMIT_NICE,
-        "RLIMIT_NOFILE" => libc::RLIMIT_NOFILE,
-        "RLIMIT_NPROC" => libc::RLIMIT_NPROC,
-        "RLIMIT_RSS" => libc::RLIMIT_RSS,
-        "RLIMIT_RTPRIO" => libc::RLIMIT_RTPRIO,
-        "RLIMIT_RTTIME" => libc::RLIMIT_RTTIME,
-        "RLIMIT_SIGPENDING" => libc::RLIMIT_SIGPENDING,
-        "RLIMIT_STACK" => libc::RLIMIT_STACK,
+        "RLIMIT_AS" => ("RLIMIT_AS", libc::RLIMIT_AS),
+        "RLIMIT_CORE" => ("RLIMIT_CORE", libc::RLIMIT_CORE),
+        "RLIMIT_CPU" => ("RLIMIT_CPU", libc::RLIMIT_CPU),
+        "RLIMIT_DATA" => ("RLIMIT_DATA", libc::RLIMIT_DATA),
+        "RLIMIT_FSIZE" => ("RLIMIT_FSIZE", libc::RLIMIT_FSIZE),
+        "RLIMIT_LOCKS" => ("RLIMIT_LOCKS", libc::RLIMIT_LOCKS),
+        "RLIMIT_MEMLOCK" => ("RLIMIT_MEMLOCK", libc::RLIMIT_MEMLOCK),
+        "RLIMIT_MSGQUEUE" => ("RLIMIT_MSGQUEUE", libc::RLIMIT_MSGQUEUE),
+        "RLIMIT_NICE" => ("RLIMIT_NICE", libc::RLIMIT_NICE),
+        "RLIMIT_NOFILE" => ("RLIMIT_NOFILE", libc::RLIMIT_NOFILE),
+        "RLIMIT_NPROC" => ("RLIMIT_NPROC", libc::RLIMIT_NPROC),
+        "RLIMIT_RSS" => ("RLIMIT_RSS", libc::RLIMIT_RSS),
+        "RLIMIT_RTPRIO" => ("RLIMIT_RTPRIO", libc::RLIMIT_RTPRIO),
+        "RLIMIT_RTTIME" => ("RLIMIT_RTTIME", libc::RLIMIT_RTTIME),
+        "RLIMIT_SIGPENDING" => ("RLIMIT_SIGPENDING", libc::RLIMIT_SIGPENDING),
+        "RLIMIT_STACK" => ("RLIMIT_STACK", libc::RLIMIT_STACK),
         _ => return None,
     })
 }

@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd;
 
-use dhow_runtime::{Alive, Bundle, Create, Gate, Moment, Pivot, RuntimeError};
+use dhow_runtime::{Alive, Bundle, Create, Gate, Keyring, Moment, Paused, Pivot, RuntimeError};
 
 use super::connection::Role;
 use super::streams::{Streams, Theirs};
@@ -194,6 +194,7 @@ impl Server {
             n_preserved: 0,
             pivot: Pivot::Change,
             gate: Gate::Maker,
+            keyring: Keyring::New,
         });
         let created = created.map_err(refused)?;
         created
@@ -387,6 +388,8 @@ impl Server {
             process: &exec.spec.process,
             streams,
             n_preserved: 0,
+            cgroup: None,
+            paused: Paused::Refuse,
         };
         let executed = container.exec(request).map_err(refused)?;
         executed
