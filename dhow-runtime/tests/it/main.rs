@@ -6,8 +6,10 @@
 #![allow(clippy::unwrap_used, reason = "a test stops at what fails")]
 
 mod bundle;
+mod clients;
 mod command_line;
 mod container;
+mod escapes;
 mod fields;
 mod hostile;
 mod shim;

@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use rustix::fs::{CWD, Mode, OFlags, StatVfsMountFlags};
 
 use crate::mount::{self, Attributes, Depth};
-use crate::{Errno, Result, last_errno};
+use crate::{Errno, Result, last_errno, resolve};
 
 /// An executable file on a read-only mount of its own. Started by the path of
 /// the descriptor (`/proc/self/fd/N`), it cannot be written to by what it starts.
@@ -30,10 +30,11 @@ pub fn read_only(executable: &std::path::Path) -> Result<OwnedFd> {
 ///
 /// # Errors
 ///
-/// What the file calls say.
+/// What the file calls say; `EXDEV` if `/proc` is not what it should be.
 pub fn is_protected() -> Result<bool> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let file = rustix::fs::open(c"/proc/self/exe", flags, Mode::empty())?;
+    let proc = resolve::open_proc()?;
+    let file = rustix::fs::openat(proc, c"self/exe", flags, Mode::empty())?;
     Ok(rustix::fs::fstatvfs(&file)?
         .f_flag
         .contains(StatVfsMountFlags::RDONLY))

@@ -275,6 +275,22 @@ pub fn open_in_proc(proc: BorrowedFd<'_>, path: &CStr, flags: OFlags) -> Result<
     openat2(proc, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)
 }
 
+/// Writes a file of procfs below a handle made by [`open_proc`], in one call.
+///
+/// # Errors
+///
+/// As [`open_in_proc`], and what write(2) says; `EIO` if not all was taken.
+pub fn write_in_proc(proc: BorrowedFd<'_>, path: &CStr, bytes: &[u8]) -> Result<()> {
+    let file = open_in_proc(proc, path, OFlags::WRONLY)?;
+    loop {
+        match rustix::io::write(&file, bytes) {
+            Err(Errno::INTR) => {}
+            Ok(length) if length < bytes.len() => return Err(Errno::IO),
+            result => return result.map(drop),
+        }
+    }
+}
+
 /// Makes sure that a descriptor is the null device, not a file in its place.
 ///
 /// # Errors

@@ -8,7 +8,7 @@ use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, socketpair}
 use super::{Plan, run};
 use crate::namespace::{self, Kind};
 use crate::process::Process;
-use crate::{Errno, Result, check, fdpass};
+use crate::{Errno, Result, check, fdpass, resolve};
 
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
@@ -176,8 +176,8 @@ impl Visit {
                 if offsets.is_empty() {
                     return Ok(());
                 }
-                std::fs::write("/proc/self/timens_offsets", offsets)
-                    .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+                let proc = plan.proc.as_ref().ok_or(Errno::BADF)?;
+                resolve::write_in_proc(proc.as_fd(), c"self/timens_offsets", offsets.as_bytes())
             });
             if let Err(error) = made {
                 visit.end();

@@ -142,8 +142,7 @@ impl<'a> Context<'a> {
             Step::ReadOnly(path) => make_read_only(self.root()?, path),
             Step::WriteProc { path, value } => {
                 let proc = self.plan.proc.as_ref().ok_or(Errno::BADF)?;
-                let file = resolve::open_in_proc(proc.as_fd(), path, OFlags::WRONLY)?;
-                write_all(file.as_fd(), value.to_bytes())
+                resolve::write_in_proc(proc.as_fd(), path, value.to_bytes())
             }
             Step::Terminal {
                 socket,
@@ -409,7 +408,9 @@ fn make_mount(root: BorrowedFd<'_>, step: &MountStep) -> Result<()> {
     Ok(())
 }
 
-/// A path as the directory it lies in, made if absent, and the last name.
+/// A path as the directory it lies in, made if absent, and the last name. What
+/// is put there is the runtime's, and a link of the image's must not say where:
+/// it could lead to a directory of the host's that is mounted inside.
 fn parent<'p>(root: BorrowedFd<'_>, path: &'p CStr) -> Result<(OwnedFd, &'p CStr)> {
     let bytes = path.to_bytes_with_nul();
     let slash = bytes.iter().rposition(|byte| *byte == b'/');
@@ -428,7 +429,7 @@ fn parent<'p>(root: BorrowedFd<'_>, path: &'p CStr) -> Result<(OwnedFd, &'p CStr
         .copy_from_slice(directory);
     let directory = CStr::from_bytes_until_nul(&buffer).map_err(|_| Errno::NAMETOOLONG)?;
     Ok((
-        resolve::make(root, directory, Kind::Directory, Links::Follow)?,
+        resolve::make(root, directory, Kind::Directory, Links::Refuse)?,
         name,
     ))
 }

@@ -143,7 +143,7 @@ fn make(
     Ok(Step::Mount(MountStep {
         path: name,
         kind: Kind::File,
-        links: Links::Follow,
+        links: Links::Refuse,
         proc: ProcAllowed::No,
         source: MountSource::Detached(tree),
         attributes: Attributes::default(),

@@ -8,7 +8,7 @@ use dhow_cgroup::Group;
 use dhow_sys::child::{Keep, MountSource, MountStep, Plan, ProcAllowed, Report, Step};
 use dhow_sys::mount::{self, Attributes, Depth, Parameter, Propagation};
 use dhow_sys::namespace::{self, Kind as NamespaceKind};
-use dhow_sys::resolve::{Kind, Links};
+use dhow_sys::resolve::{self, Kind, Links};
 use rustix::fs::{CWD, FileType};
 
 use super::namespaces::{Namespaces, id_map};
@@ -52,6 +52,11 @@ pub(super) fn has_read_only_dev(spec: &Spec) -> bool {
 
 fn is_dev(mount: &Mount) -> bool {
     mount.destination == Path::new("/dev") && !is_bind(mount)
+}
+
+/// Whether it is for `/dev` or below, where links of the image are never followed.
+fn is_in_dev(mount: &Mount) -> bool {
+    mount.destination.starts_with("/dev")
 }
 
 pub(super) fn is_bind(mount: &Mount) -> bool {
@@ -113,7 +118,7 @@ pub(super) fn compile(
         .insert(0, Parameter::Text(c"source".into(), text(&field, source)?));
     // What protects /proc and /sys names them by path: a link in their place
     // would leave the real thing open.
-    let fixed = matches!(kind, "proc" | "sysfs");
+    let fixed = matches!(kind, "proc" | "sysfs") || is_in_dev(spec);
     let has_mode = options.parameters.iter().any(
         |parameter| matches!(parameter, Parameter::Text(name, _) if name.as_c_str() == c"mode"),
     );
@@ -238,7 +243,11 @@ fn bind(context: &Context<'_>, field: &str, spec: &Mount, options: Options) -> R
     Ok(Step::Mount(MountStep {
         path: text(field, &spec.destination)?,
         kind,
-        links: Links::Follow,
+        links: if is_in_dev(spec) {
+            Links::Refuse
+        } else {
+            Links::Follow
+        },
         proc: if coverable {
             ProcAllowed::Yes
         } else {
@@ -283,10 +292,12 @@ fn user_namespace(field: &str, users: &[IdMapping], groups: &[IdMapping]) -> Res
 
 /// Writes the maps of a child's new user namespace.
 pub(crate) fn write_id_maps(pid: i32, users: &[IdMapping], groups: &[IdMapping]) -> Result<()> {
+    let proc = resolve::open_proc().map_err(RuntimeError::sys("open the host's /proc"))?;
     for (file, mappings) in [("uid_map", users), ("gid_map", groups)] {
-        let path = format!("/proc/{pid}/{file}");
-        std::fs::write(&path, id_map(mappings))
-            .map_err(|error| RuntimeError::io("write", path.as_ref(), error))?;
+        let path = text("linux", format!("{pid}/{file}"))?;
+        resolve::write_in_proc(proc.as_fd(), &path, id_map(mappings).as_bytes()).map_err(
+            |error| RuntimeError::io("write", format!("/proc/{pid}/{file}").as_ref(), error),
+        )?;
     }
     Ok(())
 }

@@ -136,6 +136,7 @@ pub(super) fn propagation(option: &str) -> Option<(Propagation, Depth)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn parse(options: &[&str]) -> Options {
         let options: Vec<String> = options.iter().map(|option| (*option).to_owned()).collect();
@@ -176,5 +177,58 @@ mod tests {
         );
         // "relatime" is not "elatime" for the tree.
         assert_eq!(parse(&["relatime"]).tree, Attributes::default());
+    }
+
+    const ATTRIBUTES: [&str; 17] = [
+        "ro",
+        "rw",
+        "nosuid",
+        "suid",
+        "nodev",
+        "dev",
+        "noexec",
+        "exec",
+        "nodiratime",
+        "diratime",
+        "nosymfollow",
+        "symfollow",
+        "noatime",
+        "strictatime",
+        "relatime",
+        "atime",
+        "norelatime",
+    ];
+
+    /// What mount_setattr(2) makes of the mount's present attributes.
+    fn after(attributes: Attributes, before: u64) -> u64 {
+        before & !attributes.clear | attributes.set
+    }
+
+    proptest! {
+        /// Strangers' texts are parsed or refused, and nothing else happens.
+        #[test]
+        fn any_option_is_taken_or_refused(options in prop::collection::vec(".{0,20}", 0..8)) {
+            let _ = Options::parse("mounts", &options);
+        }
+
+        /// Options one after the other do what each of them does in its turn,
+        /// for the mount and for the tree alike.
+        #[test]
+        fn attributes_are_as_if_set_one_by_one(
+            names in prop::collection::vec(prop::sample::select(&ATTRIBUTES[..]), 0..8),
+            before in 0..256_u64,
+        ) {
+            // A mount always has exactly one of the times.
+            let before = before & !MOUNT_ATTR__ATIME;
+            let one_by_one = names.iter().fold(before, |now, name| {
+                let step = parse(&[name]);
+                after(step.attributes, now)
+            });
+            prop_assert_eq!(after(parse(&names).attributes, before), one_by_one);
+            let tree: Vec<String> = names.iter().map(|name| format!("r{name}")).collect();
+            let tree = Options::parse("mounts", &tree).unwrap();
+            prop_assert_eq!(after(tree.tree, before), one_by_one);
+            prop_assert_eq!(tree.attributes, Attributes::default());
+        }
     }
 }

@@ -160,3 +160,177 @@ pub struct Hook {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout: Option<u32>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    /// Every field that is known, with something in it.
+    fn full() -> Value {
+        let range = json!([{ "containerID": 0, "hostID": 1, "size": 2 }]);
+        let hooks = json!([{ "path": "/h", "args": ["h"], "env": ["A=b"], "timeout": 3 }]);
+        json!({
+            "ociVersion": "1.3.0",
+            "process": {
+                "terminal": true,
+                "consoleSize": { "height": 1, "width": 2 },
+                "user": { "uid": 1, "gid": 2, "umask": 18, "additionalGids": [3] },
+                "args": ["a"], "env": ["A=b"], "cwd": "/",
+                "capabilities": {
+                    "bounding": ["CAP_KILL"], "effective": ["CAP_KILL"], "permitted": ["CAP_KILL"],
+                    "inheritable": ["CAP_KILL"], "ambient": ["CAP_KILL"]
+                },
+                "rlimits": [{ "type": "RLIMIT_CORE", "hard": 2, "soft": 1 }],
+                "noNewPrivileges": true, "apparmorProfile": "p", "selinuxLabel": "l",
+                "oomScoreAdj": 7,
+                "scheduler": {
+                    "policy": "SCHED_DEADLINE", "nice": 1, "priority": 2, "runtime": 3,
+                    "deadline": 4, "period": 5, "flags": ["SCHED_FLAG_RECLAIM"]
+                },
+                "ioPriority": { "class": "IOPRIO_CLASS_BE", "priority": 4 },
+                "execCPUAffinity": { "initial": "0", "final": "1" }
+            },
+            "root": { "path": "rootfs", "readonly": true },
+            "hostname": "h", "domainname": "d",
+            "mounts": [{
+                "destination": "/m", "type": "bind", "source": "/s", "options": ["ro"],
+                "uidMappings": range, "gidMappings": range
+            }],
+            "hooks": {
+                "prestart": hooks, "createRuntime": hooks, "createContainer": hooks,
+                "startContainer": hooks, "poststart": hooks, "poststop": hooks
+            },
+            "annotations": { "a": "b" },
+            "linux": {
+                "namespaces": [{ "type": "network", "path": "/n" }, { "type": "time" }],
+                "uidMappings": range, "gidMappings": range,
+                "timeOffsets": { "boottime": { "secs": -1, "nanosecs": 2 } },
+                "devices": [{
+                    "type": "c", "path": "/dev/d", "major": 1, "minor": 2, "fileMode": 438,
+                    "uid": 3, "gid": 4
+                }],
+                "cgroupsPath": "/c",
+                "resources": {
+                    "devices": [{ "allow": true, "type": "b", "major": 1, "minor": 2, "access": "r" }],
+                    "memory": {
+                        "limit": 1, "reservation": 2, "swap": 3, "kernel": 4, "kernelTCP": 5,
+                        "swappiness": 6, "disableOOMKiller": true, "checkBeforeUpdate": true
+                    },
+                    "cpu": {
+                        "shares": 1, "quota": 2, "burst": 3, "period": 4, "realtimeRuntime": 5,
+                        "realtimePeriod": 6, "cpus": "0", "mems": "0", "idle": 1
+                    },
+                    "pids": { "limit": 5 },
+                    "blockIO": {
+                        "weight": 10, "leafWeight": 11,
+                        "weightDevice": [{ "major": 1, "minor": 2, "weight": 3, "leafWeight": 4 }],
+                        "throttleReadBpsDevice": [{ "major": 1, "minor": 2, "rate": 3 }],
+                        "throttleWriteBpsDevice": [{ "major": 1, "minor": 2, "rate": 3 }],
+                        "throttleReadIOPSDevice": [{ "major": 1, "minor": 2, "rate": 3 }],
+                        "throttleWriteIOPSDevice": [{ "major": 1, "minor": 2, "rate": 3 }]
+                    },
+                    "hugepageLimits": [{ "pageSize": "2MB", "limit": 1 }],
+                    "network": { "classID": 1, "priorities": [{ "name": "eth0", "priority": 2 }] },
+                    "rdma": { "mlx5_0": { "hcaHandles": 1, "hcaObjects": 2 } },
+                    "unified": { "memory.high": "1" }
+                },
+                "rootfsPropagation": "rslave",
+                "seccomp": {
+                    "defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 1,
+                    "architectures": ["SCMP_ARCH_X86_64"],
+                    "flags": ["SECCOMP_FILTER_FLAG_LOG"],
+                    "listenerPath": "/l", "listenerMetadata": "m",
+                    "syscalls": [{
+                        "names": ["read"], "action": "SCMP_ACT_NOTIFY", "errnoRet": 1,
+                        "args": [{ "index": 0, "value": 1, "valueTwo": 2, "op": "SCMP_CMP_MASKED_EQ" }]
+                    }]
+                },
+                "sysctl": { "kernel.msgmax": "1" },
+                "maskedPaths": ["/a"], "readonlyPaths": ["/b"], "mountLabel": "l",
+                "personality": { "domain": "LINUX", "flags": ["f"] },
+                "memoryPolicy": { "mode": "MPOL_BIND", "nodes": "0", "flags": ["f"] },
+                "netDevices": { "eth0": { "name": "e" } },
+                "intelRdt": {}
+            }
+        })
+    }
+
+    /// Regression: a field without a place here is passed over in silence.
+    #[test]
+    fn every_field_has_its_place() {
+        let spec: Spec = serde_json::from_value(full()).unwrap();
+        assert_eq!(serde_json::to_value(spec).unwrap(), full());
+    }
+
+    /// Every place in a document, as a path of steps.
+    fn places(value: &Value) -> Vec<String> {
+        let mut places = vec![String::new()];
+        let below: Vec<(String, &Value)> = match value {
+            Value::Object(members) => members
+                .iter()
+                .map(|(name, value)| (name.replace('~', "~0").replace('/', "~1"), value))
+                .collect(),
+            Value::Array(items) => items
+                .iter()
+                .enumerate()
+                .map(|(index, value)| (index.to_string(), value))
+                .collect(),
+            _ => Vec::new(),
+        };
+        for (name, value) in below {
+            places.extend(places_of(&name, value));
+        }
+        places
+    }
+
+    fn places_of(name: &str, value: &Value) -> impl Iterator<Item = String> {
+        let below = places(value).into_iter();
+        below.map(move |place| format!("/{name}{place}"))
+    }
+
+    fn strange() -> impl Strategy<Value = Value> {
+        prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<u64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            ".{0,12}".prop_map(Value::from),
+            Just(json!([])),
+            Just(json!({})),
+            Just(json!([null])),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_parsed_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = serde_json::from_slice::<Spec>(&bytes);
+        }
+
+        /// One thing that is not as it should be: refused while it is parsed or
+        /// kept as it is, and what is made of the rest never panics.
+        #[test]
+        fn strange_values_are_refused_or_kept(
+            at in any::<prop::sample::Index>(),
+            value in strange(),
+        ) {
+            let mut document = full();
+            let places = places(&document);
+            *document.pointer_mut(at.get::<String>(&places)).unwrap() = value;
+            if let Ok(spec) = serde_json::from_value::<Spec>(document) {
+                let again: Result<Spec, _> = serde_json::from_value(serde_json::to_value(&spec).unwrap());
+                prop_assert_eq!(&again.unwrap(), &spec);
+                let linux = spec.linux.unwrap_or_default();
+                if let Some(seccomp) = &linux.seccomp {
+                    let _ = crate::seccomp::compile(seccomp);
+                }
+                if let Some(resources) = &linux.resources {
+                    let _ = crate::limits::of(resources);
+                }
+            }
+        }
+    }
+}
