@@ -7,7 +7,7 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::error::{CgroupError, Result};
 use crate::oom::{self, OomWatch};
-use crate::{Layout, Limits, Stats, tree, v1, v2};
+use crate::{Layout, Limits, Stats, device_program, tree, v1, v2};
 
 /// One group, at the same path in every hierarchy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -138,10 +138,13 @@ impl Group {
                 v1::apply(controller, &directory, limits)?;
             }
         }
-        match self.v2() {
-            Some(directory) => v2::apply(&directory, limits, |name| self.layout.has_v2(name)),
-            None => Ok(()),
+        let Some(directory) = self.v2() else {
+            return Ok(());
+        };
+        if !limits.devices.is_empty() && self.layout.v1("devices").is_none() {
+            device_program::apply(&directory, &limits.devices)?;
         }
+        v2::apply(&directory, limits, |name| self.layout.has_v2(name))
     }
 
     /// Refuses limits nobody would enforce.

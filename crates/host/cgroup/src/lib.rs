@@ -5,7 +5,9 @@
 //! limits; the version 2 hierarchy has no controllers but still freezes, kills
 //! and is entered at birth. Nothing here knows of containers.
 
+mod bpf;
 mod device;
+mod device_program;
 mod error;
 mod group;
 mod layout;

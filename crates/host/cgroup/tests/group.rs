@@ -5,7 +5,7 @@
 use std::io::{Read, Write};
 use std::process::{Child, Command, Stdio};
 
-use dhow_cgroup::{Group, Layout, Limits};
+use dhow_cgroup::{DeviceKind, DeviceRule, Group, Layout, Limits};
 
 /// A group that is gone after the test, whatever became of it.
 struct Scratch(Group);
@@ -160,4 +160,67 @@ fn groups_below_go_with_it() {
     scratch.0.remove().unwrap();
     assert!(!scratch.0.exists());
     scratch.0.remove().unwrap();
+}
+
+/// Device rules hold in version 2 too, where the kernel has no file for them. On
+/// a machine of both versions the program is attached all the same.
+#[test]
+fn devices_are_allowed_by_rules() {
+    let scratch = Scratch::new("devices");
+    let rule = |allow, minor, read| DeviceRule {
+        allow,
+        kind: if minor == 0 {
+            DeviceKind::All
+        } else {
+            DeviceKind::Character
+        },
+        major: Some(1).filter(|_| minor != 0),
+        minor: Some(minor).filter(|minor| *minor != 0),
+        read,
+        write: true,
+        mknod: true,
+    };
+    // Nothing but writing to the null device, and everything about zeroes.
+    let rules = |null_is_read| Limits {
+        devices: vec![
+            rule(false, 0, true),
+            rule(true, 3, null_is_read),
+            rule(true, 5, true),
+        ],
+        ..Limits::default()
+    };
+    // As on a machine that has version 2 alone.
+    let v2_alone = Layout {
+        v1: Vec::new(),
+        ..scratch.0.layout().clone()
+    };
+    let group = Group::at(v2_alone, scratch.0.path()).unwrap();
+    let mut shell = scratch.shell();
+    group.apply(&rules(false)).unwrap();
+    ask(
+        &mut shell,
+        "echo x > /dev/null && echo written",
+        "written\n",
+    );
+    ask(&mut shell, "head -c 3 /dev/zero | wc -c", "3\n");
+    ask(
+        &mut shell,
+        "(: < /dev/null) 2>/dev/null || echo refused",
+        "refused\n",
+    );
+    ask(
+        &mut shell,
+        "(: < /dev/full) 2>/dev/null || echo refused",
+        "refused\n",
+    );
+    // New rules take the place of the old ones.
+    group.apply(&rules(true)).unwrap();
+    ask(&mut shell, ": < /dev/null && echo read", "read\n");
+    ask(
+        &mut shell,
+        "(: < /dev/full) 2>/dev/null || echo refused",
+        "refused\n",
+    );
+    drop(shell.stdin.take());
+    shell.wait().unwrap();
 }
