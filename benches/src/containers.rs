@@ -155,7 +155,7 @@ pub fn resident(pids: &[u32]) -> f64 {
 }
 
 /// Proportional memory of a process, in KiB.
-fn pss(pid: u32) -> f64 {
+pub fn pss(pid: u32) -> f64 {
     let path = format!("/proc/{pid}/smaps_rollup");
     kilobytes(&std::fs::read_to_string(path).unwrap_or_default(), "Pss:")
 }
@@ -168,7 +168,7 @@ fn kilobytes(text: &str, name: &str) -> f64 {
 }
 
 /// Our supervisors below a folder.
-fn shims(folder: &std::path::Path) -> Result<Vec<u32>> {
+pub fn shims(folder: &std::path::Path) -> Result<Vec<u32>> {
     let folder = folder.display().to_string();
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc")?.flatten() {

@@ -10,6 +10,7 @@
 mod cluster;
 mod containers;
 mod images;
+mod many;
 mod network;
 mod peers;
 mod report;
@@ -37,11 +38,11 @@ fn main() -> Result<()> {
                 };
             }
             "--write" => write = arguments.next(),
-            part @ ("runtimes" | "containers" | "network" | "images" | "cluster") => {
+            part @ ("runtimes" | "containers" | "many" | "network" | "images" | "cluster") => {
                 parts.push(part.into());
             }
             other => bail!(
-                "unknown argument {other:?}\n\nusage: bench [--rounds N] [--write FILE] [runtimes] [containers] [network] [images] [cluster]"
+                "unknown argument {other:?}\n\nusage: bench [--rounds N] [--write FILE] [runtimes] [containers] [many] [network] [images] [cluster]"
             ),
         }
     }
@@ -52,6 +53,9 @@ fn main() -> Result<()> {
     }
     if wants("containers") {
         containers::measure(&mut report, rounds)?;
+    }
+    if wants("many") {
+        many::measure(&mut report, rounds)?;
     }
     if wants("network") {
         network::measure(&mut report, rounds)?;

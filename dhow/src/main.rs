@@ -85,3 +85,13 @@ fn told(result: anyhow::Result<()>) -> ExitCode {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_and_option_is_well_defined() {
+        Arguments::command().debug_assert();
+    }
+}

@@ -135,9 +135,6 @@ pub struct Options {
     pub log_opt: Vec<String>,
     #[command(flatten)]
     pub limits: Limits,
-    /// NIS domain name.
-    #[arg(long, value_name = "NAME")]
-    pub domainname: Option<String>,
     /// Write the container's id to a file, which must not be there.
     #[arg(long, value_name = "FILE")]
     pub cidfile: Option<std::path::PathBuf>,
@@ -186,7 +183,6 @@ impl Options {
             ("WorkingDir", &self.workdir),
             ("User", &self.user),
             ("Hostname", &self.hostname),
-            ("Domainname", &self.domainname),
             ("StopSignal", &self.stop_signal),
         ] {
             if let Some(value) = value {

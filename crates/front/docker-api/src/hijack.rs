@@ -7,17 +7,17 @@
 use std::pin::Pin;
 
 use axum::body::Body;
-use axum::http::{HeaderMap, Request, Response, StatusCode, header};
+use axum::http::{Request, Response, StatusCode, header};
 use bytes::Bytes;
 use dhow_engine::{Attached, Result};
 use futures_util::Stream;
 use futures_util::StreamExt as _;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::detach::DetachKeys;
-use crate::tap::{Duplex, TapHandle};
+use crate::tap::TapHandle;
 
 /// Media type of a terminal's output.
 const RAW: &str = "application/vnd.docker.raw-stream";
@@ -28,8 +28,8 @@ const BLOCK: usize = 32 * 1024;
 /// The connection of a request, to be taken over.
 pub(crate) struct Handover {
     upgrade: OnUpgrade,
-    /// Set when the client did not ask for an upgrade.
     tap: Option<TapHandle>,
+    wants_upgrade: bool,
 }
 
 /// What is carried, once there are both the connection and the streams.
@@ -56,14 +56,10 @@ pub(crate) struct Carrying {
 impl Handover {
     /// Takes the connection out of a request.
     pub(crate) fn of(request: &mut Request<Body>) -> Self {
-        let tap = if wants_upgrade(request.headers()) {
-            None
-        } else {
-            request.extensions().get::<TapHandle>().cloned()
-        };
         Self {
+            tap: request.extensions().get::<TapHandle>().cloned(),
+            wants_upgrade: request.headers().contains_key(header::UPGRADE),
             upgrade: hyper::upgrade::on(request),
-            tap,
         }
     }
 
@@ -75,29 +71,34 @@ impl Handover {
         session: impl Future<Output = Result<Session>> + Send + 'static,
     ) -> Response<Body> {
         let kind = if carrying.terminal { RAW } else { MULTIPLEXED };
-        let Self { upgrade, tap } = self;
+        let Self { upgrade, tap, .. } = self;
         let mut response = Response::builder().header(header::CONTENT_TYPE, kind);
-        if let Some(tap) = tap {
-            let mut client = tap.take();
-            tokio::spawn(async move {
-                let head = format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\n\r\n");
-                if client.write_all(head.as_bytes()).await.is_ok() {
-                    run(client, carrying, session).await;
-                }
-            });
-        } else {
-            response = response
-                .status(StatusCode::SWITCHING_PROTOCOLS)
-                .header(header::CONNECTION, "Upgrade")
-                .header(header::UPGRADE, "tcp");
-            tokio::spawn(async move {
-                match upgrade.await {
-                    Ok(client) => run(TokioIo::new(client), carrying, session).await,
-                    Err(error) => {
-                        tracing::debug!(%error, "client did not take the connection over");
+        match tap {
+            Some(tap) if !self.wants_upgrade => {
+                let mut client = tap.take();
+                tokio::spawn(async move {
+                    let head = format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\n\r\n");
+                    if client.write_all(head.as_bytes()).await.is_ok() {
+                        run(client, &tap, carrying, session).await;
                     }
-                }
-            });
+                });
+            }
+            Some(tap) => {
+                response = response
+                    .status(StatusCode::SWITCHING_PROTOCOLS)
+                    .header(header::CONNECTION, "Upgrade")
+                    .header(header::UPGRADE, "tcp");
+                tokio::spawn(async move {
+                    match upgrade.await {
+                        Ok(client) => run(TokioIo::new(client), &tap, carrying, session).await,
+                        Err(error) => {
+                            tracing::debug!(%error, "client did not take the connection over");
+                        }
+                    }
+                });
+            }
+            // Served by something else than this crate: there is no connection.
+            None => response = response.status(StatusCode::INTERNAL_SERVER_ERROR),
         }
         response
             .body(Body::empty())
@@ -105,16 +106,16 @@ impl Handover {
     }
 }
 
-fn wants_upgrade(headers: &HeaderMap) -> bool {
-    headers.contains_key(header::UPGRADE)
-}
-
 /// Carries a session until the output or the client's interest ends.
 async fn run(
-    client: impl Duplex,
+    client: impl AsyncRead + AsyncWrite + Unpin,
+    tap: &TapHandle,
     carrying: Carrying,
     session: impl Future<Output = Result<Session>>,
 ) {
+    // Docker's SDK for Python loses what arrives together with the answer's
+    // head: nothing is sent, and no program started, before that was read.
+    tap.delivered().await;
     let (mut from_client, mut to_client) = tokio::io::split(client);
     let session = match session.await {
         Ok(session) => session,
@@ -173,8 +174,8 @@ fn framed(text: &str) -> Vec<u8> {
 
 /// Copies what the client types; `true` when it typed the keys to detach.
 async fn feed(
-    from: &mut (impl tokio::io::AsyncRead + Unpin),
-    to: &mut (impl tokio::io::AsyncWrite + Unpin),
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
     mut keys: Option<&mut DetachKeys>,
 ) -> std::io::Result<bool> {
     let mut buffer = vec![0; BLOCK];
@@ -197,8 +198,8 @@ async fn feed(
 }
 
 async fn copy(
-    from: &mut (impl tokio::io::AsyncRead + Unpin),
-    to: &mut (impl tokio::io::AsyncWrite + Unpin),
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
 ) -> std::io::Result<()> {
     let mut buffer = vec![0; BLOCK];
     loop {

@@ -10,16 +10,43 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use std::os::fd::AsFd;
+
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::server::TlsStream;
 
 /// Bytes of a request that are remembered until it is answered. One that is
 /// longer has its streams taken without what it sent ahead.
 const REMEMBERED: usize = 64 << 10;
 
 /// A connection in both directions.
-pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {
+    /// Ready once the client has read everything that was sent, or where that
+    /// cannot be told.
+    fn poll_delivered(&self, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Ready(())
+    }
+}
 
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Duplex for S {}
+impl Duplex for UnixStream {
+    fn poll_delivered(&self, context: &mut Context<'_>) -> Poll<()> {
+        while dhow_sys::socket::n_unread(self.as_fd()).is_ok_and(|n_bytes| n_bytes > 0) {
+            // Taken for full, so that the client's reading wakes us.
+            let full = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+            let _ = self.try_io(Interest::WRITABLE, full);
+            if ready!(self.poll_write_ready(context)).is_err() {
+                break;
+            }
+        }
+        Poll::Ready(())
+    }
+}
+
+impl Duplex for TlsStream<TcpStream> {}
+
+#[cfg(test)]
+impl Duplex for tokio::io::DuplexStream {}
 
 struct Connection {
     stream: Box<dyn Duplex>,
@@ -57,6 +84,11 @@ impl Tap {
 }
 
 impl TapHandle {
+    /// Waits until the client has read what it was sent. Cancel-safe.
+    pub(crate) async fn delivered(&self) {
+        std::future::poll_fn(|context| lock(&self.0).stream.poll_delivered(context)).await;
+    }
+
     /// Takes the connection; HTTP has nothing to do with it any more.
     pub(crate) fn take(&self) -> Taken {
         let mut connection = lock(&self.0);

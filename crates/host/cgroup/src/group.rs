@@ -1,5 +1,6 @@
 //! One group in every hierarchy.
 
+use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -113,6 +114,29 @@ impl Group {
     #[must_use]
     pub fn exists(&self) -> bool {
         self.directories().any(|directory| directory.exists())
+    }
+
+    /// Names of the groups right below it, in whichever hierarchy.
+    ///
+    /// # Errors
+    ///
+    /// [`CgroupError::Io`].
+    pub fn children(&self) -> Result<BTreeSet<String>> {
+        let mut names = BTreeSet::new();
+        for directory in self.directories() {
+            let entries = match std::fs::read_dir(&directory) {
+                Ok(entries) => entries,
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(CgroupError::io("read", &directory, error)),
+            };
+            for entry in entries {
+                let entry = entry.map_err(|error| CgroupError::io("read", &directory, error))?;
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    names.insert(entry.file_name().to_string_lossy().into_owned());
+                }
+            }
+        }
+        Ok(names)
     }
 
     /// Whether a process is in the group or below it.

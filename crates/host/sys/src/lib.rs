@@ -15,6 +15,7 @@ pub mod protect;
 pub mod pty;
 pub mod resolve;
 pub mod seccomp;
+pub mod socket;
 
 pub use rustix::io::Errno;
 

@@ -180,15 +180,10 @@ pub(crate) fn compose(record: &Record, around: &Surroundings<'_>) -> Result<Spec
             .clone()
             .unwrap_or_else(|| default.iter().map(|path| (*path).into()).collect())
     };
-    let parent = if host.cgroup_parent.is_empty() {
-        around.cgroup_parent
-    } else {
-        &host.cgroup_parent
-    };
     let linux = Linux {
         namespaces,
         devices: devices(host)?,
-        cgroups_path: Some(format!("{}/{}", parent.trim_end_matches('/'), record.id)),
+        cgroups_path: Some(cgroup_path(record, around.cgroup_parent)),
         resources: Some(resources(host)?),
         rootfs_propagation: "rprivate".into(),
         seccomp: if host.privileged {
@@ -218,6 +213,16 @@ pub(crate) fn compose(record: &Record, around: &Surroundings<'_>) -> Result<Spec
         linux: Some(linux),
         ..Spec::default()
     })
+}
+
+/// Where a container's control group is; `parent` is that of containers that
+/// name none.
+pub(crate) fn cgroup_path(record: &Record, parent: &str) -> String {
+    let parent = match record.host.cgroup_parent.as_str() {
+        "" => parent,
+        own => own,
+    };
+    format!("{}/{}", parent.trim_end_matches('/'), record.id)
 }
 
 fn process(record: &Record, around: &Surroundings<'_>, capabilities: &[String]) -> Result<Process> {

@@ -202,8 +202,8 @@ impl Engine {
         let _ = tokio::task::spawn_blocking(move || engine.clean_up(&container)).await;
     }
 
-    /// Removes sandboxes and root filesystems that no container owns, and
-    /// unmounts volumes that none uses.
+    /// Removes sandboxes, control groups and root filesystems that no container
+    /// owns, and unmounts volumes that none uses.
     fn remove_orphans(&self) {
         let table = self.inner.table.lock();
         for sandbox in self.inner.networks.sandboxes().unwrap_or_default() {
@@ -217,6 +217,10 @@ impl Engine {
                 let _ = self.inner.networks.remove_sandbox(&sandbox);
             }
         }
+        self.remove_stray_groups(|id| {
+            let container = table.by_id.get(id);
+            container.is_some_and(|container| container.record().state.status.is_alive())
+        });
         for volume in self.inner.volumes.list() {
             let is_used = table.by_id.values().any(|container| {
                 let record = container.record();

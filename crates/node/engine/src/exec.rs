@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use dhow_runtime::spec::{ConsoleSize, Process};
 use dhow_shim::wire::{ExecSpec, ExitRecord, Target};
@@ -53,10 +54,15 @@ pub struct ExecRecord {
     pub pid: i32,
 }
 
+/// The next exec's number.
+static NUMBER: AtomicU64 = AtomicU64::new(0);
+
 /// One exec.
 #[derive(Debug)]
 pub(crate) struct Exec {
     pub(crate) id: String,
+    /// Counts up: the oldest are forgotten first.
+    number: u64,
     pub(crate) container: Arc<Container>,
     pub(crate) options: ExecOptions,
     state: watch::Sender<ExecRecord>,
@@ -112,6 +118,7 @@ impl Engine {
             .announce("container", action, &record.id, attributes);
         let exec = Arc::new(Exec {
             id: id.clone(),
+            number: NUMBER.fetch_add(1, Ordering::Relaxed),
             container: Arc::clone(&container),
             options,
             state: watch::Sender::default(),
@@ -349,13 +356,13 @@ impl Engine {
         if execs.len() <= KEPT {
             return;
         }
-        let ended: Vec<String> = execs
+        let mut ended: Vec<(u64, String)> = execs
             .values()
             .filter(|exec| exec.state.borrow().exit_code.is_some())
-            .map(|exec| exec.id.clone())
-            .take(execs.len() - KEPT)
+            .map(|exec| (exec.number, exec.id.clone()))
             .collect();
-        for id in ended {
+        ended.sort_unstable();
+        for (_, id) in ended.into_iter().take(execs.len() - KEPT) {
             execs.remove(&id);
             self.inner.execs.lock().remove(&id);
         }

@@ -4,7 +4,6 @@
 
 use std::sync::Arc;
 
-use dhow_runtime::{Alive, Runtime};
 use dhow_shim::Moment;
 use dhow_shim::client::Events;
 use dhow_shim::wire::{self, Event, ExitRecord, Running};
@@ -59,22 +58,15 @@ impl Engine {
         }
     }
 
-    /// Ends what a shim that was killed could not end itself.
-    fn end_processes(&self, container: &Container) {
-        let runtime = Runtime::new(self.inner.config.run.join("runtime"));
-        // A shim that ended well has deleted it already.
-        let Ok(left) = runtime.open(&container.id) else {
-            return;
-        };
-        if let Err(error) = left.delete(Alive::Kill) {
-            tracing::warn!(container = container.id, %error, "processes are not ended");
-        }
-    }
-
     /// Removes what a run had besides its shim: processes that are left, the
     /// network sandbox, the run's folder. Blocks.
     pub(crate) fn clean_up(&self, container: &Container) {
         self.end_processes(container);
+        self.clean_up_ended(container);
+    }
+
+    /// The same for a run whose processes are known to be gone. Blocks.
+    fn clean_up_ended(&self, container: &Container) {
         if has_own_sandbox(&container.record())
             && let Err(error) = self.networks().remove_sandbox(&container.id)
         {
@@ -87,11 +79,16 @@ impl Engine {
     /// Records the end of a container's program and cleans up after it.
     pub(crate) async fn settle_exit(&self, container: &Arc<Container>, exit: &ExitRecord) {
         let shim = container.shim.lock().take();
-        if let Some(shim) = shim {
-            let _ = shim.delete(Running::Kill).await;
-        }
+        let is_deleted = match shim {
+            Some(shim) => shim.delete(Running::Kill).await.is_ok(),
+            None => false,
+        };
         let (engine, cleaned) = (self.clone(), Arc::clone(container));
-        let _ = spawn_blocking(move || engine.clean_up(&cleaned)).await;
+        let _ = spawn_blocking(move || match is_deleted {
+            true => engine.clean_up_ended(&cleaned),
+            false => engine.clean_up(&cleaned),
+        })
+        .await;
         for exec in std::mem::take(&mut *container.execs.lock()).into_values() {
             exec.lost(exit.code);
             self.inner.execs.lock().remove(&exec.id);

@@ -31,6 +31,7 @@ mod exit;
 mod files;
 mod health;
 mod images;
+mod leftovers;
 mod links;
 mod logs;
 mod mounts;

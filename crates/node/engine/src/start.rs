@@ -106,7 +106,6 @@ impl Engine {
     async fn run_program(&self, container: &Arc<Container>) -> Result<()> {
         let record = container.record();
         let bundle = container.run.join("bundle");
-        let has_sandbox = has_own_sandbox(&record);
         let prepared = {
             let (engine, container) = (self.clone(), Arc::clone(container));
             spawn_blocking(move || engine.prepare(&container))
@@ -134,15 +133,8 @@ impl Engine {
             }
         };
         if launched.is_err() {
-            let engine = self.clone();
-            let _ = spawn_blocking(move || {
-                if has_sandbox {
-                    let _ = engine.networks().remove_sandbox(&record.id);
-                }
-                engine.unmount_volumes(&record);
-            })
-            .await;
-            let _ = std::fs::remove_dir_all(&container.run);
+            let (engine, container) = (self.clone(), Arc::clone(container));
+            let _ = spawn_blocking(move || engine.clean_up(&container)).await;
         }
         launched
     }

@@ -91,9 +91,13 @@ impl Engine {
             return Err(Error::Already("stopped"));
         }
         container.change(|record| record.stopped_by_hand = true)?;
-        let shim = live(container, &record, "stop")?;
         let ended = self.waiter(&container.id, WaitFor::NotRunning)?;
         tokio::pin!(ended);
+        let Some(shim) = container.shim() else {
+            // It has ended by itself, and that is being settled.
+            ended.await?;
+            return Ok(());
+        };
         if record.state.status == Status::Paused {
             let _ = shim.resume().await;
         }

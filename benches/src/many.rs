@@ -1,0 +1,191 @@
+//! A thousand containers on one machine: whether the last starts as fast as the
+//! first, what they cost, how long lists take, and how quiet it all is at rest.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, ensure};
+use dhow_testkit::Daemon;
+
+use crate::containers::{pss, resident, shims};
+use crate::report::Report;
+use crate::turns::{Contender, Row, in_turns, row, run};
+
+/// How many run in the end.
+const ALL: usize = 1000;
+/// At how many the daemon's memory is looked at in between.
+const HALF: usize = 500;
+/// Containers that are measured at each end.
+const SAMPLE: usize = 21;
+/// Containers that are started or removed by one command.
+const BATCH: usize = 50;
+/// How long the machine is watched at rest.
+const REST: Duration = Duration::from_secs(10);
+/// Events whose way is measured.
+const N_EVENTS: usize = 51;
+
+pub fn measure(report: &mut Report, rounds: usize) -> Result<()> {
+    report.part("A thousand containers");
+    let mut daemon = Daemon::start();
+    daemon.busybox();
+    let first = starts(&daemon, 0)?;
+    let first_exec = execs(&daemon, "the first", rounds)?;
+    for number in SAMPLE..ALL {
+        start(&daemon, number)?;
+        if number + 1 == HALF {
+            let name = format!("our daemon with {HALF} running, resident");
+            report.figure(&name, resident(&[daemon.pid()]), "MiB");
+        }
+    }
+    let name = format!("our daemon with {ALL} running, resident");
+    report.figure(&name, resident(&[daemon.pid()]), "MiB");
+    let shims = shims(daemon.host().folder())?;
+    ensure!(shims.len() == ALL, "{} of {ALL} run", shims.len());
+    let each = shims.iter().map(|pid| pss(*pid)).sum::<f64>() / shims.len() as f64;
+    report.figure(
+        "our supervisor, proportional, each of a thousand",
+        each,
+        "KiB",
+    );
+
+    let last = starts(&daemon, ALL)?;
+    let last_exec = execs(&daemon, "with a thousand running", rounds)?;
+    let named = |name: &str, samples: Vec<f64>| row(name, samples);
+    report.times(
+        "run -d on the bridge",
+        &[
+            named("with a thousand running", last),
+            named("the first", first),
+        ],
+    );
+    report.times("exec … true", &[last_exec, first_exec]);
+    let lists = in_turns(
+        rounds,
+        vec![
+            Contender::command("dhow ps -q", || daemon.dhow_command(&["ps", "-q"])),
+            Contender::command("dhow ps", || daemon.dhow_command(&["ps"])),
+            Contender::command("docker ps", || daemon.docker_command(&["ps"])),
+            Contender::command("docker version, for comparison", || {
+                daemon.docker_command(&["version"])
+            }),
+        ],
+    )?;
+    report.times("a list of a thousand", &lists);
+    let way = events(&daemon.socket())?;
+    report.times("from an event to its listener", &[row("events", way)]);
+
+    let mut watched = shims;
+    let before = (wakeups(daemon.pid()), total(&watched));
+    std::thread::sleep(REST);
+    let seconds = REST.as_secs_f64();
+    let daemons = (wakeups(daemon.pid()) - before.0) / seconds;
+    report.figure("our daemon at rest, wake-ups a second", daemons, "");
+    watched.retain(|pid| Path::new(&format!("/proc/{pid}")).exists());
+    let all = (total(&watched) - before.1) / seconds;
+    report.figure("a thousand supervisors at rest, wake-ups a second", all, "");
+
+    let names: Vec<String> = (0..ALL + SAMPLE).map(name_of).collect();
+    let began = Instant::now();
+    for batch in names.chunks(BATCH) {
+        let mut words = vec!["rm", "-f"];
+        words.extend(batch.iter().map(String::as_str));
+        run(&mut daemon.dhow_command(&words))?;
+    }
+    let removal = began.elapsed().as_secs_f64() * 1000.0 / names.len() as f64;
+    report.figure("removed by force, each", removal, "ms");
+    daemon.stop();
+    Ok(())
+}
+
+fn name_of(number: usize) -> String {
+    format!("one{number}")
+}
+
+/// Starts one; milliseconds that it took.
+fn start(daemon: &Daemon, number: usize) -> Result<f64> {
+    let name = name_of(number);
+    let words = ["run", "-d", "--name", &name, "busybox", "sleep", "36000"];
+    let began = Instant::now();
+    run(&mut daemon.dhow_command(&words))?;
+    Ok(began.elapsed().as_secs_f64() * 1000.0)
+}
+
+fn starts(daemon: &Daemon, from: usize) -> Result<Vec<f64>> {
+    (from..from + SAMPLE)
+        .map(|number| start(daemon, number))
+        .collect()
+}
+
+fn execs(daemon: &Daemon, when: &str, rounds: usize) -> Result<Row> {
+    let name = name_of(0);
+    let words = ["exec", &name, "true"];
+    let contender = Contender::command(when, || daemon.dhow_command(&words));
+    let mut rows = in_turns(rounds, vec![contender])?;
+    rows.pop().context("one contender has one row")
+}
+
+/// Milliseconds between the time an event carries and its arrival.
+fn events(socket: &Path) -> Result<Vec<f64>> {
+    let ask = |request: &str| -> Result<BufReader<UnixStream>> {
+        let mut stream = UnixStream::connect(socket)?;
+        stream.write_all(format!("{request} HTTP/1.1\r\nHost: dhow\r\n\r\n").as_bytes())?;
+        Ok(BufReader::new(stream))
+    };
+    let mut listening = ask("GET /events?filters=%7B%22event%22%3A%5B%22rename%22%5D%7D")?;
+    let mut line = String::new();
+    while line != "\r\n" {
+        line.clear();
+        listening.read_line(&mut line)?;
+    }
+    let mut way = Vec::new();
+    for number in 0..N_EVENTS {
+        let (old, new) = match number % 2 {
+            0 => ("one0", "other0"),
+            _ => ("other0", "one0"),
+        };
+        let mut answer = ask(&format!("POST /containers/{old}/rename?name={new}"))?;
+        loop {
+            line.clear();
+            listening.read_line(&mut line)?;
+            if line.starts_with('{') {
+                break;
+            }
+        }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos() as f64;
+        let (_, rest) = line.split_once("\"timeNano\":").context("its time")?;
+        let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+        way.push((now - digits.parse::<f64>()?) / 1e6);
+        line.clear();
+        answer.read_line(&mut line)?;
+        ensure!(line.contains("204"), "renaming {old}: {line}");
+    }
+    // An odd number of renames: the name is put back.
+    if N_EVENTS % 2 == 1 {
+        let mut answer = ask("POST /containers/other0/rename?name=one0")?;
+        answer.read_line(&mut line)?;
+    }
+    Ok(way)
+}
+
+/// How often the threads of a process went to sleep so far.
+fn wakeups(pid: u32) -> f64 {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task"));
+    tasks
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|task| std::fs::read_to_string(task.path().join("status")).ok())
+        .filter_map(|status| {
+            let line = status
+                .lines()
+                .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
+            line.trim().parse::<f64>().ok()
+        })
+        .sum()
+}
+
+fn total(pids: &[u32]) -> f64 {
+    pids.iter().map(|pid| wakeups(*pid)).sum()
+}

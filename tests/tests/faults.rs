@@ -1,0 +1,246 @@
+//! SIGKILL at any moment, two hundred times: of the daemon, of shims, of
+//! containers' first processes, under load. After each, what the daemon says
+//! must be what there is; in the end nothing must be left.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use dhow_testkit::Daemon;
+
+const ROUNDS: u64 = 200;
+/// How long it may take until everything agrees.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Containers that are kept at most.
+const MAX_CONTAINERS: usize = 6;
+
+/// A generator of numbers that a failure can be repeated with.
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, bound: u64) -> u64 {
+        // Marsaglia's xorshift.
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % bound
+    }
+
+    fn of<'a, T>(&mut self, items: &'a [T]) -> Option<&'a T> {
+        let at = self.below(items.len().max(1) as u64);
+        items.get(at as usize)
+    }
+}
+
+/// A container as the daemon tells of it.
+struct Told {
+    id: String,
+    is_running: bool,
+    pid: i32,
+}
+
+fn told(daemon: &Daemon) -> Vec<Told> {
+    let ids = daemon.docker(&["ps", "-aq", "--no-trunc"]).ok();
+    let mut arguments = vec!["inspect", "-f", "{{.Id}} {{.State.Running}} {{.State.Pid}}"];
+    arguments.extend(ids.lines());
+    if arguments.len() == 3 {
+        return Vec::new();
+    }
+    // One that goes meanwhile (a restart, an auto-remove) is told on stderr.
+    let lines = daemon.docker(&arguments).stdout;
+    let read = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        Some(Told {
+            id: (*words.first()?).to_owned(),
+            is_running: words.get(1) == Some(&"true"),
+            pid: words.get(2)?.parse().ok()?,
+        })
+    };
+    lines.lines().filter_map(read).collect()
+}
+
+/// The processes whose command line names a path, with that command line.
+fn processes(below: &Path) -> Vec<(i32, String)> {
+    let below = below.display().to_string();
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").expect("mounted").flatten() {
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+        else {
+            continue;
+        };
+        let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let command = String::from_utf8_lossy(&command).replace('\0', " ");
+        if command.contains(&below) {
+            found.push((pid, command));
+        }
+    }
+    found
+}
+
+/// The identifiers of containers that have a shim.
+fn supervised(daemon: &Daemon) -> BTreeSet<String> {
+    let run = daemon.host().folder().join("run/containers");
+    processes(&run)
+        .into_iter()
+        .filter(|(_, command)| command.contains("shim --dir"))
+        .filter_map(|(_, command)| {
+            let (_, rest) = command.split_once("run/containers/")?;
+            Some(rest.split('/').next()?.to_owned())
+        })
+        .collect()
+}
+
+fn names_in(folder: PathBuf) -> BTreeSet<String> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect()
+}
+
+/// Fails unless records, processes and control groups come to tell the same. A
+/// daemon that was just started may still be removing what ended meanwhile, so
+/// it is asked until they do.
+#[track_caller]
+fn agree(daemon: &Daemon, round: u64) {
+    let began = Instant::now();
+    while let Err(difference) = compare(daemon) {
+        assert!(began.elapsed() < PATIENCE, "round {round}: {difference}");
+    }
+}
+
+fn compare(daemon: &Daemon) -> Result<(), String> {
+    let containers = told(daemon);
+    let running: BTreeSet<String> = containers
+        .iter()
+        .filter(|container| container.is_running)
+        .map(|container| container.id.clone())
+        .collect();
+    for container in containers.iter().filter(|container| container.is_running) {
+        let groups = std::fs::read_to_string(format!("/proc/{}/cgroup", container.pid));
+        if !groups.is_ok_and(|groups| groups.contains(&container.id)) {
+            return Err(format!("{} does not run", container.id));
+        }
+    }
+    let known: BTreeSet<String> = containers
+        .into_iter()
+        .map(|container| container.id)
+        .collect();
+    let group = format!("/sys/fs/cgroup/memory/dhow-{}", daemon.host().instance());
+    let groups: BTreeSet<String> = names_in(group.into())
+        .into_iter()
+        .filter(|name| name.len() == 64)
+        .collect();
+    let records = names_in(daemon.host().folder().join("data/containers"));
+    for (what, found, wanted) in [
+        ("shims", supervised(daemon), &running),
+        ("control groups", groups, &running),
+        ("records", records, &known),
+    ] {
+        if found != *wanted {
+            return Err(format!(
+                "{what}: {found:#?}, and the daemon tells {wanted:#?}"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Something that a user does, begun and not waited for.
+fn begin(daemon: &Daemon, chance: &mut Chance) -> Child {
+    let containers = told(daemon);
+    let ids: Vec<&str> = containers
+        .iter()
+        .map(|container| container.id.as_str())
+        .collect();
+    let some = chance.of(&ids).copied();
+    let arguments: Vec<&str> = match (chance.below(8), some) {
+        (0, Some(id)) => vec!["rm", "-f", id],
+        (1, Some(id)) => vec!["stop", "-t", "0", id],
+        (2, Some(id)) => vec!["start", id],
+        (3, Some(id)) => vec!["restart", "-t", "0", id],
+        (4, Some(id)) => vec!["exec", id, "true"],
+        (_, Some(id)) if ids.len() >= MAX_CONTAINERS => vec!["rm", "-f", id],
+        (5, _) => vec!["run", "--rm", "busybox", "true"],
+        _ => vec![
+            "run", "-d", "-p", "80", "-v", "/data", "busybox", "sleep", "3600",
+        ],
+    };
+    daemon
+        .docker_command(&arguments)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("docker starts")
+}
+
+fn kill(pid: i32) {
+    // One that is gone already needs no signal.
+    let _ = Command::new("kill")
+        .args(["-KILL", &pid.to_string()])
+        .stderr(Stdio::null())
+        .status();
+}
+
+#[test]
+fn two_hundred_kills_leave_everything_in_agreement() {
+    let mut daemon = Daemon::start();
+    daemon.busybox();
+    let seed = u64::from(std::process::id()) | 1 << 40;
+    eprintln!("seed {seed}");
+    let mut chance = Chance(seed);
+    for round in 0..ROUNDS {
+        let mut clients: Vec<Child> = (0..3).map(|_| begin(&daemon, &mut chance)).collect();
+        // Not to wait for anything: this is how the moment is chosen.
+        std::thread::sleep(Duration::from_micros(chance.below(60_000)));
+        let run = daemon.host().folder().join("run/containers");
+        let victim = match chance.below(4) {
+            0 => {
+                let shims = processes(&run);
+                chance.of(&shims).map(|(pid, _)| *pid)
+            }
+            1 => {
+                let containers = told(&daemon);
+                let pids: Vec<i32> = containers
+                    .iter()
+                    .map(|container| container.pid)
+                    .filter(|pid| *pid > 0)
+                    .collect();
+                chance.of(&pids).copied()
+            }
+            _ => None,
+        };
+        match victim {
+            Some(pid) => kill(pid),
+            None => {
+                daemon.kill();
+                daemon.start_again();
+            }
+        }
+        for client in &mut clients {
+            client.wait().expect("it ended");
+        }
+        // A daemon that starts again settles what it finds before it serves; what
+        // a shim's or an init's end brings about is settled with the next one.
+        if victim.is_some() {
+            daemon.kill();
+            daemon.start_again();
+        }
+        agree(&daemon, round);
+    }
+    daemon.remove_containers();
+    // Removals without -v leave anonymous volumes, as they do with Docker.
+    daemon.docker(&["volume", "prune", "-f"]).ok();
+    agree(&daemon, ROUNDS);
+    for left in ["data/containers", "run/containers", "data/volumes"] {
+        assert_eq!(
+            names_in(daemon.host().folder().join(left)),
+            BTreeSet::new(),
+            "{left}"
+        );
+    }
+    daemon.finish();
+}
