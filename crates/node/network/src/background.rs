@@ -36,16 +36,16 @@ const LONGEST: Duration = Duration::from_secs(2);
 /// So many links are removed without waiting for quiet.
 const MANY: usize = 64;
 
-/// What remains of an endpoint that has left.
-#[derive(Debug)]
+/// What remains of an endpoint that has left, or of a sandbox.
+#[derive(Debug, Default)]
 pub(crate) struct Remains {
     /// Name of the bridge's port; empty where there is none.
     pub(crate) port_link: String,
-    /// Identifier of its network.
+    /// Identifier of its network; empty where there is none.
     pub(crate) network: String,
     /// Addresses that its link has.
     pub(crate) addresses: Vec<IpAddr>,
-    /// The namespace that it was in.
+    /// The sandbox's namespace.
     pub(crate) namespace: Option<Namespace>,
 }
 
@@ -283,7 +283,11 @@ impl Shared {
         }
         // The namespaces go outside of the lock, which takes the kernel a while.
         let gone = std::mem::take(&mut self.work.lock().going);
-        drop((gone, spent));
+        let namespaces: Vec<Namespace> = gone
+            .into_iter()
+            .filter_map(|remains| remains.namespace)
+            .collect();
+        drop((namespaces, spent));
     }
 }
 

@@ -49,12 +49,17 @@ impl Networks {
                 self.settle(&mut state)?;
             }
         }
+        if !gone.is_empty() {
+            self.files.write_endpoints(sandbox, &[])?;
+        }
         let path = self.files.pin(sandbox);
         let mut remains: Vec<Remains> = gone.into_iter().map(Remains::from).collect();
-        if let Some(first) = remains.first_mut() {
-            self.files.write_endpoints(sandbox, &[])?;
-            // Held until its links are removed, or the kernel would do so now.
-            first.namespace = Namespace::open(&path).ok();
+        // Held until its links are removed, or the kernel would do so now.
+        if let Ok(namespace) = Namespace::open(&path) {
+            remains.push(Remains {
+                namespace: Some(namespace),
+                ..Remains::default()
+            });
         }
         Namespace::remove_pinned(&path)?;
         self.background.remove(remains);
