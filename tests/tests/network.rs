@@ -1,5 +1,8 @@
 //! Networks, as `docker network`, `docker run` and their users see them.
 
+use std::io::{BufRead as _, BufReader};
+use std::process::Stdio;
+
 use dhow_testkit::Daemon;
 
 fn daemon() -> Daemon {
@@ -395,6 +398,31 @@ fn fixed_addresses_and_names() {
         "nslookup 10.83.0.20; nslookup fd83::20",
     );
     assert_eq!(reverse.matches("web.front").count(), 2, "{reverse}");
+    // A new name is found at once, the old one no more.
+    daemon.docker(&["rename", "web", "site"]).ok();
+    daemon.script(
+        &["--network=front"],
+        "nslookup -type=a site && ! timeout 1 nslookup -type=a web",
+    );
+    daemon.docker(&["rename", "site", "web"]).ok();
+    // What happened is told: as long as it runs it is joined.
+    daemon.docker(&["stop", "-t", "0", "web"]).ok();
+    let words = ["events", "--since=1", "--filter=network=front"];
+    let template = "--format={{.Action}} {{.Actor.Attributes.container}}";
+    let mut follower = daemon
+        .docker_command(&[&words[..], &[template]].concat())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("docker starts");
+    let lines = BufReader::new(follower.stdout.take().expect("it was piped")).lines();
+    let about_it: Vec<String> = lines
+        .map_while(Result::ok)
+        .filter_map(|line| Some(line.strip_suffix(id.as_str())?.trim().to_owned()))
+        .take(2)
+        .collect();
+    follower.kill().expect("it follows");
+    follower.wait().expect("it ends");
+    assert_eq!(about_it, ["connect", "disconnect"]);
     // The default network has no names.
     daemon.script(&[], "! grep 127.0.0.11 /etc/resolv.conf");
     let seen = daemon.script(

@@ -309,6 +309,11 @@ fn macvlan_containers_are_hosts_of_the_network_outside() {
         ask(outside.namespace(), "192.0.2.77:80").as_deref(),
         Some("192.0.2.1")
     );
+    let seen = daemon.within(
+        "one",
+        "nslookup -type=a two | grep -c 192.0.2.77; nslookup 192.0.2.77",
+    );
+    assert!(seen.contains("two.lan"), "{seen}");
     let seen = daemon.within("one", "ip route; cat /sys/class/net/eth0/mtu");
     assert!(
         seen.contains("default via 192.0.2.1 dev eth0") && seen.ends_with("1400"),

@@ -116,6 +116,7 @@ impl Engine {
         attributes.insert("exitCode".into(), exit.code.to_string());
         self.events()
             .announce("container", "die", &record.id, attributes);
+        self.announce_networks(&record, "disconnect");
         container.ends.send_modify(|ends| {
             ends.count += 1;
             ends.last = Ended {

@@ -185,7 +185,7 @@ fn compose_resolv_conf(engine: &Engine, record: &Record) -> String {
         .networks
         .keys()
         .filter_map(|name| engine.networks().get(name).ok())
-        .any(|network| network.name_server().is_some());
+        .any(|network| network.spec.names);
     resolv_conf(&host, record, has_names)
 }
 

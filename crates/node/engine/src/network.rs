@@ -140,6 +140,19 @@ impl Engine {
         .await
     }
 
+    /// Announces that a container was joined to all its networks, or taken off
+    /// them, as happens when it starts and ends.
+    pub(crate) fn announce_networks(&self, record: &Record, action: &str) {
+        if !has_own_sandbox(record) {
+            return;
+        }
+        for name in record.networks.keys() {
+            if let Ok(network) = self.networks().get(name) {
+                self.announce_network(&network, record, action);
+            }
+        }
+    }
+
     fn announce_network(&self, network: &Network, record: &Record, action: &str) {
         let attributes = BTreeMap::from([
             ("container".to_owned(), record.id.clone()),

@@ -284,6 +284,7 @@ impl Engine {
         // Whoever attached after the program was let go, but before the state
         // said so.
         self.attach_waiting(container, &shim).await;
+        self.announce_networks(&record, "connect");
         self.announce(&record, "start");
         self.watch(Arc::clone(container), events);
         self.follow_health(container);

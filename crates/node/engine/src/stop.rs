@@ -222,6 +222,7 @@ impl Engine {
         table.by_name.remove(&old);
         table.by_name.insert(new.into(), container.id.clone());
         drop(table);
+        self.networks().rename_sandbox(&container.id, new)?;
         let mut attributes = record.attributes();
         attributes.insert("oldName".into(), format!("/{old}"));
         self.events()

@@ -2,7 +2,8 @@
 //!
 //! One server listens at the gateway of each network that has names; sandboxes
 //! ask 127.0.0.11, which their own packet filter leads here. Who asks is told
-//! by the address: a name means what it means on the asker's networks. What no
+//! by the address: a name means what it means on the asker's networks. In a
+//! sandbox that no bridge of ours leads to, the server listens itself. What no
 //! network knows goes to the asker's own name servers or else the host's, byte
 //! for byte; of a sandbox without a way out it goes nowhere.
 
@@ -12,6 +13,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use dhow_netlink::Namespace;
 use hickory_proto::op::{Message, MessageType, OpCode, ResponseCode};
 use hickory_proto::rr::rdata::{A, AAAA, PTR};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
@@ -20,7 +22,7 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use crate::names::Known;
+use crate::names::{Asker, Known, Place};
 use crate::networks::Networks;
 
 /// Names move with containers, so answers are good for a short time, in seconds.
@@ -31,6 +33,8 @@ const PATIENCE: Duration = Duration::from_secs(4);
 /// queue would.
 const MAX_QUESTIONS: usize = 1024;
 const MAX_DATAGRAM: usize = 4096;
+/// Where sandboxes ask.
+const INSIDE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 11);
 
 /// The name service of one instance.
 #[derive(Debug)]
@@ -66,19 +70,15 @@ impl NameServer {
     /// Serves until it is dropped, following the networks as they come and go.
     pub async fn run(self) {
         let server = Arc::new(self);
-        let mut wanted = server.networks.name_servers();
-        let mut running: BTreeMap<Ipv4Addr, JoinSet<()>> = BTreeMap::new();
+        let mut wanted = server.networks.name_places();
+        let mut running: BTreeMap<Place, JoinSet<()>> = BTreeMap::new();
         loop {
-            let addresses: BTreeSet<Ipv4Addr> = wanted.borrow_and_update().clone();
-            running.retain(|address, _| addresses.contains(address));
-            for address in addresses {
-                running.entry(address).or_insert_with(|| {
+            let places: BTreeSet<Place> = wanted.borrow_and_update().clone();
+            running.retain(|place, _| places.contains(place));
+            for place in places {
+                running.entry(place).or_insert_with_key(|place| {
                     let mut tasks = JoinSet::new();
-                    tasks.spawn(report(
-                        address,
-                        Arc::clone(&server).serve_datagrams(address),
-                    ));
-                    tasks.spawn(report(address, Arc::clone(&server).serve_streams(address)));
+                    tasks.spawn(Arc::clone(&server).serve(place.clone()));
                     tasks
                 });
             }
@@ -88,56 +88,102 @@ impl NameServer {
         }
     }
 
-    async fn serve_datagrams(self: Arc<Self>, address: Ipv4Addr) -> io::Result<()> {
-        let socket = Arc::new(UdpSocket::bind((address, 53)).await?);
+    async fn serve(self: Arc<Self>, place: Place) {
+        let served = match self.listen(&place) {
+            Ok((datagrams, streams)) => {
+                let place = Arc::new(place.clone());
+                tokio::try_join!(
+                    Arc::clone(&self).serve_datagrams(datagrams, Arc::clone(&place)),
+                    Arc::clone(&self).serve_streams(streams, place),
+                )
+                .map(|((), ())| ())
+            }
+            Err(error) => Err(error),
+        };
+        if let Err(error) = served {
+            tracing::warn!(?place, %error, "names are not answered there");
+        }
+    }
+
+    fn listen(&self, place: &Place) -> io::Result<(UdpSocket, TcpListener)> {
+        let bind = |address: Ipv4Addr| -> io::Result<_> {
+            let datagrams = std::net::UdpSocket::bind((address, 53))?;
+            let streams = std::net::TcpListener::bind((address, 53))?;
+            datagrams.set_nonblocking(true)?;
+            streams.set_nonblocking(true)?;
+            Ok((datagrams, streams))
+        };
+        let (datagrams, streams) = match place {
+            Place::Gateway(address) => bind(*address)?,
+            Place::Sandbox(sandbox) => {
+                let path = self.networks.sandbox_path(sandbox);
+                let namespace = Namespace::open(&path).map_err(io::Error::other)?;
+                namespace.run(|| bind(INSIDE)).map_err(io::Error::other)??
+            }
+        };
+        Ok((
+            UdpSocket::from_std(datagrams)?,
+            TcpListener::from_std(streams)?,
+        ))
+    }
+
+    async fn serve_datagrams(
+        self: Arc<Self>,
+        socket: UdpSocket,
+        place: Arc<Place>,
+    ) -> io::Result<()> {
+        let socket = Arc::new(socket);
         let places = Arc::new(Semaphore::new(MAX_QUESTIONS));
         let mut tasks = JoinSet::new();
         let mut buffer = vec![0; MAX_DATAGRAM];
         loop {
             let (length, client) = socket.recv_from(&mut buffer).await?;
             while tasks.try_join_next().is_some() {}
-            let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+            let Ok(permit) = Arc::clone(&places).try_acquire_owned() else {
                 continue;
             };
             let question = buffer[..length].to_vec();
             let (server, socket) = (Arc::clone(&self), Arc::clone(&socket));
+            let place = Arc::clone(&place);
             tasks.spawn(async move {
-                if let Some(answer) = server
-                    .answer(client.ip(), &question, Transport::Datagram)
-                    .await
-                {
+                let asker = asker(&place, client);
+                if let Some(answer) = server.answer(asker, &question, Transport::Datagram).await {
                     // An asker that is gone needs no answer.
                     let _ = socket.send_to(&answer, client).await;
                 }
-                drop(place);
+                drop(permit);
             });
         }
     }
 
-    async fn serve_streams(self: Arc<Self>, address: Ipv4Addr) -> io::Result<()> {
-        let listener = TcpListener::bind((address, 53)).await?;
+    async fn serve_streams(
+        self: Arc<Self>,
+        listener: TcpListener,
+        place: Arc<Place>,
+    ) -> io::Result<()> {
         let places = Arc::new(Semaphore::new(MAX_QUESTIONS));
         let mut tasks = JoinSet::new();
         loop {
             let (stream, client) = listener.accept().await?;
             while tasks.try_join_next().is_some() {}
-            let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+            let Ok(permit) = Arc::clone(&places).try_acquire_owned() else {
                 continue;
             };
-            let server = Arc::clone(&self);
+            let (server, place) = (Arc::clone(&self), Arc::clone(&place));
             tasks.spawn(async move {
-                let _ = tokio::time::timeout(PATIENCE * 2, server.converse(stream, client)).await;
-                drop(place);
+                let conversation = server.converse(stream, asker(&place, client));
+                let _ = tokio::time::timeout(PATIENCE * 2, conversation).await;
+                drop(permit);
             });
         }
     }
 
-    async fn converse(&self, mut stream: TcpStream, client: SocketAddr) -> io::Result<()> {
+    async fn converse(&self, mut stream: TcpStream, asker: Asker<'_>) -> io::Result<()> {
         loop {
             let length = stream.read_u16().await?;
             let mut question = vec![0; usize::from(length)];
             stream.read_exact(&mut question).await?;
-            let Some(answer) = self.answer(client.ip(), &question, Transport::Stream).await else {
+            let Some(answer) = self.answer(asker, &question, Transport::Stream).await else {
                 return Ok(());
             };
             let Ok(length) = u16::try_from(answer.len()) else {
@@ -149,20 +195,25 @@ impl NameServer {
     }
 
     /// The answer to a question, or `None` for bytes that are no question.
-    async fn answer(&self, client: IpAddr, bytes: &[u8], transport: Transport) -> Option<Vec<u8>> {
+    async fn answer(
+        &self,
+        asker: Asker<'_>,
+        bytes: &[u8],
+        transport: Transport,
+    ) -> Option<Vec<u8>> {
         let question = question(bytes)?;
         let look = |asked: &Asked| match asked {
-            Asked::Name(name) => match self.networks.resolve(client, name) {
+            Asked::Name(name) => match self.networks.resolve(asker, name) {
                 Known::Answer(addresses) => Known::Answer(Found::Addresses(addresses)),
                 Known::Ask(servers) => Known::Ask(servers),
                 Known::Nothing => Known::Nothing,
             },
-            Asked::Address(address) => match self.networks.reverse(client, *address) {
+            Asked::Address(address) => match self.networks.reverse(asker, *address) {
                 Known::Answer(names) => Known::Answer(Found::Names(names)),
                 Known::Ask(servers) => Known::Ask(servers),
                 Known::Nothing => Known::Nothing,
             },
-            Asked::Else => match self.networks.elsewhere(client) {
+            Asked::Else => match self.networks.elsewhere(asker) {
                 Known::Answer(_) | Known::Nothing => Known::Nothing,
                 Known::Ask(servers) => Known::Ask(servers),
             },
@@ -270,9 +321,11 @@ enum Transport {
     Stream,
 }
 
-async fn report(address: Ipv4Addr, serving: impl Future<Output = io::Result<()>>) {
-    if let Err(error) = serving.await {
-        tracing::warn!(%address, %error, "names are not answered on this network");
+/// Who asks: at a bridge the address tells, inside a sandbox it is its own.
+fn asker(place: &Place, client: SocketAddr) -> Asker<'_> {
+    match place {
+        Place::Gateway(_) => Asker::Address(client.ip()),
+        Place::Sandbox(sandbox) => Asker::Sandbox(sandbox),
     }
 }
 

@@ -1,8 +1,27 @@
 //! What names mean to whoever asks, as far as this instance knows.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
+use crate::endpoint::Endpoint;
 use crate::networks::Networks;
+
+/// Where names are asked for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Place {
+    /// At our own address on a bridge, by all that are on it.
+    Gateway(Ipv4Addr),
+    /// Inside a sandbox that no bridge of ours leads to, by itself.
+    Sandbox(String),
+}
+
+/// Who asks.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Asker<'a> {
+    /// Whoever has this address.
+    Address(IpAddr),
+    /// This sandbox.
+    Sandbox(&'a str),
+}
 
 /// What is known about a question.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,11 +35,11 @@ pub(crate) enum Known<T> {
 }
 
 impl Networks {
-    /// The addresses that `name` has for whoever asks from `client`.
-    pub(crate) fn resolve(&self, client: IpAddr, name: &str) -> Known<Vec<IpAddr>> {
+    /// The addresses that `name` has for whoever asks.
+    pub(crate) fn resolve(&self, asker: Asker<'_>, name: &str) -> Known<Vec<IpAddr>> {
         let name = name.trim_end_matches('.');
         let mut addresses = Vec::new();
-        let known = self.for_client(client, |state, sandbox| {
+        let known = self.for_asker(asker, |state, sandbox| {
             for own in state.of_sandbox(sandbox) {
                 let Some(network) = state.networks.get(&own.network) else {
                     continue;
@@ -53,9 +72,9 @@ impl Networks {
     }
 
     /// The names that `address` has for whoever asks from `client`, in full.
-    pub(crate) fn reverse(&self, client: IpAddr, address: IpAddr) -> Known<Vec<String>> {
+    pub(crate) fn reverse(&self, asker: Asker<'_>, address: IpAddr) -> Known<Vec<String>> {
         let mut names = Vec::new();
-        let known = self.for_client(client, |state, sandbox| {
+        let known = self.for_asker(asker, |state, sandbox| {
             for own in state.of_sandbox(sandbox) {
                 let Some(network) = state.networks.get(&own.network) else {
                     continue;
@@ -73,33 +92,36 @@ impl Networks {
         }
     }
 
-    /// Who else may be asked on behalf of `client`. A sandbox without a way out
+    /// Who else may be asked on behalf of somebody. A sandbox without a way out
     /// asks nobody: its questions would be one.
-    pub(crate) fn elsewhere(&self, client: IpAddr) -> Known<Vec<IpAddr>> {
-        self.for_client(client, |_, _| ())
+    pub(crate) fn elsewhere(&self, asker: Asker<'_>) -> Known<Vec<IpAddr>> {
+        self.for_asker(asker, |_, _| ())
     }
 
-    fn for_client(
+    fn for_asker(
         &self,
-        client: IpAddr,
+        asker: Asker<'_>,
         look: impl FnOnce(&crate::state::State, &str),
     ) -> Known<Vec<IpAddr>> {
         let state = self.state.lock();
-        let asker = state
-            .endpoints
-            .values()
-            .find(|endpoint| endpoint.addresses.contains(&client));
-        let Some(asker) = asker else {
-            // Somebody else on the bridge, such as the host itself.
-            return Known::Ask(Vec::new());
+        let sandbox = match asker {
+            Asker::Sandbox(sandbox) => sandbox,
+            Asker::Address(address) => {
+                let has_it = |endpoint: &&Endpoint| endpoint.addresses.contains(&address);
+                match state.endpoints.values().find(has_it) {
+                    Some(endpoint) => endpoint.sandbox.as_str(),
+                    // Somebody else on the bridge, such as the host itself.
+                    None => return Known::Ask(Vec::new()),
+                }
+            }
         };
-        look(&state, &asker.sandbox);
-        let ways = state.ways(&asker.sandbox);
+        look(&state, sandbox);
+        let ways = state.ways(sandbox);
         if ways.v4.is_none() && ways.v6.is_none() {
             return Known::Nothing;
         }
         let servers = state
-            .of_sandbox(&asker.sandbox)
+            .of_sandbox(sandbox)
             .flat_map(|endpoint| endpoint.name_servers.iter().copied());
         let mut unique: Vec<IpAddr> = Vec::new();
         for server in servers {

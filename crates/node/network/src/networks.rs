@@ -7,7 +7,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use dhow_netlink::{Namespace, Prefix, Socket};
@@ -20,6 +19,7 @@ use crate::endpoint::Endpoint;
 use crate::error::Error;
 use crate::files::Files;
 use crate::links::{self, Maker};
+use crate::names::Place;
 use crate::rules;
 use crate::sandbox::Prepared;
 use crate::spec::{Driver, Network, NetworkSpec};
@@ -53,8 +53,8 @@ pub struct Networks {
     /// Changes our tables. It is kept open: the kernel finishes all that was
     /// begun before it closes one.
     netfilter: Mutex<Socket>,
-    /// Our own addresses at which names are asked for.
-    servers: watch::Sender<BTreeSet<Ipv4Addr>>,
+    /// Where names are asked for.
+    places: watch::Sender<BTreeSet<Place>>,
 }
 
 impl Networks {
@@ -89,7 +89,7 @@ impl Networks {
             background: Background::start(groups)?,
             fresh: Mutex::default(),
             netfilter: Mutex::new(Socket::netfilter().map_err(Error::kernel("open netfilter"))?),
-            servers: watch::Sender::default(),
+            places: watch::Sender::default(),
             config,
         };
         networks.remove_strays()?;
@@ -262,9 +262,9 @@ impl Networks {
         self.state.lock().of_network(network).cloned().collect()
     }
 
-    /// Our addresses at which names are asked for; changes are announced.
-    pub(crate) fn name_servers(&self) -> watch::Receiver<BTreeSet<Ipv4Addr>> {
-        self.servers.subscribe()
+    /// Where names are asked for; changes are announced.
+    pub(crate) fn name_places(&self) -> watch::Receiver<BTreeSet<Place>> {
+        self.places.subscribe()
     }
 
     /// Removes every trace of this instance from the kernel: bridges, tables
@@ -324,15 +324,12 @@ impl Networks {
         Ok(())
     }
 
-    fn announce(&self, state: &State) {
-        let servers = state
-            .networks
-            .values()
-            .filter_map(Network::name_server)
-            .collect();
-        self.servers.send_if_modified(|current| {
-            let changed = *current != servers;
-            *current = servers;
+    /// Tells whoever listens where names are asked for now.
+    pub(crate) fn announce(&self, state: &State) {
+        let places = state.name_places();
+        self.places.send_if_modified(|current| {
+            let changed = *current != places;
+            *current = places;
             changed
         });
     }

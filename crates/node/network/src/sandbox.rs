@@ -38,8 +38,30 @@ pub(crate) struct Ways {
     pub(crate) v4: Option<(String, IpAddr)>,
     /// The same of IPv6.
     pub(crate) v6: Option<(String, IpAddr)>,
-    /// Our address at which names are asked for.
-    pub(crate) names: Option<Ipv4Addr>,
+    /// Who answers questions for names.
+    pub(crate) names: Names,
+}
+
+/// Who answers a sandbox's questions for names.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Names {
+    /// Nobody of ours.
+    #[default]
+    Nobody,
+    /// The server at our own address on a bridge.
+    Bridge(Ipv4Addr),
+    /// A server inside, where there is no bridge that leads to ours.
+    Inside,
+}
+
+impl Names {
+    /// Our address that questions are led to.
+    fn server(self) -> Option<Ipv4Addr> {
+        match self {
+            Names::Bridge(address) => Some(address),
+            Names::Nobody | Names::Inside => None,
+        }
+    }
 }
 
 impl Prepared {
@@ -149,10 +171,11 @@ impl Prepared {
                 }
             }
         }
-        if old.names == new.names {
+        let server = new.names.server();
+        if old.names.server() == server {
             return Ok(None);
         }
-        self.answer_names(table, new.names).map(Some)
+        self.answer_names(table, server).map(Some)
     }
 
     /// Leads questions for names to `server`, or nowhere.

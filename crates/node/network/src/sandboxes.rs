@@ -47,6 +47,8 @@ impl Networks {
             }
             if gone.iter().any(|endpoint| !endpoint.ports.is_empty()) {
                 self.settle(&mut state)?;
+            } else {
+                self.announce(&state);
             }
         }
         if !gone.is_empty() {
@@ -85,6 +87,21 @@ impl Networks {
         self.state.lock().in_order(sandbox)
     }
 
+    /// Gives all endpoints of a sandbox another name to be found by.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::File`] when it cannot be written down.
+    pub fn rename_sandbox(&self, sandbox: &str, name: &str) -> Result<(), Error> {
+        let mut state = self.state.lock();
+        state.rename(sandbox, name);
+        let endpoints = state.in_order(sandbox);
+        if endpoints.is_empty() {
+            return Ok(());
+        }
+        self.files.write_endpoints(sandbox, &endpoints)
+    }
+
     /// Joins a sandbox to a network.
     ///
     /// # Errors
@@ -115,9 +132,11 @@ impl Networks {
         let made = self
             .make_endpoint(&prepared, &joined, &sysctls)
             .and_then(|()| {
+                let mut state = self.state.lock();
                 if joined.moves_ports {
-                    self.settle(&mut self.state.lock())
+                    self.settle(&mut state)
                 } else {
+                    self.announce(&state);
                     Ok(())
                 }
             });
@@ -148,7 +167,9 @@ impl Networks {
                     network: network.spec.name,
                 });
             };
-            if !endpoint.ports.is_empty() {
+            if endpoint.ports.is_empty() {
+                self.announce(&state);
+            } else {
                 self.settle(&mut state)?;
             }
             let new = state.ways(sandbox);

@@ -9,9 +9,10 @@ use dhow_netlink::Prefix;
 use crate::address_pool;
 use crate::endpoint::{Endpoint, EndpointSpec, PortMapping, PublishSpec};
 use crate::error::Error;
+use crate::names::Place;
 use crate::ports::Ports;
 use crate::rules::Elements;
-use crate::sandbox::Ways;
+use crate::sandbox::{Names, Ways};
 use crate::spec::Network;
 
 /// Endpoints of one sandbox; the interface names end at `eth31`.
@@ -106,15 +107,45 @@ impl State {
         Ways {
             v4: way(true),
             v6: way(false),
-            names: self
-                .of_sandbox(sandbox)
-                .filter_map(|endpoint| {
-                    let network = self.networks.get(&endpoint.network)?;
-                    Some((&endpoint.interface, network.name_server()?))
-                })
-                .min()
-                .map(|(_, server)| server),
+            names: self.names(sandbox),
         }
+    }
+
+    fn names(&self, sandbox: &str) -> Names {
+        let named: Vec<(&Endpoint, &Network)> = self
+            .of_sandbox(sandbox)
+            .filter_map(|endpoint| {
+                let network = self.networks.get(&endpoint.network)?;
+                network.spec.names.then_some((endpoint, network))
+            })
+            .collect();
+        let servers = named
+            .iter()
+            .filter_map(|(endpoint, network)| Some((&endpoint.interface, network.name_server()?)));
+        match servers.min() {
+            Some((_, server)) => Names::Bridge(server),
+            None if named.is_empty() => Names::Nobody,
+            None => Names::Inside,
+        }
+    }
+
+    /// Where names are asked for.
+    pub(crate) fn name_places(&self) -> BTreeSet<Place> {
+        let gateways = self
+            .networks
+            .values()
+            .filter_map(Network::name_server)
+            .map(Place::Gateway);
+        let without_bridge = self.endpoints.values().filter(|endpoint| {
+            let network = self.networks.get(&endpoint.network);
+            network.is_some_and(|network| !network.is_bridge())
+        });
+        let sandboxes: BTreeSet<&String> = without_bridge.map(|one| &one.sandbox).collect();
+        let inside = sandboxes
+            .into_iter()
+            .filter(|sandbox| self.names(sandbox) == Names::Inside)
+            .map(|sandbox| Place::Sandbox(sandbox.clone()));
+        gateways.chain(inside).collect()
     }
 
     /// The published ports of a sandbox, with the network they lead to.
@@ -197,6 +228,15 @@ impl State {
             }
         }
         Some(endpoint)
+    }
+
+    /// Gives all endpoints of a sandbox another name.
+    pub(crate) fn rename(&mut self, sandbox: &str, name: &str) {
+        for endpoint in self.endpoints.values_mut() {
+            if endpoint.sandbox == sandbox {
+                endpoint.name = name.into();
+            }
+        }
     }
 
     /// Forgets what was remembered for a network that is gone.

@@ -127,18 +127,26 @@ pub(super) fn full(door: &Door, record: &Record, with_size: bool) -> Answer<Valu
             .get(&endpoint.network)
             .is_ok_and(|found| found.spec.name == "bridge")
     });
+    let network = default.and_then(|one| door.engine.networks().get(&one.network).ok());
+    let outside = endpoint_view(network.as_ref(), default);
     let settings = &mut shown["NetworkSettings"];
-    settings["IPAddress"] = json!(
-        default
-            .and_then(|endpoint| endpoint.address(true))
-            .map_or_else(String::new, |a| a.to_string())
-    );
-    settings["MacAddress"] = json!(default.map_or_else(String::new, Endpoint::mac_text));
-    settings["Gateway"] = json!(
-        default
-            .and_then(|endpoint| gateway(door, endpoint))
-            .unwrap_or_default()
-    );
+    for field in [
+        "EndpointID",
+        "Gateway",
+        "GlobalIPv6Address",
+        "GlobalIPv6PrefixLen",
+        "IPAddress",
+        "IPPrefixLen",
+        "IPv6Gateway",
+        "MacAddress",
+    ] {
+        settings[field] = outside[field].clone();
+    }
+    settings["HairpinMode"] = json!(false);
+    settings["LinkLocalIPv6Address"] = json!("");
+    settings["LinkLocalIPv6PrefixLen"] = json!(0);
+    settings["SecondaryIPAddresses"] = Value::Null;
+    settings["SecondaryIPv6Addresses"] = Value::Null;
     if let Some(health) = &state.health {
         shown["State"]["Health"] = json!({
             "Status": health.status,
@@ -275,11 +283,6 @@ fn port_map(record: &Record, endpoints: &[Endpoint]) -> Value {
             }));
     }
     json!(map)
-}
-
-fn gateway(door: &Door, endpoint: &Endpoint) -> Option<String> {
-    let network = door.engine.networks().get(&endpoint.network).ok()?;
-    Some(network.pool(true)?.gateway.to_string())
 }
 
 fn networks(door: &Door, record: &Record, endpoints: &[Endpoint]) -> Value {
