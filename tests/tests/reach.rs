@@ -167,6 +167,23 @@ fn published_ports_are_reached_from_everywhere() {
     fails("7000:80", "address already in use");
     fails("192.0.2.77:80:80", "cannot assign requested address");
     drop(held);
+    // What cannot work is refused, and who tries is not left waiting.
+    let words = [
+        "run",
+        "--rm",
+        "--network=front",
+        "-p",
+        "[::1]:81:80",
+        "busybox",
+        "true",
+    ];
+    let error = daemon.docker(&words).fails(125);
+    assert!(error.contains("publish at 127.0.0.1"), "{error}");
+    let refused = host
+        .run(|| std::net::TcpStream::connect("[::1]:8080"))
+        .expect("enter");
+    let refused = refused.expect_err("nobody answers at ::1");
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
     // Of a range for one port, a free one is taken.
     daemon.sleeper("ranged", &["-p", "8080-8090:80", "--expose=81", "-P"]);
     let shown = daemon.docker(&["port", "ranged"]).ok();

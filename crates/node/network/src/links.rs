@@ -1,6 +1,7 @@
 //! Links of the host: bridges, and what macvlan networks lie on.
 
 use std::fs;
+use std::path::Path;
 
 use dhow_netlink::{Batch, Link, NewLink, Prefix, Socket};
 
@@ -180,14 +181,38 @@ pub(crate) fn has_ipv6() -> bool {
 
 /// Lets this host pass packets on, as bridges need it.
 pub(crate) fn forward_packets() -> Result<(), Error> {
-    for path in [
-        "/proc/sys/net/ipv4/ip_forward",
-        "/proc/sys/net/ipv6/conf/all/forwarding",
+    for (path, before) in [
+        ("/proc/sys/net/ipv4/ip_forward", None),
+        (
+            "/proc/sys/net/ipv6/conf/all/forwarding",
+            Some(keep_announced_routes as fn() -> Result<(), Error>),
+        ),
     ] {
         match fs::read_to_string(path) {
-            Ok(value) if value.trim() == "0" => fs::write(path, "1").map_err(Error::file(path))?,
+            Ok(value) if value.trim() == "0" => {
+                before.map_or(Ok(()), |prepare| prepare())?;
+                fs::write(path, "1").map_err(Error::file(path))?;
+            }
             // A host without IPv6 has nothing to pass on.
             _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// A host that passes packets on listens to no router unless it is told to all
+/// the same; one whose own way out was announced by a router keeps it.
+fn keep_announced_routes() -> Result<(), Error> {
+    let folder = Path::new("/proc/sys/net/ipv6/conf");
+    for entry in fs::read_dir(folder).map_err(Error::file(folder))?.flatten() {
+        let name = entry.file_name();
+        if name == "all" || name == "default" || name == "lo" {
+            continue;
+        }
+        let path = entry.path().join("accept_ra");
+        let listens = fs::read_to_string(&path).is_ok_and(|value| value.trim() == "1");
+        if listens {
+            fs::write(&path, "2").map_err(Error::file(path))?;
         }
     }
     Ok(())

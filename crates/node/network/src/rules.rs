@@ -230,6 +230,12 @@ fn chains(transaction: &mut Transaction, family: Family) {
         );
     }
 
+    if family == Family::Ip6 {
+        // The kernel finds no way back to ::1. Who asks there is refused at
+        // once, and goes on to 127.0.0.1, rather than left waiting.
+        let to_loopback = [vec![destination(family, 0)], is_loopback(family, 0)].concat();
+        transaction.add_rule("output", &[&to_loopback[..], &[accept()]].concat());
+    }
     for chain in ["prerouting", "output"] {
         transaction.add_rule(chain, &[&is_local()[..], &[jump("publish")]].concat());
     }

@@ -311,6 +311,14 @@ impl Networks {
         })?;
         let spent = prepared.lead(&self.config.table, &joined.old, &joined.new)?;
         self.background.close(spent);
+        // Looking at a port makes the kernel notice that its far end is up, and
+        // the bridge pass its packets on; left alone it does so a little later,
+        // and the first question for a neighbour would be lost.
+        if !endpoint.port_link.is_empty() {
+            socket
+                .link(&endpoint.port_link)
+                .map_err(Error::kernel("look at the bridge's port"))?;
+        }
         Ok(())
     }
 }

@@ -418,6 +418,12 @@ fn host_addresses(
 ) -> Result<Vec<IpAddr>, Error> {
     let has = |is_ipv4| endpoint.address(is_ipv4).is_some();
     if let Some(address) = spec.host_address {
+        if address == IpAddr::V6(Ipv6Addr::LOCALHOST) {
+            return Err(Error::Invalid(format!(
+                "cannot publish {}/{} at [::1]: the kernel leads no connection from there to a container; publish at 127.0.0.1",
+                spec.container_port, spec.protocol
+            )));
+        }
         if !has(address.is_ipv4()) {
             return Err(Error::Invalid(format!(
                 "cannot publish {}/{} at {address}: network {} has no addresses of that family",
