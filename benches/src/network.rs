@@ -200,7 +200,7 @@ impl Bare {
                         name,
                         Port {
                             hairpin: true,
-                            isolated: false,
+                            ..Port::default()
                         },
                     );
             }

@@ -35,6 +35,9 @@ const IFLA_BRPORT_ISOLATED: u16 = 33;
 const IFLA_BR_NF_CALL_IPTABLES: u16 = 36;
 const IFLA_BR_NF_CALL_IP6TABLES: u16 = 37;
 const IFLA_INET_CONF: u16 = 1;
+const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
+/// The link makes itself no IPv6 address (`IN6_ADDR_GEN_MODE_NONE`).
+const ADDR_GEN_NONE: u8 = 1;
 /// Place of `route_localnet` among a link's IPv4 settings
 /// (`IPV4_DEVCONF_ROUTE_LOCALNET`).
 const ROUTE_LOCALNET: u16 = 26;
@@ -79,6 +82,7 @@ pub struct NewLink<'a> {
     group: Option<u32>,
     parent: Option<u32>,
     namespace: Option<BorrowedFd<'a>>,
+    is_down: bool,
     kind_data: KindData<'a>,
 }
 
@@ -114,6 +118,9 @@ pub struct Port {
     pub hairpin: bool,
     /// Nothing goes to, or comes from, other isolated ports.
     pub isolated: bool,
+    /// It makes itself no IPv6 address, as a mere port needs none, when it comes
+    /// up after this. The kernel must speak IPv6.
+    pub addressless: bool,
 }
 
 /// The other end of a veth pair, in a network namespace of its own. It is made
@@ -223,6 +230,13 @@ impl<'a> NewLink<'a> {
         self
     }
 
+    /// Leaves the link down.
+    #[must_use]
+    pub fn down(mut self) -> Self {
+        self.is_down = true;
+        self
+    }
+
     /// Makes the link in another network namespace, down.
     #[must_use]
     pub fn namespace(mut self, namespace: BorrowedFd<'a>) -> Self {
@@ -240,10 +254,11 @@ fn info_header(index: u32, flags: u32, change: u32) -> [u8; INFO_HEADER] {
 }
 
 impl Batch {
-    /// Makes a link (`RTM_NEWLINK`, exclusive) and sets it up, unless it is made
-    /// in another namespace.
+    /// Makes a link (`RTM_NEWLINK`, exclusive) and sets it up, unless it is to be
+    /// left down or made in another namespace.
     pub fn add_link(&mut self, link: &NewLink<'_>) -> &mut Self {
-        let flags = if link.namespace.is_some() { 0 } else { IFF_UP };
+        let is_down = link.is_down || link.namespace.is_some();
+        let flags = if is_down { 0 } else { IFF_UP };
         let mut request = self.request(RTM_NEWLINK, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL);
         request
             .header(&info_header(0, flags, flags))
@@ -315,13 +330,30 @@ impl Batch {
 
     /// Says how the bridge port of this name behaves.
     pub fn set_port(&mut self, name: &str, port: Port) -> &mut Self {
-        self.by_name(name).nest(IFLA_LINKINFO, |info| {
+        let mut request = self.by_name(name);
+        request.nest(IFLA_LINKINFO, |info| {
             info.string(IFLA_INFO_SLAVE_KIND, "bridge");
             info.nest(IFLA_INFO_SLAVE_DATA, |data| {
                 data.attribute(IFLA_BRPORT_MODE, &[u8::from(port.hairpin)])
                     .attribute(IFLA_BRPORT_ISOLATED, &[u8::from(port.isolated)]);
             });
         });
+        if port.addressless {
+            request.nest(IFLA_AF_SPEC, |families| {
+                families.nest(libc::AF_INET6 as u16, |settings| {
+                    settings.attribute(IFLA_INET6_ADDR_GEN_MODE, &[ADDR_GEN_NONE]);
+                });
+            });
+        }
+        drop(request);
+        self
+    }
+
+    /// Sets the link of this name up.
+    pub fn set_up_named(&mut self, name: &str) -> &mut Self {
+        self.request(RTM_NEWLINK, NLM_F_ACK)
+            .header(&info_header(0, IFF_UP, IFF_UP))
+            .string(IFLA_IFNAME, name);
         self
     }
 

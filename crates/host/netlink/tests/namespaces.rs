@@ -77,6 +77,7 @@ fn a_pair_joins_two_namespaces() {
     let behaviour = Port {
         hairpin: true,
         isolated: true,
+        addressless: true,
     };
     batch
         .set_port("veth9", behaviour)

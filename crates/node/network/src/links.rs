@@ -1,6 +1,7 @@
 //! Links of the host: bridges, and what macvlan networks lie on.
 
 use std::fs;
+use std::io;
 use std::path::Path;
 
 use dhow_netlink::{Batch, Link, NewLink, Prefix, Socket};
@@ -73,7 +74,12 @@ impl Maker<'_> {
         // loopback addresses; the filter keeps everybody else's out.
         batch.set_route_localnet(found.index).set_up(found.index);
         self.run(&mut batch, doing())?;
-        Ok(found)
+        // No container tells this host its routes (CVE-2020-13401).
+        let path = format!("/proc/sys/net/ipv6/conf/{name}/accept_ra");
+        match fs::write(&path, "0") {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::file(path)(error)),
+            _ => Ok(found),
+        }
     }
 
     fn make_parent(&self, network: &Network, parent: Option<&str>) -> Result<Link, Error> {
@@ -171,6 +177,11 @@ pub(crate) fn uplink_mtu(socket: &Socket) -> Result<u32, Error> {
         .iter()
         .find(|link| Some(link.index) == uplink)
         .map_or(1500, |link| link.mtu))
+}
+
+/// Whether this host's kernel has IPv6 at all.
+pub(crate) fn knows_ipv6() -> bool {
+    Path::new("/proc/sys/net/ipv6").exists()
 }
 
 /// Whether this host speaks IPv6.

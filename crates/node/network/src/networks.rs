@@ -20,7 +20,7 @@ use crate::error::Error;
 use crate::files::Files;
 use crate::links::{self, Maker};
 use crate::names::Place;
-use crate::rules;
+use crate::rules::{self, Elements};
 use crate::sandbox::Prepared;
 use crate::spec::{Driver, Network, NetworkSpec};
 use crate::state::State;
@@ -50,6 +50,8 @@ pub struct Networks {
     pub(crate) background: Background,
     /// Sandboxes that were made and not joined to anything yet.
     pub(crate) fresh: Mutex<BTreeMap<String, Prepared>>,
+    /// Whether the kernel has IPv6 at all.
+    pub(crate) knows_ipv6: bool,
     /// Changes our tables. It is kept open: the kernel finishes all that was
     /// begun before it closes one.
     netfilter: Mutex<Socket>,
@@ -88,6 +90,7 @@ impl Networks {
             groups,
             background: Background::start(groups)?,
             fresh: Mutex::default(),
+            knows_ipv6: links::knows_ipv6(),
             netfilter: Mutex::new(Socket::netfilter().map_err(Error::kernel("open netfilter"))?),
             places: watch::Sender::default(),
             config,
@@ -321,6 +324,37 @@ impl Networks {
         changed.map_err(Error::kernel("change the packet filter"))?;
         state.elements = held;
         self.announce(state);
+        Ok(())
+    }
+
+    /// Makes the kernel's maps follow when the ports of one sandbox changed, and
+    /// whoever listens.
+    pub(crate) fn publish(
+        &self,
+        state: &mut State,
+        before: &Elements,
+        after: &Elements,
+    ) -> Result<(), Error> {
+        let changed = match &mut state.elements {
+            None => return self.settle(state),
+            Some(held) => {
+                let table = &self.config.table;
+                let changed = rules::change(&self.netfilter.lock(), table, before, after);
+                if changed.is_ok() {
+                    held.replace(before, after);
+                }
+                changed
+            }
+        };
+        match changed {
+            Ok(()) => self.announce(state),
+            // A stranger changed our table: make it anew.
+            Err(error) if error.is_not_found() || error.is_exists() => {
+                state.elements = None;
+                self.settle(state)?;
+            }
+            Err(error) => return Err(Error::kernel("change the packet filter")(error)),
+        }
         Ok(())
     }
 

@@ -58,6 +58,32 @@ impl Elements {
         elements
     }
 
+    /// Those that published ports of these endpoints need.
+    pub(crate) fn of_ports<'a>(endpoints: impl Iterator<Item = &'a Endpoint>) -> Self {
+        let mut elements = Self::default();
+        for endpoint in endpoints.filter(|endpoint| !endpoint.ports.is_empty()) {
+            for family in FAMILIES {
+                elements.add_ports(family, endpoint);
+            }
+        }
+        elements
+    }
+
+    /// Puts `new` in the place of `old`.
+    pub(crate) fn replace(&mut self, old: &Self, new: &Self) {
+        for (place, elements) in &old.0 {
+            if let Some(held) = self.0.get_mut(place) {
+                for element in elements {
+                    held.remove(element);
+                }
+            }
+        }
+        for (place, elements) in &new.0 {
+            let held = self.0.entry(*place).or_default();
+            held.extend(elements.iter().cloned());
+        }
+    }
+
     fn add_network(&mut self, family: Family, network: &Network) {
         let name = interface(&network.bridge);
         let both = Element::Key(Element::concat(&[&name, &name]));

@@ -43,36 +43,24 @@ pub(crate) struct Ways {
 }
 
 /// Who answers a sandbox's questions for names.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) enum Names {
     /// Nobody of ours.
     #[default]
     Nobody,
-    /// The server at our own address on a bridge.
-    Bridge(Ipv4Addr),
+    /// The server at our own address on a bridge, by this link.
+    Bridge(String, Ipv4Addr),
     /// A server inside, where there is no bridge that leads to ours.
     Inside,
 }
 
-impl Names {
-    /// Our address that questions are led to.
-    fn server(self) -> Option<Ipv4Addr> {
-        match self {
-            Names::Bridge(address) => Some(address),
-            Names::Nobody | Names::Inside => None,
-        }
-    }
-}
-
 impl Prepared {
     /// Makes a namespace whose loopback link is up, and in which addresses are
-    /// what we say they are: nobody probes for duplicates, and no router on a
-    /// network of containers announces others.
+    /// what we say they are: no router on a network of containers announces
+    /// others.
     pub(crate) fn make() -> Result<Self, Error> {
         let (namespace, socket) = Namespace::create_with(|| -> Result<Socket, Error> {
-            for setting in ["accept_dad", "accept_ra"] {
-                set(&format!("ipv6/conf/default/{setting}"), "0")?;
-            }
+            set("ipv6/conf/default/accept_ra", "0")?;
             let socket = Socket::route().map_err(Error::kernel("open a sandbox"))?;
             let mut batch = Batch::new();
             batch.set_up(1);
@@ -171,11 +159,20 @@ impl Prepared {
                 }
             }
         }
-        let server = new.names.server();
-        if old.names.server() == server {
-            return Ok(None);
+        match (&old.names, &new.names) {
+            (Names::Bridge(..), Names::Nobody | Names::Inside) => {
+                self.answer_names(table, None).map(Some)
+            }
+            (old, Names::Bridge(interface, server)) if *old != new.names => {
+                let mut batch = Batch::new();
+                batch.set_route_localnet(self.link(interface)?);
+                self.socket
+                    .run(&mut batch)
+                    .map_err(Error::kernel("let questions for names out"))?;
+                self.answer_names(table, Some(*server)).map(Some)
+            }
+            _ => Ok(None),
         }
-        self.answer_names(table, server).map(Some)
     }
 
     /// Leads questions for names to `server`, or nowhere.
@@ -185,10 +182,6 @@ impl Prepared {
             name: table.into(),
         };
         self.namespace.run(|| {
-            set(
-                "ipv4/conf/all/route_localnet",
-                if server.is_some() { "1" } else { "0" },
-            )?;
             let socket = Socket::netfilter().map_err(Error::kernel("open a sandbox"))?;
             match server {
                 Some(server) => rules::names_in_sandbox(&socket, &table, server.octets()),

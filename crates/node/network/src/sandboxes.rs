@@ -6,10 +6,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use dhow_netlink::{Batch, MacvlanMode, Namespace, NewLink, Peer, Port, Prefix};
 
+use rustix::io::Errno;
+
 use crate::background::Remains;
 use crate::endpoint::{Endpoint, EndpointSpec};
 use crate::error::Error;
 use crate::networks::{Networks, route};
+use crate::rules::Elements;
 use crate::sandbox::{Inside, Prepared, Ways};
 use crate::spec::{Driver, Mode, Network};
 
@@ -38,6 +41,7 @@ impl Networks {
         let mut gone = Vec::new();
         {
             let mut state = self.state.lock();
+            let before = state.port_elements(sandbox);
             let networks: Vec<String> = state
                 .of_sandbox(sandbox)
                 .map(|endpoint| endpoint.network.clone())
@@ -45,10 +49,8 @@ impl Networks {
             for network in networks {
                 gone.extend(state.remove_endpoint(&network, sandbox));
             }
-            if gone.iter().any(|endpoint| !endpoint.ports.is_empty()) {
-                self.settle(&mut state)?;
-            } else {
-                self.announce(&state);
+            if !gone.is_empty() {
+                self.publish(&mut state, &before, &Elements::default())?;
             }
         }
         if !gone.is_empty() {
@@ -133,12 +135,8 @@ impl Networks {
             .make_endpoint(&prepared, &joined, &sysctls)
             .and_then(|()| {
                 let mut state = self.state.lock();
-                if joined.moves_ports {
-                    self.settle(&mut state)
-                } else {
-                    self.announce(&state);
-                    Ok(())
-                }
+                let after = state.port_elements(sandbox);
+                self.publish(&mut state, &joined.ports, &after)
             });
         if let Err(error) = made {
             // Ports that it brought go with it.
@@ -160,18 +158,15 @@ impl Networks {
         let (endpoint, network, old, new) = {
             let mut state = self.state.lock();
             let network = state.find(network)?.clone();
-            let old = state.ways(sandbox);
+            let (old, before) = (state.ways(sandbox), state.port_elements(sandbox));
             let Some(endpoint) = state.remove_endpoint(&network.spec.id, sandbox) else {
                 return Err(Error::NotJoined {
                     sandbox: sandbox.into(),
                     network: network.spec.name,
                 });
             };
-            if endpoint.ports.is_empty() {
-                self.announce(&state);
-            } else {
-                self.settle(&mut state)?;
-            }
+            let after = state.port_elements(sandbox);
+            self.publish(&mut state, &before, &after)?;
             let new = state.ways(sandbox);
             self.files
                 .write_endpoints(sandbox, &state.in_order(sandbox))?;
@@ -192,6 +187,7 @@ impl Networks {
 
     fn release_ports(&self, sandbox: &str) {
         let mut state = self.state.lock();
+        let before = state.port_elements(sandbox);
         for endpoint in state.in_order(sandbox) {
             let key = (endpoint.sandbox.clone(), endpoint.network.clone());
             for port in &endpoint.ports {
@@ -201,7 +197,7 @@ impl Networks {
                 endpoint.ports.clear();
             }
         }
-        if let Err(error) = self.settle(&mut state) {
+        if let Err(error) = self.publish(&mut state, &before, &Elements::default()) {
             tracing::warn!(sandbox, %error, "ports stay published");
         }
     }
@@ -212,13 +208,13 @@ impl Networks {
         let id = state.find(network)?.spec.id.clone();
         let resting = self.background.resting(&id);
         let old = state.ways(sandbox);
-        let ports = state.published(sandbox);
+        let ports = state.port_elements(sandbox);
         let (network, endpoint) =
             state.add_endpoint(&id, sandbox, spec.clone(), self.port_name(), &resting)?;
         let joined = Joined {
             old,
             new: state.ways(sandbox),
-            moves_ports: ports != state.published(sandbox),
+            ports,
             network,
             endpoint,
         };
@@ -264,15 +260,19 @@ impl Networks {
                 let port = Port {
                     hairpin: true,
                     isolated: network.spec.isolated,
+                    // Each address would make every later link dearer.
+                    addressless: self.knows_ipv6,
                 };
                 batch
                     .add_link(
                         &NewLink::veth(&endpoint.port_link, peer)
                             .mtu(network.mtu)
                             .master(link.index)
-                            .group(self.groups.live),
+                            .group(self.groups.live)
+                            .down(),
                     )
-                    .set_port(&endpoint.port_link, port);
+                    .set_port(&endpoint.port_link, port)
+                    .set_up_named(&endpoint.port_link);
             }
             Driver::Macvlan { mode, .. } => {
                 let mode = match mode {
@@ -289,9 +289,16 @@ impl Networks {
                 );
             }
         }
-        socket
-            .run(&mut batch)
-            .map_err(Error::kernel("make the sandbox's link"))?;
+        let made = match socket.run(&mut batch) {
+            // A bridge has room for a thousand ports, those that wait to be
+            // removed among them.
+            Err(error) if error.errno() == Some(Errno::XFULL.raw_os_error()) => {
+                self.background.settle();
+                socket.run(&mut batch)
+            }
+            other => other,
+        };
+        made.map_err(Error::kernel("make the sandbox's link"))?;
         let addresses = network
             .spec
             .pools
@@ -330,8 +337,8 @@ struct Joined {
     endpoint: Endpoint,
     old: Ways,
     new: Ways,
-    /// Whether published ports come or lead elsewhere.
-    moves_ports: bool,
+    /// What its published ports needed before.
+    ports: Elements,
 }
 
 impl From<Endpoint> for Remains {

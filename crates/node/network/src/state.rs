@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use dhow_netlink::Prefix;
 
 use crate::address_pool;
-use crate::endpoint::{Endpoint, EndpointSpec, PortMapping, PublishSpec};
+use crate::endpoint::{Endpoint, EndpointSpec, PublishSpec};
 use crate::error::Error;
 use crate::names::Place;
 use crate::ports::Ports;
@@ -123,7 +123,7 @@ impl State {
             .iter()
             .filter_map(|(endpoint, network)| Some((&endpoint.interface, network.name_server()?)));
         match servers.min() {
-            Some((_, server)) => Names::Bridge(server),
+            Some((interface, server)) => Names::Bridge(interface.clone(), server),
             None if named.is_empty() => Names::Nobody,
             None => Names::Inside,
         }
@@ -148,17 +148,9 @@ impl State {
         gateways.chain(inside).collect()
     }
 
-    /// The published ports of a sandbox, with the network they lead to.
-    pub(crate) fn published(&self, sandbox: &str) -> Vec<(String, PortMapping)> {
-        self.of_sandbox(sandbox)
-            .flat_map(|endpoint| {
-                let network = &endpoint.network;
-                endpoint
-                    .ports
-                    .iter()
-                    .map(|port| (network.clone(), port.clone()))
-            })
-            .collect()
+    /// The elements that the published ports of a sandbox need.
+    pub(crate) fn port_elements(&self, sandbox: &str) -> Elements {
+        Elements::of_ports(self.of_sandbox(sandbox))
     }
 
     /// Chooses interface, addresses and ports of an endpoint and adds it.

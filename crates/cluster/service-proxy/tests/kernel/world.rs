@@ -103,7 +103,7 @@ impl World {
             });
             let behaviour = Port {
                 hairpin: true,
-                isolated: false,
+                ..Port::default()
             };
             change(&node, |batch| batch.set_port(&name, behaviour));
             settle(namespace, &format!("{}/24", pod(number)), "10.1.0.1");
