@@ -646,6 +646,11 @@ fn networks_of_others_and_none() {
         let error = daemon.docker(&words).fails(125);
         assert!(error.contains(part), "{options:?}: {error}");
     }
+    daemon.sleeper("lonely", &["--network=none"]);
+    let error = daemon
+        .docker(&["network", "connect", "bridge", "lonely"])
+        .fails(1);
+    assert!(error.contains("in private (none) mode"), "{error}");
     let error = daemon
         .docker(&["network", "connect", "bridge", "owner"])
         .fails(1);

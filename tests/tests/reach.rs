@@ -394,7 +394,7 @@ fn a_hosts_own_firewall_is_respected() {
         chain input { type filter hook input priority filter; policy drop;
             iifname \"lo\" accept; ct state established,related accept; icmpv6 type nd-neighbor-solicit accept; }
         chain forward { type filter hook forward priority filter; policy drop;
-            ct state established,related accept; tcp dport 80 ip daddr 10.90.0.0/24 accept; }
+            ct state established,related accept; meta l4proto tcp ct status dnat ct original proto-dst 8080 accept; }
     }";
     daemon.host().run("nft", &[rules]).ok();
     let ruleset = |daemon: &Daemon| {
@@ -422,7 +422,7 @@ fn a_hosts_own_firewall_is_respected() {
     );
     assert!(
         is_silent(outside.namespace(), "192.0.2.2:8443"),
-        "the host lets only port 80 through"
+        "the host lets only port 8080 through"
     );
     // What a stranger breaks of ours is mended by the next change, or the next
     // start; what is the stranger's stays.

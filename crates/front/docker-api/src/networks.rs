@@ -64,7 +64,9 @@ pub(crate) async fn list(State(door): State<Door>, Query(query): Parameters) -> 
     }
     for wanted in filters.get("dangling") {
         if !matches!(wanted.as_str(), "0" | "1" | "true" | "false") {
-            return Err(Failure::bad(format!("invalid filter 'dangling={wanted}'")));
+            return Err(Failure::bad(
+                "invalid value for filter 'dangling', must be \"true\" (or \"1\"), or \"false\" (or \"0\")",
+            ));
         }
     }
     let fits = |one: Listed<'_>| {

@@ -55,6 +55,11 @@ impl Engine {
             let _operation = container.operation.lock().await;
             let record = container.record();
             check_own_sandbox(&record)?;
+            if record.host.network_mode == "none" {
+                return Err(Error::Invalid(
+                    "container cannot be connected to multiple networks with one of the networks in private (none) mode".into(),
+                ));
+            }
             let name = network.spec.name.clone();
             if find_key(&engine, &record, &network).is_some() {
                 return Err(dhow_network::Error::AlreadyJoined {
