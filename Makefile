@@ -1,6 +1,6 @@
 # One command each; what a target needs it installs itself (scripts/setup).
 
-.PHONY: all help build release test tidy demo bench setup clean
+.PHONY: all help build release test vm-test tidy demo bench setup clean
 
 all: build
 
@@ -24,6 +24,10 @@ tidy: ## Check format, lints, arrows, code map and file headers.
 
 test: setup build ## Run all tests, with real clients. Needs root.
 	cargo nextest run --locked --workspace
+
+vm-test: ## Run the tests of groups and runtime on a kernel with cgroup v2 alone, in qemu.
+	scripts/setup build
+	scripts/vm-test
 
 demo: setup build ## Show the way from a Dockerfile to a running service. Needs root.
 	scripts/demo

@@ -202,10 +202,20 @@ fn device_rules_hold() {
 
 #[test]
 fn limits_are_in_the_control_groups() {
-    let script = "cd /sys/fs/cgroup; cat memory/memory.limit_in_bytes cpu/cpu.shares \
-        cpu/cpu.cfs_quota_us cpu/cpu.cfs_period_us cpuset/cpuset.cpus pids/pids.max; \
-        : & : & : & : & : & : & : & : & wait 2>&1; true";
-    let seen = lines("limits", script, |bundle| {
+    // The same limits in the words of version 1 and of version 2.
+    let version_1 = "memory/memory.limit_in_bytes cpu/cpu.shares cpu/cpu.cfs_quota_us \
+        cpu/cpu.cfs_period_us cpuset/cpuset.cpus pids/pids.max";
+    let version_2 = "memory.max memory.swap.max cpu.weight cpu.max cpuset.cpus pids.max";
+    let (files, expected) = if dhow_cgroup::Layout::detect().unwrap().is_pure_v2() {
+        (
+            version_2,
+            ["67108864", "0", "20", "50000 100000", "0", "42"],
+        )
+    } else {
+        (version_1, ["67108864", "512", "50000", "100000", "0", "42"])
+    };
+    let script = format!("cd /sys/fs/cgroup; cat {files}");
+    let seen = lines("limits", &script, |bundle| {
         bundle.linux().resources = Some(Resources {
             memory: Some(Memory {
                 limit: Some(64 << 20),
@@ -223,7 +233,7 @@ fn limits_are_in_the_control_groups() {
             ..Resources::default()
         });
     });
-    assert_eq!(seen[..6], ["67108864", "512", "50000", "100000", "0", "42"]);
+    assert_eq!(seen, expected);
 }
 
 #[test]

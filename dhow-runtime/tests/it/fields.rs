@@ -325,7 +325,7 @@ fn execs_run_on_their_processors() {
 #[test]
 fn what_cannot_be_is_refused() {
     type Change = fn(&mut Bundle);
-    let cases: [(&str, Change); 17] = [
+    let cases: [(&str, Change); 15] = [
         ("linux.intelRdt: is not supported", |bundle| {
             bundle.linux().intel_rdt = Some(IntelRdt {});
         }),
@@ -345,10 +345,6 @@ fn what_cannot_be_is_refused() {
         (
             "process.selinuxLabel: this kernel has no SELinux",
             |bundle| bundle.process().selinux_label = "system_u:system_r:container_t".to_owned(),
-        ),
-        (
-            "process.apparmorProfile: this kernel has no AppArmor",
-            |bundle| bundle.process().apparmor_profile = "docker-default".to_owned(),
         ),
         ("process.oomScoreAdj: 1001 is not between", |bundle| {
             bundle.process().oom_score_adj = Some(1001);
@@ -393,13 +389,6 @@ fn what_cannot_be_is_refused() {
             let none = std::path::Path::new("none");
             let mount = mount("tmpfs", none, "/dev", "remount,size=1m");
             bundle.spec.mounts.push(mount);
-        }),
-        ("which a limit of remote memory access needs", |bundle| {
-            let rdma = [("mlx5_0".to_owned(), Rdma::default())].into();
-            bundle.linux().resources = Some(Resources {
-                rdma,
-                ..Resources::default()
-            });
         }),
         ("which a class of packets needs", |bundle| {
             bundle.linux().resources = Some(Resources {
@@ -487,5 +476,30 @@ fn a_limit_below_the_use_is_refused_when_asked() {
     let error = dhow_runtime::chain(&update(true).unwrap_err());
     assert!(error.contains("4096 bytes are below the "), "{error}");
     container.delete(dhow_runtime::Alive::Kill).unwrap();
+    bundle.audit();
+}
+
+#[test]
+fn limits_of_remote_memory_access_reach_the_kernel() {
+    let mut bundle = Bundle::new("rdma", "true");
+    let limit = Rdma {
+        hca_handles: Some(3),
+        hca_objects: None,
+    };
+    bundle.linux().resources = Some(Resources {
+        rdma: [("mlx5_9".to_owned(), limit)].into(),
+        ..Resources::default()
+    });
+    let output = bundle.run();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    // There is no such device, and maybe not even a controller.
+    let layout = dhow_cgroup::Layout::detect().unwrap();
+    let expected = if layout.v1("rdma").is_some() || layout.has_v2("rdma") {
+        "rdma.max to \"mlx5_9 hca_handle=3\": No such device"
+    } else {
+        "no rdma controller, which a limit of remote memory access needs"
+    };
+    assert!(errors.contains(expected), "{errors}");
+    assert_eq!(output.status.code(), Some(1));
     bundle.audit();
 }

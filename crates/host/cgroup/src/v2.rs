@@ -18,6 +18,12 @@ pub(crate) fn delegate(mount: &Path, group: &Path, controllers: &[String]) -> Re
         .collect();
     above.reverse();
     for path in above {
+        // Where processes are, handing on would keep others out: the group would
+        // become one of threads.
+        let procs = read(&path.join("cgroup.procs"))?;
+        if path != mount && procs.is_some_and(|procs| !procs.is_empty()) {
+            return Ok(());
+        }
         let file = path.join("cgroup.subtree_control");
         let now = read(&file)?.unwrap_or_default();
         for controller in controllers {

@@ -1,8 +1,9 @@
 //! Mounts as descriptors: made detached, changed, then put in place.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use rustix::fs::{Mode, OFlags};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
@@ -105,45 +106,47 @@ pub fn new(kind: &CStr, parameters: &[Parameter], attributes: u64) -> Result<Own
 /// # Errors
 ///
 /// What the mount calls say; kernels before 6.5 take as many lower directories
-/// as fit in one page of text.
+/// as fit in one page of text, some 200.
 pub fn overlay(lower: &[&CStr], upper: &CStr, work: &CStr) -> Result<OwnedFd> {
+    let one_by_one = overlay_of(lower.iter().map(|path| (c"lowerdir+", *path)), upper, work);
+    if one_by_one.as_ref().err() != Some(&Errno::INVAL) {
+        return one_by_one;
+    }
+    // Older kernels take all of them in one text, with separators that names may
+    // hold as well; the names of descriptors hold none.
+    let open = |path: &CStr| {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::open(path, flags, Mode::empty())
+    };
+    let name = |file: &OwnedFd| format!("/proc/self/fd/{}", file.as_raw_fd());
+    let text = |text: String| CString::new(text).map_err(|_| Errno::INVAL);
+    let lower: Vec<OwnedFd> = lower.iter().map(|path| open(path)).collect::<Result<_>>()?;
+    let (upper, work) = (open(upper)?, open(work)?);
+    let names: Vec<String> = lower.iter().map(name).collect();
+    let lower = text(names.join(":"))?;
+    overlay_of(
+        [(c"lowerdir", lower.as_c_str())],
+        &text(name(&upper))?,
+        &text(name(&work))?,
+    )
+}
+
+fn overlay_of<'a>(
+    lower: impl IntoIterator<Item = (&'a CStr, &'a CStr)>,
+    upper: &'a CStr,
+    work: &'a CStr,
+) -> Result<OwnedFd> {
     let context = fsopen(c"overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    let mut one_by_one = Ok(());
-    for (index, directory) in lower.iter().enumerate() {
-        one_by_one = fsconfig_set_string(&context, c"lowerdir+", *directory);
-        if index == 0 && one_by_one == Err(Errno::INVAL) {
-            break;
-        }
-        one_by_one?;
+    let above = [(c"upperdir", upper), (c"workdir", work)];
+    for (name, path) in lower.into_iter().chain(above) {
+        fsconfig_set_string(&context, name, path)?;
     }
-    if one_by_one == Err(Errno::INVAL) {
-        fsconfig_set_string(&context, c"lowerdir", joined(lower)?.as_c_str())?;
-    }
-    fsconfig_set_string(&context, c"upperdir", upper)?;
-    fsconfig_set_string(&context, c"workdir", work)?;
     fsconfig_create(&context)?;
     fsmount(
         &context,
         FsMountFlags::FSMOUNT_CLOEXEC,
         MountAttrFlags::empty(),
     )
-}
-
-/// Directories in the form of the `lowerdir` parameter: colons and backslashes escaped.
-fn joined(lower: &[&CStr]) -> Result<std::ffi::CString> {
-    let mut text = Vec::new();
-    for directory in lower {
-        if !text.is_empty() {
-            text.push(b':');
-        }
-        for byte in directory.to_bytes() {
-            if matches!(byte, b':' | b'\\') {
-                text.push(b'\\');
-            }
-            text.push(*byte);
-        }
-    }
-    std::ffi::CString::new(text).map_err(|_| Errno::INVAL)
 }
 
 /// A detached copy of the mount (or of the part of it) at a path.
@@ -266,11 +269,7 @@ pub fn change_root(root: BorrowedFd<'_>) -> Result<()> {
 /// What move_mount(2) and chroot(2) say.
 pub fn cover_root(root: BorrowedFd<'_>) -> Result<()> {
     rustix::process::fchdir(root)?;
-    let slash = rustix::fs::open(
-        c"/",
-        rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC,
-        rustix::fs::Mode::empty(),
-    )?;
+    let slash = rustix::fs::open(c"/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
     attach(root, slash.as_fd())?;
     rustix::process::chroot(c".")?;
     rustix::process::chdir(c"/")

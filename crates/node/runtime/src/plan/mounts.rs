@@ -235,7 +235,9 @@ fn bind(context: &Context<'_>, field: &str, spec: &Mount, options: Options) -> R
                 &made
             }
         };
-        mount::map_identities(tree.as_fd(), namespace.as_fd(), depth).map_err(failed)?;
+        // `EINVAL` is what a filesystem says that cannot.
+        mount::map_identities(tree.as_fd(), namespace.as_fd(), depth)
+            .map_err(|error| RuntimeError::io("map the identities of", &source, error))?;
     }
     let coverable = COVERABLE
         .iter()
