@@ -218,7 +218,11 @@ pub fn delete(runtime: &Runtime, words: impl Iterator<Item = OsString>) -> Outco
         .open(&id)
         .and_then(|container| container.delete(alive))
     {
-        Err(RuntimeError::NotFound) if force => Ok(0),
+        Err(RuntimeError::NotFound) if force => {
+            // What a runtime that was killed has left, if anything.
+            runtime.delete_unfinished(&id).map_err(told)?;
+            Ok(0)
+        }
         Err(RuntimeError::State { status, .. }) => {
             Err(anyhow!("cannot delete container {id} that is not stopped: {status}").into())
         }

@@ -499,3 +499,42 @@ fn containers_are_listed() {
     assert!(errors.contains("choose the cgroupfs driver"), "{errors}");
     end(&bundle);
 }
+
+/// Regression: a runtime that was killed left groups, a directory and sometimes a
+/// process nobody could name.
+#[test]
+fn what_a_killed_runtime_leaves_is_removed() {
+    let bundle = Bundle::new("killed", "exec sleep 1000");
+    bundle.write();
+    let create = || {
+        let mut command = bundle.command(&["create", "--bundle"]);
+        command.arg(bundle.path()).arg(&bundle.id);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    };
+    let delete = || {
+        let (code, _, errors) = text(&mut bundle.command(&["delete", "--force", &bundle.id]));
+        assert_eq!((code, errors.as_str()), (0, ""));
+        bundle.audit();
+    };
+    let begin = std::time::Instant::now();
+    assert!(create().status().unwrap().success());
+    let whole = begin.elapsed();
+    delete();
+    const ROUNDS: u32 = 60;
+    let mut n_unfinished = 0;
+    for round in 0..ROUNDS {
+        let mut process = create().spawn().unwrap();
+        // The moments are spread over the whole of it, and some more.
+        let moment = std::time::Instant::now() + whole * round / (ROUNDS * 3 / 4);
+        while std::time::Instant::now() < moment {
+            std::hint::spin_loop();
+        }
+        process.kill().unwrap();
+        process.wait().unwrap();
+        let state = bundle.runtime_root().join(&bundle.id);
+        n_unfinished += u32::from(state.exists() && bundle.runtime().open(&bundle.id).is_err());
+        delete();
+    }
+    assert!(n_unfinished > 0, "the moments hit nothing");
+}

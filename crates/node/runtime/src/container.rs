@@ -49,11 +49,7 @@ impl Runtime {
     pub fn open(&self, id: &str) -> Result<Container> {
         let dir = self.dir(id)?;
         let record = Record::read(&dir)?;
-        Ok(Container {
-            dir,
-            record,
-            group: OnceLock::new(),
-        })
+        Ok(Container::of(dir, record))
     }
 
     /// Every container, by identifier.
@@ -78,6 +74,14 @@ impl Runtime {
 }
 
 impl Container {
+    pub(crate) fn of(dir: PathBuf, record: Record) -> Self {
+        Self {
+            dir,
+            record,
+            group: OnceLock::new(),
+        }
+    }
+
     /// Its identifier.
     #[must_use]
     pub fn id(&self) -> &str {

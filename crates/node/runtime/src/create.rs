@@ -241,14 +241,13 @@ fn make(request: Create<'_>, dir: PathBuf, undo: &mut Undo) -> Result<Created> {
     // it earlier sees the host's. With an open gate the child shows it itself, so
     // that nobody waits for anybody; the root of a user namespace may not.
     let shows = request.gate == Gate::Open && !user;
-    let (mut inside, mut wait) = (Vec::new(), None);
+    let (mut inside, mut wait) = (Vec::new(), vec![Step::Rendezvous]);
     if shows {
         inside = vec![Step::Receive, show(&dir)?];
-    } else {
-        wait = Some(match request.gate {
-            Gate::Anyone => Step::AwaitStart(make_fifo(&dir.join(START))?),
-            Gate::Maker | Gate::Open => Step::Rendezvous,
-        });
+        wait.clear();
+    } else if request.gate == Gate::Anyone {
+        // Past the meeting it outlives its maker, and there it can be found.
+        wait.push(Step::AwaitStart(make_fifo(&dir.join(START))?));
     }
 
     let Compiled {
@@ -314,6 +313,9 @@ fn make(request: Create<'_>, dir: PathBuf, undo: &mut Undo) -> Result<Created> {
     };
     container.record.prepare(&container.dir, text)?;
     let mut meetings = meetings(spec, &namespaces);
+    if !shows && request.gate != Gate::Maker {
+        meetings.push_back(Meeting::Show);
+    }
     last_word(meetings.len())?;
     let waiting = loop {
         match channel
@@ -348,12 +350,15 @@ fn make(request: Create<'_>, dir: PathBuf, undo: &mut Undo) -> Result<Created> {
                     go_on(&channel, &message)?;
                     last_word(meetings.len())?;
                 }
-                None => {
+                Some(Meeting::Show) => {
                     Record::publish(&container.dir)?;
-                    if request.gate != Gate::Open {
-                        break step;
-                    }
                     go_on(&channel, b"")?;
+                }
+                None => {
+                    if request.gate == Gate::Maker {
+                        Record::publish(&container.dir)?;
+                    }
+                    break step;
                 }
             },
             // The end of the socket is execve's work.
@@ -389,6 +394,8 @@ enum Meeting {
     Hooks,
     /// What whoever answers for its filter is told.
     Listener,
+    /// The record is shown, now that the root is the container's.
+    Show,
 }
 
 /// The meetings of a plan, in its order.
@@ -430,7 +437,7 @@ fn group(id: &str, spec: &Spec, undo: &mut Undo) -> Result<Option<Group>> {
         Err(CgroupError::None) if wanted.is_none() => return Ok(None),
         result => result?,
     };
-    let path = wanted.map_or_else(|| format!("/dhow-{id}"), slice_path);
+    let path = wanted.map_or_else(|| own_group(id), slice_path);
     let group = Group::at(layout, path.as_ref())?;
     let fresh = group.create();
     if fresh.as_ref().is_ok_and(|fresh| !fresh) && group.is_populated()? {
@@ -445,6 +452,11 @@ fn group(id: &str, spec: &Spec, undo: &mut Undo) -> Result<Option<Group>> {
         group.apply(&limits::of(resources)?)?;
     }
     Ok(Some(group.clone()))
+}
+
+/// The control group of a container whose path nobody chose.
+pub(crate) fn own_group(id: &str) -> String {
+    format!("/dhow-{id}")
 }
 
 /// A path as systemd's driver writes it (`SLICE:PREFIX:NAME`) as a plain path.

@@ -2,12 +2,14 @@
 
 use std::os::fd::AsFd;
 
+use dhow_cgroup::{Group, Layout};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::container::Container;
+use crate::container::{Container, Runtime};
+use crate::create::own_group;
 use crate::error::{Result, RuntimeError};
 use crate::hooks;
-use crate::state::Status;
+use crate::state::{Record, Status};
 
 /// What to do with a container that is alive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +22,39 @@ pub enum Alive {
 
 /// Seconds a process may take to end after it was killed.
 const PATIENCE: i64 = 10;
+
+impl Runtime {
+    /// Removes what a maker that died left of a container it did not finish: its
+    /// process, if it has one, its control group, its directory. Whether there was
+    /// anything. A container that is being made at this moment does not survive it.
+    ///
+    /// # Errors
+    ///
+    /// [`RuntimeError::Exists`] for a container that was finished.
+    pub fn delete_unfinished(&self, id: &str) -> Result<bool> {
+        let dir = self.dir(id)?;
+        if !dir.exists() {
+            return Ok(false);
+        }
+        match Record::read(&dir) {
+            Err(RuntimeError::NotFound) => {}
+            _ => return Err(RuntimeError::Exists),
+        }
+        if let Ok(record) = Record::read_prepared(&dir) {
+            let container = Container::of(dir, record);
+            container.delete(Alive::Kill)?;
+            return Ok(true);
+        }
+        // It had no process yet, and a group only where nobody chose another.
+        if let Ok(layout) = Layout::detect() {
+            let group = Group::at(layout, own_group(id).as_ref())?;
+            group.kill()?;
+            group.remove()?;
+        }
+        std::fs::remove_dir_all(&dir).map_err(|error| RuntimeError::io("remove", &dir, error))?;
+        Ok(true)
+    }
+}
 
 impl Container {
     /// Removes the control group, with every process left in it, and the state.

@@ -109,9 +109,18 @@ pub(crate) const VERSION: u32 = 2;
 
 impl Record {
     pub(crate) fn read(dir: &Path) -> Result<Self> {
-        let record: Self = read(dir)?;
+        Self::read_as(dir, RECORD)
+    }
+
+    /// The record of a container whose maker died before it was shown.
+    pub(crate) fn read_prepared(dir: &Path) -> Result<Self> {
+        Self::read_as(dir, PREPARED)
+    }
+
+    fn read_as(dir: &Path, name: &str) -> Result<Self> {
+        let record: Self = read(dir, name)?;
         if record.version != VERSION {
-            let field = dir.join(RECORD).display().to_string();
+            let field = dir.join(name).display().to_string();
             let problem = format!("version {} is not this runtime's {VERSION}", record.version);
             return Err(RuntimeError::spec(field, problem));
         }
@@ -120,7 +129,7 @@ impl Record {
 
     /// The configuration that is kept beside the record.
     pub(crate) fn read_spec(dir: &Path) -> Result<Spec> {
-        read(dir).map(|kept: Kept| kept.config)
+        read(dir, RECORD).map(|kept: Kept| kept.config)
     }
 
     /// Writes the record and the text of the configuration under a name where
@@ -147,8 +156,8 @@ impl Record {
     }
 }
 
-fn read<T: DeserializeOwned>(dir: &Path) -> Result<T> {
-    let path = dir.join(RECORD);
+fn read<T: DeserializeOwned>(dir: &Path, name: &str) -> Result<T> {
+    let path = dir.join(name);
     match std::fs::read(&path) {
         Ok(text) => {
             serde_json::from_slice(&text).map_err(|source| RuntimeError::Parse { path, source })

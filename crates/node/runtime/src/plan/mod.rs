@@ -43,7 +43,7 @@ pub(crate) struct Input<'a> {
     /// touch the host's files.
     pub(crate) inside: Vec<Step>,
     /// How the child waits for its start.
-    pub(crate) wait: Option<Step>,
+    pub(crate) wait: Vec<Step>,
     /// Descriptors above the standard streams that the program keeps.
     pub(crate) n_preserved: u32,
     pub(crate) pivot: Pivot,
