@@ -79,9 +79,23 @@ pub(crate) fn prepare_process() {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
 }
 
+/// Each container takes a few descriptors, each published port two more.
+fn raise_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let now = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: now.maximum,
+        maximum: now.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, limit = ?now.current, "limit of descriptors stays");
+    }
+}
+
 /// Serves until SIGTERM or SIGINT.
 pub(crate) async fn run(options: &Options) -> Result<()> {
     prepare_process();
+    raise_descriptors();
     let instance = &options.instance;
     instance.prepare()?;
     let _lock = instance.lock()?;

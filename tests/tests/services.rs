@@ -4,11 +4,17 @@
 
 use dhow_testkit::{Daemon, cached};
 
-fn daemon() -> Daemon {
+#[test]
+fn real_servers_run_in_an_image_of_ours() {
     let daemon = Daemon::start();
     let archive = cached("services.tar").display().to_string();
     daemon.docker(&["import", &archive, "services"]).ok();
-    daemon
+    // One after the other: the image takes longer to unpack than they to run.
+    nginx_serves_what_a_volume_holds(&daemon);
+    redis_keeps_its_data_through_a_kill(&daemon);
+    postgresql_recovers_from_a_kill(&daemon);
+    several_servers_live_under_one_init(&daemon);
+    daemon.finish();
 }
 
 fn page(daemon: &Daemon, container: &str) -> String {
@@ -20,9 +26,7 @@ fn page(daemon: &Daemon, container: &str) -> String {
     daemon.host().run("curl", &arguments).ok()
 }
 
-#[test]
-fn nginx_serves_what_a_volume_holds() {
-    let daemon = daemon();
+fn nginx_serves_what_a_volume_holds(daemon: &Daemon) {
     let write = "echo kept > /var/www/html/index.html";
     daemon
         .docker(&[
@@ -57,11 +61,11 @@ fn nginx_serves_what_a_volume_holds() {
         "daemon off;",
     ];
     daemon.docker(&[&options[..], &nginx].concat()).ok();
-    assert_eq!(page(&daemon, "web"), "kept");
+    assert_eq!(page(daemon, "web"), "kept");
     let limit = daemon.docker(&["exec", "web", "sh", "-c", "cat /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null || cat /sys/fs/cgroup/memory.max"]);
     assert_eq!(limit.ok(), (64 << 20).to_string());
     daemon.docker(&["restart", "web"]).ok();
-    assert_eq!(page(&daemon, "web"), "kept");
+    assert_eq!(page(daemon, "web"), "kept");
     daemon.docker(&["stop", "web"]).ok();
     let code = daemon
         .docker(&["inspect", "-f", "{{.State.ExitCode}}", "web"])
@@ -71,12 +75,9 @@ fn nginx_serves_what_a_volume_holds() {
     assert!(log.contains("is not running"), "{log}");
     daemon.remove_containers();
     daemon.docker(&["volume", "rm", "pages"]).ok();
-    daemon.finish();
 }
 
-#[test]
-fn redis_keeps_its_data_through_a_kill() {
-    let daemon = daemon();
+fn redis_keeps_its_data_through_a_kill(daemon: &Daemon) {
     let redis = [
         "run",
         "-d",
@@ -125,12 +126,9 @@ fn redis_keeps_its_data_through_a_kill() {
     daemon.remove_containers();
     daemon.docker(&["network", "rm", "back"]).ok();
     daemon.docker(&["volume", "rm", "facts"]).ok();
-    daemon.finish();
 }
 
-#[test]
-fn postgresql_recovers_from_a_kill() {
-    let daemon = daemon();
+fn postgresql_recovers_from_a_kill(daemon: &Daemon) {
     // The volume gets the folder's owner from the image.
     let volume = ["-v", "cluster:/var/lib/postgresql", "-u", "postgres"];
     let program = "/usr/lib/postgresql/15/bin/";
@@ -143,7 +141,8 @@ fn postgresql_recovers_from_a_kill() {
     .concat();
     daemon.docker(&make).ok();
     let postgres = format!("{program}postgres");
-    let serve = ["services", &postgres, "-D", "/var/lib/postgresql/data"];
+    let data = ["-D", "/var/lib/postgresql/data", "-k", "/tmp"];
+    let serve = [&["services", &postgres], &data[..]].concat();
     let options = [
         "run",
         "-d",
@@ -158,7 +157,7 @@ fn postgresql_recovers_from_a_kill() {
         .docker(&[&options[..], &volume, &serve].concat())
         .ok();
     let ask = |query: &str| {
-        let script = "until pg_isready -q; do :; done; exec psql -qAt -c \"$0\"";
+        let script = "until pg_isready -q -h /tmp; do :; done; exec psql -qAt -h /tmp -c \"$0\"";
         daemon
             .docker(&["exec", "db", "sh", "-c", script, query])
             .ok()
@@ -176,12 +175,9 @@ fn postgresql_recovers_from_a_kill() {
     assert_eq!(code, "0", "a fast shutdown");
     daemon.remove_containers();
     daemon.docker(&["volume", "rm", "cluster"]).ok();
-    daemon.finish();
 }
 
-#[test]
-fn several_servers_live_under_one_init() {
-    let daemon = daemon();
+fn several_servers_live_under_one_init(daemon: &Daemon) {
     let script = "redis-server --save '' >/dev/null & nginx; (sleep 0 &) ; wait";
     daemon
         .docker(&[
@@ -198,7 +194,7 @@ fn several_servers_live_under_one_init() {
             script,
         ])
         .ok();
-    assert!(page(&daemon, "both").contains("nginx"));
+    assert!(page(daemon, "both").contains("nginx"));
     let pong = "until redis-cli ping; do :; done 2>/dev/null";
     assert!(
         daemon
@@ -221,5 +217,4 @@ fn several_servers_live_under_one_init() {
         .ok();
     assert_eq!(code, "143", "the signal went on to the shell");
     daemon.remove_containers();
-    daemon.finish();
 }

@@ -13,7 +13,7 @@ use futures_util::stream;
 use serde_json::{Value, json};
 use tokio::sync::broadcast::error::RecvError;
 
-use crate::containers::{Parameters, blocking};
+use crate::containers::{Parameters, blocking, summary};
 use crate::error::{Answer, Failure};
 use crate::filters::Filters;
 use crate::{API_VERSION, Door, MIN_API_VERSION, volumes};
@@ -48,6 +48,7 @@ pub(crate) async fn version(State(door): State<Door>) -> Answer {
         "MinAPIVersion": MIN_API_VERSION,
         "GitCommit": "",
         "GoVersion": "",
+        "BuildTime": "",
         "Os": "linux",
         "Arch": architecture(),
         "KernelVersion": kernel,
@@ -117,7 +118,7 @@ pub(crate) async fn info(State(door): State<Door>) -> Answer {
         "OSType": "linux",
         "Architecture": system.machine().to_string_lossy(),
         "IndexServerAddress": "https://index.docker.io/v1/",
-        "RegistryConfig": { "IndexConfigs": {}, "InsecureRegistryCIDRs": ["127.0.0.0/8", "::1/128"], "Mirrors": null },
+        "RegistryConfig": { "IndexConfigs": { "docker.io": { "Name": "docker.io", "Mirrors": [], "Secure": true, "Official": true } }, "InsecureRegistryCIDRs": ["127.0.0.0/8", "::1/128"], "Mirrors": null },
         "NCPU": std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         "MemTotal": memory.totalram * u64::from(memory.mem_unit),
         "DockerRootDir": door.about.root,
@@ -128,12 +129,17 @@ pub(crate) async fn info(State(door): State<Door>) -> Answer {
         "Labels": [],
         "ExperimentalBuild": false,
         "ServerVersion": door.about.version,
-        "Runtimes": { "dhow": { "path": "dhow-runtime" } },
+        // Clients that ask for runc get what stands for it.
+        "Runtimes": { "dhow": { "path": "dhow-runtime" }, "runc": { "path": "dhow-runtime" } },
         "DefaultRuntime": "dhow",
         "Swarm": { "NodeID": "", "NodeAddr": "", "LocalNodeState": "inactive", "ControlAvailable": false, "Error": "", "RemoteManagers": null },
         "LiveRestoreEnabled": true,
         "Isolation": "",
-        "InitBinary": "",
+        "InitBinary": "dhow-runtime",
+        "ContainerdCommit": { "ID": "", "Expected": "" },
+        "RuncCommit": { "ID": "", "Expected": "" },
+        "InitCommit": { "ID": "", "Expected": "" },
+        "GenericResources": null,
         "SecurityOptions": ["name=seccomp,profile=builtin", "name=cgroupns"],
         "Warnings": null,
     }))
@@ -307,17 +313,7 @@ pub(crate) async fn disk_usage(State(door): State<Door>) -> Answer {
             .engine
             .list()
             .iter()
-            .map(|record| {
-                json!({
-                    "Id": record.id,
-                    "Names": [format!("/{}", record.name)],
-                    "Image": record.config.image,
-                    "ImageID": record.image,
-                    "Command": record.args.join(" "),
-                    "State": record.state.status.word(),
-                    "SizeRw": door.engine.images().written(&record.id).unwrap_or_default(),
-                })
-            })
+            .map(|record| summary(&door, record, true))
             .collect();
         let volumes: Vec<Value> = door
             .engine

@@ -6,11 +6,10 @@
 //! connection, HTTP sees its end, and what it still writes goes nowhere.
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
-
-use std::os::fd::AsFd;
 
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
@@ -22,24 +21,15 @@ const REMEMBERED: usize = 64 << 10;
 
 /// A connection in both directions.
 pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {
-    /// Ready once the client has read everything that was sent, or where that
-    /// cannot be told.
-    fn poll_delivered(&self, _: &mut Context<'_>) -> Poll<()> {
-        Poll::Ready(())
+    /// The Unix socket it is, where it is one, under a descriptor of its own.
+    fn unix_socket(&self) -> Option<OwnedFd> {
+        None
     }
 }
 
 impl Duplex for UnixStream {
-    fn poll_delivered(&self, context: &mut Context<'_>) -> Poll<()> {
-        while dhow_sys::socket::n_unread(self.as_fd()).is_ok_and(|n_bytes| n_bytes > 0) {
-            // Taken for full, so that the client's reading wakes us.
-            let full = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
-            let _ = self.try_io(Interest::WRITABLE, full);
-            if ready!(self.poll_write_ready(context)).is_err() {
-                break;
-            }
-        }
-        Poll::Ready(())
+    fn unix_socket(&self) -> Option<OwnedFd> {
+        self.as_fd().try_clone_to_owned().ok()
     }
 }
 
@@ -84,9 +74,28 @@ impl Tap {
 }
 
 impl TapHandle {
-    /// Waits until the client has read what it was sent. Cancel-safe.
+    /// Waits until the client has read what it was sent, where that can be
+    /// told. Cancel-safe.
     pub(crate) async fn delivered(&self) {
-        std::future::poll_fn(|context| lock(&self.0).stream.poll_delivered(context)).await;
+        let Some(socket) = lock(&self.0).stream.unix_socket() else {
+            return;
+        };
+        if is_read(socket.as_fd()) {
+            return;
+        }
+        // The kernel wakes writers when the other side reads; on a registration
+        // of our own, since this one is made to forget that it may write.
+        let Ok(watched) = UnixStream::from_std(socket.into()) else {
+            return;
+        };
+        while watched.writable().await.is_ok() {
+            let forget = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+            let _ = watched.try_io(Interest::WRITABLE, forget);
+            // What was read before is seen now; what is read later wakes us.
+            if is_read(watched.as_fd()) {
+                return;
+            }
+        }
     }
 
     /// Takes the connection; HTTP has nothing to do with it any more.
@@ -99,6 +108,11 @@ impl TapHandle {
             ahead: behind(&request).to_vec(),
         }
     }
+}
+
+/// Whether the other side has read everything, or that cannot be told.
+fn is_read(socket: BorrowedFd<'_>) -> bool {
+    dhow_sys::socket::n_unread(socket).map_or(true, |n_bytes| n_bytes == 0)
 }
 
 fn lock(connection: &Mutex<Connection>) -> MutexGuard<'_, Connection> {

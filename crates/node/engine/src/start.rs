@@ -106,6 +106,7 @@ impl Engine {
     async fn run_program(&self, container: &Arc<Container>) -> Result<()> {
         let record = container.record();
         let bundle = container.run.join("bundle");
+        let log = logs::spec(&container.folder, &record, &self.inner.config.journal)?;
         let prepared = {
             let (engine, container) = (self.clone(), Arc::clone(container));
             spawn_blocking(move || engine.prepare(&container))
@@ -127,7 +128,7 @@ impl Engine {
                         (true, false) => Stdin::Open,
                         (true, true) => Stdin::Once,
                     },
-                    log: logs::spec(&container.folder, &record, &self.inner.config.journal)?,
+                    log,
                 };
                 self.launch(container, &spec).await
             }

@@ -291,10 +291,7 @@ fn devices(host: &HostConfig) -> Result<()> {
 fn namespaces(host: &HostConfig) -> Result<()> {
     let one_of = |name: &str, mode: &str, known: &[&str]| {
         let is_container = |word: &&str| *word == "container:" && mode.starts_with("container:");
-        if known
-            .iter()
-            .any(|word| word == &mode || is_container(&word))
-        {
+        if known.iter().any(|word| word == &mode || is_container(word)) {
             Ok(())
         } else {
             refuse(format!("invalid {name} mode: {mode}"))

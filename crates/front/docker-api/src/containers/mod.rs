@@ -25,7 +25,7 @@ pub(crate) use streams::{
     attach, attach_websocket, blocking, changes, export, logs, moment, tar_body, wait,
 };
 pub(crate) use usage::{stats, top, update};
-pub(crate) use view::strip_nulls;
+pub(crate) use view::{strip_nulls, summary};
 
 /// Parameters of a request's query.
 pub(crate) type Parameters = Query<HashMap<String, String>>;

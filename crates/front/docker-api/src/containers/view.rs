@@ -24,7 +24,7 @@ pub(crate) fn strip_nulls(value: &mut Value) {
 }
 
 /// One entry of the list.
-pub(super) fn summary(door: &Door, record: &Record, with_size: bool) -> Value {
+pub(crate) fn summary(door: &Door, record: &Record, with_size: bool) -> Value {
     let image = shown_image(door, record);
     let endpoints = door.engine.networks().sandbox_endpoints(&record.id);
     let mut entry = json!({
@@ -70,6 +70,19 @@ pub(super) fn full(door: &Door, record: &Record, with_size: bool) -> Answer<Valu
     let first = endpoints.first();
     let mut config = serde_json::to_value(&record.config).unwrap_or_default();
     config["Hostname"] = json!(record.hostname());
+    config["OnBuild"] = Value::Null;
+    let mut host = serde_json::to_value(&record.host).unwrap_or_default();
+    // What other systems have, some clients look for here.
+    for (field, nothing) in [
+        ("Cgroup", json!("")),
+        ("CpuCount", json!(0)),
+        ("CpuPercent", json!(0)),
+        ("IOMaximumBandwidth", json!(0)),
+        ("IOMaximumIOps", json!(0)),
+        ("Isolation", json!("")),
+    ] {
+        host[field] = nothing;
+    }
     let mut shown = json!({
         "Id": record.id,
         "Created": record.created.to_string(),
@@ -106,7 +119,7 @@ pub(super) fn full(door: &Door, record: &Record, with_size: bool) -> Answer<Valu
         "ProcessLabel": "",
         "AppArmorProfile": "",
         "ExecIDs": if execs.is_empty() { Value::Null } else { json!(execs) },
-        "HostConfig": record.host,
+        "HostConfig": host,
         "GraphDriver": graph_driver(door, record),
         "Mounts": record.mounts.iter().map(mount).collect::<Vec<_>>(),
         "Config": config,
@@ -201,6 +214,11 @@ fn graph_driver(door: &Door, record: &Record) -> Value {
             "LowerDir": lower.join(":"),
             "UpperDir": rootfs.upper.display().to_string(),
             "WorkDir": rootfs.work.display().to_string(),
+            // It is mounted where the container is, and nowhere else.
+            "MergedDir": match record.state.pid {
+                0 => String::new(),
+                pid => format!("/proc/{pid}/root"),
+            },
         },
     })
 }
