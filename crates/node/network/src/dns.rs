@@ -294,7 +294,7 @@ fn reply(question: &Message, found: Found) -> Message {
         return answer;
     };
     let wanted = query.query_type();
-    let data: Vec<RData> = match found {
+    let mut data: Vec<RData> = match found {
         Found::Addresses(addresses) => addresses
             .into_iter()
             .filter_map(|address| match (address, wanted) {
@@ -308,6 +308,11 @@ fn reply(question: &Message, found: Found) -> Message {
             .filter_map(|name| Some(RData::PTR(PTR(Name::from_ascii(name).ok()?))))
             .collect(),
     };
+    // Who has several addresses is found at each of them in turn.
+    if !data.is_empty() {
+        let first = usize::from(question.metadata.id) % data.len();
+        data.rotate_left(first);
+    }
     for data in data {
         answer.add_answer(Record::from_rdata(query.name().clone(), TIME_TO_LIVE, data));
     }
@@ -416,6 +421,22 @@ mod tests {
         let answer = reply(&ask("web.", RecordType::AAAA), found);
         assert!(answer.answers.is_empty());
         assert_eq!(answer.metadata.response_code, ResponseCode::NoError);
+    }
+
+    #[test]
+    fn several_addresses_take_turns() {
+        let addresses: Vec<IpAddr> = (1..=3).map(|n| [10, 0, 0, n].into()).collect();
+        let first = |id| {
+            let mut question = ask("web.", RecordType::A);
+            question.metadata.id = id;
+            let answer = reply(&question, Found::Addresses(addresses.clone()));
+            assert_eq!(answer.answers.len(), 3);
+            answer.answers[0].data.to_string()
+        };
+        assert_eq!(
+            [first(0), first(1), first(5)],
+            ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
+        );
     }
 
     proptest! {

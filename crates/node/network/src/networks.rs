@@ -118,6 +118,7 @@ impl Networks {
             .into_iter()
             .filter(|link| [self.groups.live, self.groups.leaving].contains(&link.group))
             .map(|link| link.name)
+            .filter(|name| name.starts_with(&self.config.link_prefix))
             .filter(|name| !known.contains(name.as_str()))
             .collect();
         remove_links(&socket, self.groups, &strays)

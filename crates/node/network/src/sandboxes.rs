@@ -16,6 +16,9 @@ use crate::rules::Elements;
 use crate::sandbox::{Inside, Prepared, Ways};
 use crate::spec::{Driver, Mode, Network};
 
+/// Sandboxes whose descriptors are kept until they are joined to a network.
+const MAX_FRESH: usize = 32;
+
 impl Networks {
     /// Makes a sandbox with nothing in it but its loopback link, and returns
     /// the path by which its network namespace is joined.
@@ -26,7 +29,13 @@ impl Networks {
     pub fn create_sandbox(&self, sandbox: &str) -> Result<PathBuf, Error> {
         let path = self.files.pin(sandbox);
         let prepared = self.background.take()?.pin(&path)?;
-        self.fresh.lock().insert(sandbox.into(), prepared);
+        let mut fresh = self.fresh.lock();
+        // Some are never joined to anything; those that are opened again cost
+        // little.
+        if fresh.len() >= MAX_FRESH {
+            fresh.pop_first();
+        }
+        fresh.insert(sandbox.into(), prepared);
         Ok(path)
     }
 
