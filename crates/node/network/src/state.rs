@@ -447,3 +447,143 @@ pub(crate) fn mac_for(addresses: &[IpAddr]) -> [u8; 6] {
     }
     mac
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::endpoint::{PortMapping, Protocol};
+    use crate::spec::{NetworkSpec, Pool};
+
+    /// Networks `a`, `b` and so on, each with IPv4 and every second with IPv6.
+    fn state(internal: &[bool]) -> State {
+        let mut state = State::default();
+        for (number, internal) in (0u8..).zip(internal) {
+            let name = char::from(b'a' + number).to_string();
+            let mut pools = vec![Pool::parse(&format!("10.{number}.0.0/24"), None, None)];
+            if number % 2 == 0 {
+                pools.push(Pool::parse(&format!("fd0{number}::/64"), None, None));
+            }
+            let spec = NetworkSpec {
+                id: name.repeat(64),
+                name: name.clone(),
+                pools: pools.into_iter().map(|pool| pool.expect("good")).collect(),
+                internal: *internal,
+                names: true,
+                ..NetworkSpec::default()
+            };
+            let network = Network {
+                spec,
+                bridge: format!("br{name}"),
+                mtu: 1500,
+            };
+            state.networks.insert(name.repeat(64), network);
+        }
+        state
+    }
+
+    /// A published port that no socket holds.
+    fn port(number: u16) -> PortMapping {
+        PortMapping {
+            protocol: Protocol::Tcp,
+            container_port: 80,
+            host_address: Ipv4Addr::UNSPECIFIED.into(),
+            host_port: number,
+        }
+    }
+
+    proptest! {
+        /// However networks come and go: addresses are nobody else's, the
+        /// default route of each family is that of the first endpoint in the
+        /// order of priority and name, and the ports are where it is.
+        #[test]
+        fn routes_and_ports_follow_the_networks(
+            internal in prop::collection::vec(any::<bool>(), 4),
+            steps in prop::collection::vec((0usize..4, 0usize..2, -1i32..2), 1..40),
+        ) {
+            let mut state = state(&internal);
+            let mut published = false;
+            for (network, sandbox, priority) in steps {
+                let id = char::from(b'a' + network as u8).to_string().repeat(64);
+                let sandbox = ["one", "two"][sandbox];
+                let key = (sandbox.to_owned(), id.clone());
+                if state.endpoints.contains_key(&key) {
+                    let gone = state.remove_endpoint(&id, sandbox).expect("it is there");
+                    published &= gone.ports.is_empty() || state.port_holder(sandbox).is_some();
+                } else {
+                    let spec = EndpointSpec {
+                        name: sandbox.into(),
+                        gateway_priority: priority,
+                        ..EndpointSpec::default()
+                    };
+                    let added = state.add_endpoint(&id, sandbox, spec, "p".into(), &BTreeSet::new());
+                    prop_assert!(added.is_ok());
+                    let holder = state.port_holder("one").filter(|_| !published);
+                    if let Some(holder) = holder {
+                        state.endpoints.get_mut(&holder).expect("there").ports.push(port(80));
+                        published = true;
+                    }
+                }
+                let all: Vec<IpAddr> = state
+                    .endpoints
+                    .values()
+                    .flat_map(|endpoint| endpoint.addresses.clone())
+                    .collect();
+                let unique: BTreeSet<&IpAddr> = all.iter().collect();
+                prop_assert_eq!(unique.len(), all.len(), "an address is given twice");
+                for sandbox in ["one", "two"] {
+                    for is_ipv4 in [true, false] {
+                        let mut able: Vec<(i32, String, IpAddr)> = state
+                            .of_sandbox(sandbox)
+                            .filter(|endpoint| endpoint.address(is_ipv4).is_some())
+                            .map(|endpoint| (endpoint, &state.networks[&endpoint.network]))
+                            .filter(|(_, network)| !network.spec.internal)
+                            .map(|(endpoint, network)| {
+                                let gateway = network.pool(is_ipv4).expect("it has one").gateway;
+                                (-endpoint.gateway_priority, network.spec.name.clone(), gateway)
+                            })
+                            .collect();
+                        able.sort();
+                        let ways = state.ways(sandbox);
+                        let way = if is_ipv4 { ways.v4 } else { ways.v6 };
+                        prop_assert_eq!(
+                            way.map(|(_, gateway)| gateway),
+                            able.first().map(|(_, _, gateway)| *gateway)
+                        );
+                    }
+                }
+                let holding: Vec<&Endpoint> = state
+                    .endpoints
+                    .values()
+                    .filter(|endpoint| !endpoint.ports.is_empty())
+                    .collect();
+                prop_assert_eq!(holding.len(), usize::from(published));
+                if let (Some(holding), Some(holder)) = (holding.first(), state.port_holder("one")) {
+                    prop_assert_eq!(&holding.network, &holder.1);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn interfaces_have_the_lowest_free_number() {
+        let mut state = state(&[false; 4]);
+        let join = |state: &mut State, network: &str, interface: Option<&str>| {
+            let spec = EndpointSpec {
+                interface: interface.map(str::to_owned),
+                ..EndpointSpec::default()
+            };
+            let added = state.add_endpoint(network, "one", spec, "p".into(), &BTreeSet::new());
+            added.map(|(_, endpoint)| endpoint.interface)
+        };
+        assert_eq!(join(&mut state, "a", None).expect("joined"), "eth0");
+        assert_eq!(join(&mut state, "b", None).expect("joined"), "eth1");
+        state.remove_endpoint(&"a".repeat(64), "one");
+        assert_eq!(join(&mut state, "c", None).expect("joined"), "eth0");
+        for bad in ["lo", "", "eth1", "a/b", "much-too-long-for-a-link"] {
+            assert!(join(&mut state, "d", Some(bad)).is_err(), "{bad}");
+        }
+        assert_eq!(join(&mut state, "d", Some("lan")).expect("joined"), "lan");
+    }
+}
