@@ -20,6 +20,7 @@ mod endpoint;
 mod error;
 mod files;
 mod firewall;
+mod flows;
 mod links;
 mod names;
 mod networks;

@@ -18,6 +18,7 @@ use crate::background::{Background, Groups, remove_links};
 use crate::endpoint::Endpoint;
 use crate::error::Error;
 use crate::files::Files;
+use crate::flows::{self, Became};
 use crate::links::{self, Maker};
 use crate::names::Place;
 use crate::rules::{self, Elements};
@@ -357,6 +358,19 @@ impl Networks {
             Err(error) => return Err(Error::kernel("change the packet filter")(error)),
         }
         Ok(())
+    }
+
+    /// Forgets flows that led elsewhere than they would now, as far as that can be
+    /// told.
+    pub(crate) fn forget_flows(&self, endpoints: &[Endpoint], became: Became) {
+        let publishing = endpoints
+            .iter()
+            .filter(|endpoint| !endpoint.ports.is_empty());
+        for endpoint in publishing {
+            if let Err(error) = flows::forget_stale(&self.netfilter.lock(), endpoint, became) {
+                tracing::warn!(sandbox = endpoint.sandbox, %error, "flows are not forgotten");
+            }
+        }
     }
 
     /// Tells whoever listens where names are asked for now.

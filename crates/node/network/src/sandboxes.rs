@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use crate::background::Remains;
 use crate::endpoint::{Endpoint, EndpointSpec};
 use crate::error::Error;
+use crate::flows::Became;
 use crate::networks::{Networks, route};
 use crate::rules::Elements;
 use crate::sandbox::{Inside, Prepared, Ways};
@@ -62,6 +63,7 @@ impl Networks {
                 self.publish(&mut state, &before, &Elements::default())?;
             }
         }
+        self.forget_flows(&gone, Became::Gone);
         if !gone.is_empty() {
             self.files.write_endpoints(sandbox, &[])?;
         }
@@ -143,9 +145,16 @@ impl Networks {
         let made = self
             .make_endpoint(&prepared, &joined, &sysctls)
             .and_then(|()| {
-                let mut state = self.state.lock();
-                let after = state.port_elements(sandbox);
-                self.publish(&mut state, &joined.ports, &after)
+                let after = {
+                    let mut state = self.state.lock();
+                    let after = state.port_elements(sandbox);
+                    self.publish(&mut state, &joined.ports, &after)?;
+                    after
+                };
+                if after != joined.ports {
+                    self.forget_flows(&self.sandbox_endpoints(sandbox), Became::Published);
+                }
+                Ok(())
             });
         if let Err(error) = made {
             // Ports that it brought go with it.
@@ -181,6 +190,7 @@ impl Networks {
                 .write_endpoints(sandbox, &state.in_order(sandbox))?;
             (endpoint, network, old, new)
         };
+        self.forget_flows(std::slice::from_ref(&endpoint), Became::Gone);
         // A sandbox that is gone has taken its links with it.
         if let Ok(prepared) = Prepared::open(&self.files.pin(sandbox)) {
             prepared.remove_link(&endpoint.interface)?;

@@ -366,6 +366,62 @@ fn networks_keep_apart() {
     world.audit();
 }
 
+/// A client that goes on sending from one port finds whoever has the published
+/// port now.
+#[test]
+fn datagrams_follow_a_published_port() {
+    let world = World::new();
+    let networks = world.on_host(|| world.open());
+    let client = world
+        .outside
+        .run(|| UdpSocket::bind("192.0.2.1:7777"))
+        .expect("enter")
+        .expect("a socket");
+    client.connect("192.0.2.2:5353").expect("connected");
+    let patience = Some(Duration::from_secs(2));
+    client.set_read_timeout(patience).expect("set");
+    world.on_host(|| networks.create(spec("a", "front")).expect("a network"));
+    // Before anybody has it.
+    let _ = client.send(b"early");
+    for name in ["first", "second"] {
+        world.on_host(|| {
+            networks.create_sandbox(name).expect("a sandbox");
+            let mut wanted = endpoint(name);
+            wanted.ports = vec![PublishSpec {
+                protocol: Protocol::Udp,
+                container_port: 53,
+                host_address: None,
+                host_ports: 5353..=5353,
+            }];
+            networks.join("front", name, wanted).expect("joined");
+        });
+        let server = world
+            .enter(name)
+            .run(|| UdpSocket::bind("0.0.0.0:53"))
+            .expect("enter")
+            .expect("a socket");
+        let answering = std::thread::spawn(move || {
+            let mut question = [0; 8];
+            let (_, from) = server.recv_from(&mut question).expect("a question");
+            server.send_to(name.as_bytes(), from).expect("an answer");
+        });
+        // What was refused before the port was published is told once.
+        let mut answer = [0; 16];
+        let length = (0..3)
+            .find_map(|_| {
+                let sent = client.send(b"who").or_else(|_| client.send(b"who"));
+                sent.expect("sent");
+                client.recv(&mut answer).ok()
+            })
+            .unwrap_or_else(|| panic!("{name} is not found"));
+        assert_eq!(&answer[..length], name.as_bytes());
+        answering.join().expect("the server ends well");
+        world.on_host(|| networks.remove_sandbox(name).expect("removed"));
+    }
+    world.on_host(|| networks.tear_down().expect("torn down"));
+    world.audit();
+}
+
 #[test]
 fn what_a_crash_leaves_is_taken_up_again() {
     let world = World::new();
