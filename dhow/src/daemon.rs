@@ -6,16 +6,18 @@
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Args;
 use dhow_docker_api::{About, Listener, TlsFiles, TlsListener};
 use dhow_engine::spec::LogConfig;
 use dhow_engine::{Config, DEFAULT_LOG_DRIVER, Engine};
-use dhow_image::{Images, Limits, RegistryOptions};
+use dhow_image::{CollectPolicy, Images, Limits, Pressure, RegistryOptions};
 use dhow_network::{NameServer, Networks};
 use dhow_oci::Platform;
 use dhow_volume::Volumes;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cluster::{self, Clusters};
@@ -40,6 +42,12 @@ pub(crate) struct Options {
     /// Folder with HOST[:PORT]/hosts.toml or HOST[:PORT]/*.crt for registries.
     #[arg(long, value_name = "FOLDER", default_values = ["/etc/dhow/certs.d", "/etc/docker/certs.d"])]
     certs_dir: Vec<PathBuf>,
+    /// Remove images that were not used for so many days.
+    #[arg(long, value_name = "DAYS")]
+    image_gc_days: Option<u64>,
+    /// Remove the images used longest ago while the disk is fuller than this.
+    #[arg(long, value_name = "PERCENT")]
+    image_gc_disk: Option<u8>,
     /// Address to serve over TCP as well, to clients with certificates.
     #[arg(long, value_name = "HOST:PORT", requires_all = ["tlscacert", "tlscert", "tlskey"])]
     tcp: Option<String>,
@@ -58,6 +66,22 @@ pub(crate) struct Options {
     /// Option of that log driver.
     #[arg(long, value_name = "NAME=VALUE", value_parser = name_and_value)]
     log_opt: Vec<(String, String)>,
+}
+
+impl Options {
+    /// When images go by themselves; none unless asked for.
+    fn collection(&self) -> Result<Option<CollectPolicy>> {
+        if self.image_gc_days.is_none() && self.image_gc_disk.is_none() {
+            return Ok(None);
+        }
+        let days = |n: u64| Duration::from_secs(n.saturating_mul(24 * 3600));
+        Ok(Some(CollectPolicy {
+            // What was just pulled is wanted for something.
+            min_age: Duration::from_secs(120),
+            max_age: self.image_gc_days.map(days),
+            pressure: self.image_gc_disk.map(Pressure::above).transpose()?,
+        }))
+    }
 }
 
 fn name_and_value(text: &str) -> Result<(String, String), String> {
@@ -80,8 +104,8 @@ pub(crate) fn prepare_process() {
 }
 
 /// Each container takes a few descriptors, each published port two more.
-fn raise_descriptors() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+/// Returns what the limit was, which containers get.
+fn raise_descriptors() -> Rlimit {
     let now = getrlimit(Resource::Nofile);
     let raised = Rlimit {
         current: now.maximum,
@@ -90,12 +114,13 @@ fn raise_descriptors() {
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
         tracing::warn!(%error, limit = ?now.current, "limit of descriptors stays");
     }
+    now
 }
 
 /// Serves until SIGTERM or SIGINT.
 pub(crate) async fn run(options: &Options) -> Result<()> {
     prepare_process();
-    raise_descriptors();
+    let descriptors = raise_descriptors();
     let instance = &options.instance;
     instance.prepare()?;
     let _lock = instance.lock()?;
@@ -108,7 +133,7 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
         })
         .context("open networks")?,
     );
-    let engine = open_engine(options, Arc::clone(&networks)).await?;
+    let engine = open_engine(options, descriptors, Arc::clone(&networks)).await?;
     engine
         .make_default_network(&format!("{}0", instance.link_prefix()))
         .context("make the default network")?;
@@ -138,6 +163,9 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
             tracing::error!(error = format!("{error:#}"), "the cluster is not up");
         }
     });
+    let collecting = options
+        .collection()?
+        .map(|policy| tokio::spawn(engine.clone().collect_images(policy)));
     let router = dhow_docker_api::router(engine.clone(), about)
         .context("prepare builds")?
         .merge(cluster::routes(clusters.clone()));
@@ -146,6 +174,9 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
     dhow_docker_api::serve(listener, tls, router, stopped()).await;
     clusters.pause().await;
     answering.abort();
+    if let Some(collecting) = collecting {
+        collecting.abort();
+    }
     leave(&engine, &networks, &instance.name());
     Ok(())
 }
@@ -171,7 +202,11 @@ async fn listen_remotely(options: &Options) -> Result<Option<TlsListener>> {
     Ok(Some(listener))
 }
 
-async fn open_engine(options: &Options, networks: Arc<Networks>) -> Result<Engine> {
+async fn open_engine(
+    options: &Options,
+    descriptors: Rlimit,
+    networks: Arc<Networks>,
+) -> Result<Engine> {
     let instance = &options.instance;
     let data = &instance.data_root;
     let content = dhow_content::Store::open(&data.join("content")).context("open content")?;
@@ -201,6 +236,10 @@ async fn open_engine(options: &Options, networks: Arc<Networks>) -> Result<Engin
             kind: options.log_driver.clone(),
             config: options.log_opt.iter().cloned().collect(),
         },
+        descriptors: (
+            descriptors.current.unwrap_or(u64::MAX),
+            descriptors.maximum.unwrap_or(u64::MAX),
+        ),
         journal: "/run/systemd/journal/socket".into(),
     };
     Engine::open(config, images, networks, volumes)

@@ -21,7 +21,8 @@ use crate::Door;
 use crate::containers::blocking;
 use crate::error::{Answer, Failure};
 use crate::filters::is_true;
-use crate::images::{platform, progress_body, progress_line, query_values, reader};
+use crate::images::{platform, query_values, reader};
+use crate::progress::{progress_body, progress_line};
 
 /// Events that wait for a slow client at most.
 const AHEAD: usize = 256;
@@ -97,7 +98,7 @@ pub(crate) async fn build(
     };
     let context = Context::Tar(Box::new(reader(body)));
     let builder = door.builder.clone();
-    Ok(progress_body(move |_, lines| async move {
+    progress_body(move |_, lines| async move {
         let (sender, mut events) = mpsc::channel(AHEAD);
         let saying = async {
             while let Some(event) = events.recv().await {
@@ -120,8 +121,9 @@ pub(crate) async fn build(
                 .send(json!({ "stream": format!("Successfully tagged {}\n", tag.familiar()) }))
                 .await;
         }
-        Ok(())
-    }))
+        Ok(Vec::new())
+    })
+    .await
 }
 
 fn failure(error: dhow_build::Error) -> Failure {

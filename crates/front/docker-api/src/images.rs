@@ -2,35 +2,33 @@
 //! `/images/` is taken apart here.
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::io;
 
 use axum::Json;
 use axum::body::{Body, Bytes};
-use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, Request, StatusCode, Uri, header};
-use axum::response::{IntoResponse, Response};
+use axum::extract::{Path, Query, RawQuery, State};
+use axum::http::{HeaderMap, Request, StatusCode, header};
+use axum::response::IntoResponse;
 use base64::Engine as _;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-use dhow_engine::{Progress, ProgressSender};
 use dhow_image::{
     Commit, Image, Import, Listed, PruneScope, PullOptions, PushOptions, RegistryAuth, Removal,
     Removed,
 };
 use dhow_oci::{ContainerConfig, Platform, Reference};
-use futures_util::{StreamExt, stream};
+use futures_util::StreamExt;
 
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
 use crate::Door;
 use crate::containers::{Parameters, blocking, strip_nulls, tar_body};
 use crate::error::{Answer, Failure};
 use crate::filters::{Filters, is_true};
+use crate::progress::progress_body;
 
-/// Lines of progress that wait for a slow client at most.
-const AHEAD: usize = 256;
+/// What Docker says of numbers it was not asked for.
+const NOT_COUNTED: i64 = -1;
 
 pub(crate) async fn list(State(door): State<Door>, Query(query): Parameters) -> Answer {
     let known = [
@@ -43,6 +41,8 @@ pub(crate) async fn list(State(door): State<Door>, Query(query): Parameters) -> 
         "until",
     ];
     let filters = Filters::parse(query.get("filters").map(String::as_str), &known)?;
+    let dangling = flag(&filters, "dangling")?;
+    let until = until(&filters)?;
     let created = |name: &String| {
         door.engine
             .images()
@@ -55,30 +55,45 @@ pub(crate) async fn list(State(door): State<Door>, Query(query): Parameters) -> 
         .engine
         .images()
         .list()
-        .iter()
+        .into_iter()
+        .filter_map(|mut listed| {
+            let patterns = filters.get("reference");
+            if !patterns.is_empty() {
+                // Names that do not fit are not shown, either.
+                let fits = |name: &Reference| patterns.iter().any(|pattern| fits(pattern, name));
+                listed.names.tags.retain(fits);
+                listed.names.digests.retain(fits);
+                if listed.names.tags.is_empty() && listed.names.digests.is_empty() {
+                    return None;
+                }
+            }
+            Some(listed)
+        })
         .filter(|listed| {
-            let tags: Vec<String> = listed.names.tags.iter().map(Reference::familiar).collect();
             filters.labels(&listed.image.config.config.labels)
-                && filters.any("dangling", |wanted| {
-                    tags.is_empty() == !matches!(wanted, "0" | "false" | "False")
-                })
-                && filters.any("reference", |pattern| {
-                    tags.iter().any(|tag| {
-                        glob(pattern, tag)
-                            || tag
-                                .rsplit_once(':')
-                                .is_some_and(|(name, _)| glob(pattern, name))
-                    })
-                })
+                && dangling.is_none_or(|wanted| listed.names.tags.is_empty() == wanted)
+                && until.is_none_or(|moment| listed.image.created < moment)
                 && before.is_none_or(|moment| listed.image.created < moment)
                 && since.is_none_or(|moment| listed.image.created > moment)
         })
-        .map(|listed| summary(&door, listed))
+        .map(|listed| {
+            let shared = match is_true(query.get("shared-size")) {
+                true => i64::try_from(listed.shared_size).unwrap_or(i64::MAX),
+                false => NOT_COUNTED,
+            };
+            summary(&listed, shared, NOT_COUNTED)
+        })
         .collect();
     Ok(Json(shown).into_response())
 }
 
-fn summary(door: &Door, listed: &Listed) -> Value {
+/// Whether a pattern fits a name, with its tag or without.
+fn fits(pattern: &str, name: &Reference) -> bool {
+    glob(pattern, &name.familiar()) || glob(pattern, &name.familiar_name())
+}
+
+/// What Docker shows of an image in lists.
+pub(crate) fn summary(listed: &Listed, shared_size: i64, n_containers: i64) -> Value {
     let text = |names: &[Reference]| names.iter().map(Reference::familiar).collect::<Vec<_>>();
     json!({
         "Id": listed.image.id.to_string(),
@@ -87,10 +102,114 @@ fn summary(door: &Door, listed: &Listed) -> Value {
         "RepoDigests": text(&listed.names.digests),
         "Created": listed.image.created,
         "Size": listed.image.size(),
-        "SharedSize": -1,
-        "Labels": listed.image.config.config.labels,
-        "Containers": door.engine.image_users(&listed.image.id).len(),
+        "SharedSize": shared_size,
+        "Labels": match &listed.image.config.config.labels {
+            none if none.is_empty() => Value::Null,
+            labels => json!(labels),
+        },
+        "Containers": n_containers,
     })
+}
+
+/// A filter that is yes or no; none if it is absent.
+fn flag(filters: &Filters, name: &str) -> Answer<Option<bool>> {
+    match filters.get(name) {
+        [] => Ok(None),
+        [value] => match value.to_ascii_lowercase().as_str() {
+            "1" | "t" | "true" => Ok(Some(true)),
+            "0" | "f" | "false" => Ok(Some(false)),
+            _ => Err(Failure::bad(format!("invalid filter '{name}=[{value}]'"))),
+        },
+        values => Err(Failure::bad(format!("invalid filter '{name}={values:?}'"))),
+    }
+}
+
+/// The `until` filter, in seconds since the epoch: a moment, or how long ago.
+fn until(filters: &Filters) -> Answer<Option<i64>> {
+    let text = match filters.get("until") {
+        [] => return Ok(None),
+        [text] => text,
+        _ => return Err(Failure::bad("more than one until filter specified")),
+    };
+    let moment = seconds_of(text, std::time::SystemTime::now());
+    moment.map(Some).ok_or_else(|| {
+        Failure::bad(format!(
+            "failed to parse value as time or duration: {text:?}"
+        ))
+    })
+}
+
+/// Seconds since the epoch of `10m`, `1h30m`, `1700000000`, `2006-01-02`,
+/// `2006-01-02T15:04:05` or RFC 3339.
+fn seconds_of(text: &str, now: std::time::SystemTime) -> Option<i64> {
+    if let Ok(seconds) = text.split('.').next().unwrap_or_default().parse::<i64>() {
+        return Some(seconds);
+    }
+    let now = i64::try_from(
+        now.duration_since(std::time::UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_secs(),
+    )
+    .ok()?;
+    if let Some(ago) = duration(text) {
+        return now.checked_sub(ago);
+    }
+    let with_time = match text.contains('T') {
+        true => text.to_owned(),
+        false => format!("{text}T00:00:00"),
+    };
+    let zoned = |text: &str| {
+        let moment = text.parse::<dhow_engine::Moment>().ok()?;
+        let since = std::time::SystemTime::from(moment).duration_since(std::time::UNIX_EPOCH);
+        i64::try_from(since.ok()?.as_secs()).ok()
+    };
+    if with_time.ends_with('Z') {
+        return zoned(&with_time);
+    }
+    let (clock, offset) = match with_time.rfind(['+', '-']) {
+        Some(sign) if sign > with_time.find('T')? => with_time.split_at(sign),
+        _ => (&*with_time, ""),
+    };
+    Some(zoned(&format!("{clock}Z"))? - zone(offset)?)
+}
+
+/// Seconds of `+01:00`; none is UTC.
+fn zone(offset: &str) -> Option<i64> {
+    if offset.is_empty() {
+        return Some(0);
+    }
+    let (hours, minutes) = offset[1..].split_once(':')?;
+    let seconds = hours.parse::<i64>().ok()? * 3600 + minutes.parse::<i64>().ok()? * 60;
+    Some(if offset.starts_with('-') {
+        -seconds
+    } else {
+        seconds
+    })
+}
+
+/// Whole seconds of a duration as Go writes it.
+fn duration(text: &str) -> Option<i64> {
+    let mut total = 0.0;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let number: f64 = rest[..digits].parse().ok()?;
+        let unit = rest[digits..]
+            .find(|c: char| c.is_ascii_digit())
+            .map_or(rest.len(), |end| digits + end);
+        total += number
+            * match &rest[digits..unit] {
+                "h" => 3600.0,
+                "m" => 60.0,
+                "s" => 1.0,
+                "ms" => 1e-3,
+                "us" | "µs" => 1e-6,
+                "ns" => 1e-9,
+                _ => return None,
+            };
+        rest = &rest[unit..];
+    }
+    (!text.is_empty() && total < 1e12).then_some(total as i64)
 }
 
 /// `*` for any text without a slash, `?` for any one character.
@@ -119,13 +238,14 @@ fn glob(pattern: &str, text: &str) -> bool {
 pub(crate) async fn create(
     State(door): State<Door>,
     Query(query): Parameters,
-    uri: Uri,
+    RawQuery(raw): RawQuery,
     headers: HeaderMap,
     body: Body,
 ) -> Answer {
     let get = |name: &str| query.get(name).map_or("", String::as_str);
     if !get("fromSrc").is_empty() {
-        return import(door, &query, &changes(&uri), body).await;
+        let changes = query_values(raw.as_deref().unwrap_or_default(), "changes");
+        return import(door, &query, &changes, body).await;
     }
     let (name, tag) = (get("fromImage"), get("tag"));
     let text = match (tag, tag.contains(':')) {
@@ -138,44 +258,13 @@ pub(crate) async fn create(
         auth: registry_auth(&headers)?,
         platform: platform(get("platform"))?,
     };
-    Ok(progress_body(move |progress, lines| async move {
-        let tag = reference.tag().map_or_else(
-            || {
-                reference
-                    .digest()
-                    .map(ToString::to_string)
-                    .unwrap_or_default()
-            },
-            str::to_owned,
-        );
-        let from = reference.name();
-        lines.send(json!({ "status": format!("Pulling from {}", from.strip_prefix("docker.io/").unwrap_or(&from)), "id": tag })).await;
-        let pulled = door
-            .engine
+    progress_body(move |progress, _| async move {
+        door.engine
             .image_pull(&reference, options, progress)
             .await?;
-        lines
-            .send(json!({ "status": format!("Digest: {}", pulled.digest) }))
-            .await;
-        let status = if pulled.is_newer {
-            "Downloaded newer image"
-        } else {
-            "Image is up to date"
-        };
-        lines
-            .send(json!({ "status": format!("Status: {status} for {}", reference.familiar()) }))
-            .await;
-        Ok(())
-    }))
-}
-
-/// The parameters `changes`, of which there may be several.
-fn changes(uri: &Uri) -> Vec<String> {
-    let query = uri.query().unwrap_or_default();
-    url::form_urlencoded::parse(query.as_bytes())
-        .filter(|(name, value)| name == "changes" && !value.is_empty())
-        .map(|(_, value)| value.into_owned())
-        .collect()
+        Ok(Vec::new())
+    })
+    .await
 }
 
 async fn import(
@@ -195,26 +284,24 @@ async fn import(
         (repo, "") => Some(Reference::parse(repo)?.or_latest()),
         (repo, tag) => Some(Reference::parse(&format!("{repo}:{tag}"))?),
     };
-    let mut config = ContainerConfig::default();
-    dhow_build::change(&mut config, changes).map_err(Failure::bad)?;
-    let import = Import {
-        config,
+    let mut import = Import {
         message: get("message").to_owned(),
         platform: platform(get("platform"))?,
         name,
+        ..Import::default()
     };
-    let images = door.engine.images().clone();
+    dhow_build::change(&mut import.config, changes).map_err(Failure::bad)?;
     let mut input = reader(body);
-    let image = blocking(move || images.import(&mut input, import)).await??;
+    let image = blocking(move || door.engine.image_import(&mut input, import)).await??;
     let line = format!("{}\n", json!({ "status": image.id.to_string() }));
     Ok(([(header::CONTENT_TYPE, "application/json")], line).into_response())
 }
 
 pub(crate) async fn load(State(door): State<Door>, body: Body) -> Answer {
-    let images = door.engine.images().clone();
     let mut input = reader(body);
-    Ok(progress_body(move |progress, lines| async move {
-        let loaded = blocking(move || images.load(&mut input, &progress)).await??;
+    progress_body(move |progress, _| async move {
+        let loaded = blocking(move || door.engine.image_load(&mut input, &progress)).await??;
+        let mut last = Vec::new();
         for one in loaded {
             let names: Vec<String> = one.names.iter().map(Reference::familiar).collect();
             let text = if names.is_empty() {
@@ -225,10 +312,11 @@ pub(crate) async fn load(State(door): State<Door>, body: Body) -> Answer {
                     .map(|name| format!("Loaded image: {name}\n"))
                     .collect()
             };
-            lines.send(json!({ "stream": text })).await;
+            last.push(json!({ "stream": text }));
         }
-        Ok(())
-    }))
+        Ok(last)
+    })
+    .await
 }
 
 pub(crate) async fn save(State(door): State<Door>, request: Request<Body>) -> Answer {
@@ -297,7 +385,7 @@ pub(crate) async fn get(State(door): State<Door>, Path(rest): Path<String>) -> A
     match what {
         "json" => {
             let image = door.engine.images().resolve(name)?;
-            Ok(Json(full(&door, &image)).into_response())
+            Ok(Json(full(&door, &image)?).into_response())
         }
         "history" => {
             let image = door.engine.images().resolve(name)?;
@@ -325,11 +413,25 @@ pub(crate) async fn get(State(door): State<Door>, Path(rest): Path<String>) -> A
     }
 }
 
-fn full(door: &Door, image: &Image) -> Value {
+fn full(door: &Door, image: &Image) -> Answer<Value> {
     let names = door.engine.images().names(&image.id);
     let text = |names: &[Reference]| names.iter().map(Reference::familiar).collect::<Vec<_>>();
     let config = &image.config;
-    json!({
+    let paths = door.engine.images().layer_paths(image)?;
+    let mut paths = paths.iter().map(|path| path.display().to_string());
+    let mut data = json!({ "UpperDir": paths.next() });
+    let lower: Vec<String> = paths.collect();
+    if !lower.is_empty() {
+        data["LowerDir"] = json!(lower.join(":"));
+    }
+    let tagged = match image.tagged {
+        0 => "0001-01-01T00:00:00Z".to_owned(),
+        seconds => dhow_engine::Moment::from(
+            std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds.try_into().unwrap_or(0)),
+        )
+        .to_string(),
+    };
+    Ok(json!({
         "Id": image.id.to_string(),
         "RepoTags": text(&names.tags),
         "RepoDigests": text(&names.digests),
@@ -338,18 +440,33 @@ fn full(door: &Door, image: &Image) -> Value {
         "Created": config.created,
         "DockerVersion": config.docker_version,
         "Author": config.author,
-        "Config": config.config,
+        "Config": container_config(&config.config),
         "Architecture": config.architecture,
         "Variant": config.variant,
         "Os": config.os,
         "Size": image.size(),
-        "GraphDriver": { "Name": "overlay2", "Data": null },
+        "GraphDriver": { "Name": "overlay2", "Data": data },
         "RootFS": { "Type": "layers", "Layers": config.rootfs.diff_ids },
-        "Metadata": { "LastTagTime": dhow_engine::Moment::from(
-            std::time::UNIX_EPOCH + std::time::Duration::from_secs(image.tagged.try_into().unwrap_or(0))
-        ).to_string() },
+        "Metadata": { "LastTagTime": tagged },
         "Descriptor": image.manifest,
-    })
+    }))
+}
+
+/// A configuration with every field Docker shows, also those not set.
+fn container_config(config: &ContainerConfig) -> Value {
+    let mut shown = json!({
+        "Hostname": "", "Domainname": "", "User": "",
+        "AttachStdin": false, "AttachStdout": false, "AttachStderr": false,
+        "Tty": false, "OpenStdin": false, "StdinOnce": false,
+        "Env": null, "Cmd": null, "Image": "", "Volumes": null, "WorkingDir": "",
+        "Entrypoint": null, "OnBuild": null, "Labels": null,
+    });
+    if let (Value::Object(shown), Ok(Value::Object(set))) =
+        (&mut shown, serde_json::to_value(config))
+    {
+        shown.extend(set);
+    }
+    shown
 }
 
 /// `POST /images/NAME/push` and `/tag`.
@@ -375,43 +492,27 @@ pub(crate) async fn post(
             Ok(StatusCode::CREATED.into_response())
         }
         Some((name, "push")) => {
-            let reference = with_tag(name, get("tag"))?;
+            // Without a tag, every tag is sent.
+            let reference = match get("tag") {
+                "" => Reference::parse(name)?,
+                tag => with_tag(name, tag)?,
+            };
             let options = PushOptions {
                 auth: registry_auth(&headers)?,
             };
-            door.engine
-                .images()
-                .resolve(&reference.familiar())
-                .map_err(|error| match error {
-                    dhow_image::Error::NoSuchImage(_) => Failure::new(
-                        StatusCode::NOT_FOUND,
-                        format!(
-                            "An image does not exist locally with the tag: {}",
-                            reference.familiar_name()
-                        ),
-                    ),
-                    error => error.into(),
-                })?;
-            Ok(progress_body(move |progress, lines| async move {
-                lines
-                    .send(json!({ "status": format!("The push refers to repository [{}]", reference.name()) }))
-                    .await;
-                for pushed in door
+            progress_body(move |progress, _| async move {
+                let pushed = door
                     .engine
                     .image_push(&reference, options, progress)
-                    .await?
-                {
-                    lines
-                        .send(json!({ "status": format!("{}: digest: {} size: {}", pushed.tag, pushed.digest, pushed.size) }))
-                        .await;
-                    lines
-                        .send(json!({ "progressDetail": {}, "aux": {
-                            "Tag": pushed.tag, "Digest": pushed.digest.to_string(), "Size": pushed.size,
-                        } }))
-                        .await;
-                }
-                Ok(())
-            }))
+                    .await?;
+                let aux = |pushed: dhow_image::Pushed| {
+                    json!({ "progressDetail": {}, "aux": {
+                        "Tag": pushed.tag, "Digest": pushed.digest.to_string(), "Size": pushed.size,
+                    } })
+                };
+                Ok(pushed.into_iter().map(aux).collect())
+            })
+            .await
         }
         _ => Err(crate::error::no_such_page(axum::http::Uri::default()).await),
     }
@@ -434,25 +535,23 @@ pub(crate) async fn remove(
 fn removed_line(removed: &Removed) -> Value {
     match removed {
         Removed::Untagged(name) => json!({ "Untagged": name.familiar() }),
-        Removed::Deleted(id) => json!({ "Deleted": id.to_string() }),
+        Removed::Deleted(id) | Removed::Layer(id) => json!({ "Deleted": id.to_string() }),
     }
 }
 
 pub(crate) async fn prune(State(door): State<Door>, Query(query): Parameters) -> Answer {
     let known = ["dangling", "label", "label!", "until"];
     let filters = Filters::parse(query.get("filters").map(String::as_str), &known)?;
-    let dangling = filters.any("dangling", |wanted| !matches!(wanted, "0" | "false"));
-    let scope = if dangling {
-        PruneScope::Dangling
-    } else {
-        PruneScope::Unused
+    let scope = match flag(&filters, "dangling")? {
+        Some(false) => PruneScope::Unused,
+        _ => PruneScope::Dangling,
     };
+    let until = until(&filters)?;
     let pruned = blocking(move || {
-        door.engine.images().prune(
-            scope,
-            &|listed| filters.labels(&listed.image.config.config.labels),
-            &|id| door.engine.image_users(id),
-        )
+        door.engine.image_prune(scope, &|listed| {
+            filters.labels(&listed.image.config.config.labels)
+                && until.is_none_or(|moment| listed.image.created < moment)
+        })
     })
     .await??;
     let deleted: Vec<Value> = pruned.removed.iter().map(removed_line).collect();
@@ -471,10 +570,11 @@ pub(crate) async fn prune(State(door): State<Door>, Query(query): Parameters) ->
 pub(crate) async fn commit(
     State(door): State<Door>,
     Query(query): Parameters,
-    uri: Uri,
+    RawQuery(raw): RawQuery,
     body: Bytes,
 ) -> Answer {
     let get = |name: &str| query.get(name).map_or("", String::as_str);
+    let changes = query_values(raw.as_deref().unwrap_or_default(), "changes");
     let record = door.engine.get(get("container"))?;
     let name = match (get("repo"), get("tag")) {
         ("", _) => None,
@@ -493,7 +593,7 @@ pub(crate) async fn commit(
     }
     let mut config = serde_json::from_value(config)
         .map_err(|error| Failure::bad(format!("invalid configuration: {error}")))?;
-    dhow_build::change(&mut config, &changes(&uri)).map_err(Failure::bad)?;
+    dhow_build::change(&mut config, &changes).map_err(Failure::bad)?;
     let commit = Commit {
         config,
         author: get("author").to_owned(),
@@ -574,80 +674,6 @@ pub(crate) fn reader(body: Body) -> SyncIoBridge<impl tokio::io::AsyncRead + Unp
     SyncIoBridge::new(StreamReader::new(Box::pin(stream)))
 }
 
-/// Lines of JSON on their way to a client.
-#[derive(Debug, Clone)]
-pub(crate) struct LineSender(mpsc::Sender<Value>);
-
-impl LineSender {
-    pub(crate) async fn send(&self, line: Value) {
-        // A client that is gone has stopped caring.
-        let _ = self.0.send(line).await;
-    }
-}
-
-/// A body of JSON lines: the progress of `work`, and its error if it fails,
-/// which by then can only be a line.
-pub(crate) fn progress_body<F, W>(work: F) -> Response
-where
-    F: FnOnce(ProgressSender, LineSender) -> W,
-    W: Future<Output = Result<(), Failure>> + Send + 'static,
-{
-    let (lines, receiver) = mpsc::channel(AHEAD);
-    let (progress, mut steps) = mpsc::channel::<Progress>(AHEAD);
-    let forward = LineSender(lines.clone());
-    let forwarding = tokio::spawn(async move {
-        while let Some(step) = steps.recv().await {
-            forward.send(progress_line(&step)).await;
-        }
-    });
-    let sender = LineSender(lines.clone());
-    let working = work(ProgressSender::new(progress), sender.clone());
-    tokio::spawn(async move {
-        let mut working = Box::pin(working);
-        // A client that hangs up ends the work.
-        let done = tokio::select! {
-            done = &mut working => done,
-            () = lines.closed() => return,
-        };
-        drop(working);
-        let _ = forwarding.await;
-        if let Err(failure) = done {
-            let message = failure.message();
-            sender
-                .send(json!({ "errorDetail": { "message": message }, "error": message }))
-                .await;
-        }
-    });
-    let body = stream::unfold(receiver, |mut receiver| async move {
-        let line: Value = receiver.recv().await?;
-        Some((
-            Ok::<_, Infallible>(Bytes::from(format!("{line}\r\n"))),
-            receiver,
-        ))
-    });
-    (
-        [(header::CONTENT_TYPE, "application/json")],
-        Body::from_stream(body),
-    )
-        .into_response()
-}
-
-pub(crate) fn progress_line(step: &Progress) -> Value {
-    let mut line = json!({ "status": step.status });
-    if !step.id.is_empty() {
-        line["id"] = json!(step.id);
-    }
-    let mut detail = json!({});
-    if step.current > 0 || step.total > 0 {
-        detail["current"] = json!(step.current);
-        if step.total > 0 {
-            detail["total"] = json!(step.total);
-        }
-    }
-    line["progressDetail"] = detail;
-    line
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -663,6 +689,30 @@ mod tests {
             ("nginx", "nginx2", false),
         ] {
             assert_eq!(glob(pattern, text), fits, "{pattern} {text}");
+        }
+    }
+
+    #[test]
+    fn moments_are_read() {
+        let now = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000);
+        for (text, seconds) in [
+            ("24h", Some(1_000_000 - 86_400)),
+            ("1h30m", Some(1_000_000 - 5_400)),
+            ("1.5s", Some(1_000_000 - 1)),
+            ("0s", Some(1_000_000)),
+            ("1700000000", Some(1_700_000_000)),
+            ("1700000000.5", Some(1_700_000_000)),
+            ("1970-01-02", Some(86_400)),
+            ("1970-01-02T00:00:01", Some(86_401)),
+            ("1970-01-02T00:00:01Z", Some(86_401)),
+            ("1970-01-02T01:00:01+01:00", Some(86_401)),
+            ("", None),
+            ("bogus", None),
+            ("5", Some(5)),
+            ("5x", None),
+            ("h", None),
+        ] {
+            assert_eq!(seconds_of(text, now), seconds, "{text}");
         }
     }
 

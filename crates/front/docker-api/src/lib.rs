@@ -17,6 +17,7 @@ mod filters;
 mod hijack;
 mod images;
 mod networks;
+mod progress;
 mod server;
 mod system;
 mod tap;

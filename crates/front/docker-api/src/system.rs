@@ -296,17 +296,9 @@ pub(crate) async fn disk_usage(State(door): State<Door>) -> Answer {
             .list()
             .iter()
             .map(|listed| {
-                json!({
-                    "Id": listed.image.id.to_string(),
-                    "ParentId": "",
-                    "RepoTags": listed.names.tags.iter().map(dhow_oci::Reference::familiar).collect::<Vec<_>>(),
-                    "RepoDigests": [],
-                    "Created": listed.image.created,
-                    "Size": listed.image.size(),
-                    "SharedSize": listed.shared_size,
-                    "Labels": listed.image.config.config.labels,
-                    "Containers": door.engine.image_users(&listed.image.id).len(),
-                })
+                let count = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+                let n_users = door.engine.image_users(&listed.image.id).len();
+                crate::images::summary(listed, count(listed.shared_size), count(n_users as u64))
             })
             .collect();
         let containers: Vec<Value> = door

@@ -128,6 +128,8 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) files: Option<&'a Path>,
     /// Parent control group of containers that name none.
     pub(crate) cgroup_parent: &'a str,
+    /// Limits of open files where nothing is said of it.
+    pub(crate) descriptors: (u64, u64),
     /// The runtime's executable, which reaps orphans when `Init` is set.
     pub(crate) init: Option<&'a Path>,
 }
@@ -247,20 +249,31 @@ fn process(record: &Record, around: &Surroundings<'_>, capabilities: &[String]) 
             config.working_dir.clone()
         },
         capabilities: Some(sets(capabilities)),
-        rlimits: rlimits(&record.host),
+        rlimits: rlimits(&record.host, around.descriptors),
         oom_score_adj: Some(record.host.oom_score_adj),
         ..Process::default()
     })
 }
 
-/// The limits of a container's processes, those of its execs included.
-pub(crate) fn rlimits(host: &HostConfig) -> Vec<Rlimit> {
+/// The limits of a container's processes, those of its execs included;
+/// `descriptors` is what holds for files that are open where nothing is said.
+pub(crate) fn rlimits(host: &HostConfig, descriptors: (u64, u64)) -> Vec<Rlimit> {
+    const FILES: &str = "RLIMIT_NOFILE";
     let limit = |limit: &spec::Ulimit| Rlimit {
         kind: format!("RLIMIT_{}", limit.name.to_ascii_uppercase()),
         hard: limit.hard as u64,
         soft: limit.soft as u64,
     };
-    host.ulimits.iter().map(limit).collect()
+    let mut limits: Vec<Rlimit> = host.ulimits.iter().map(limit).collect();
+    if !limits.iter().any(|limit| limit.kind == FILES) {
+        let (soft, hard) = descriptors;
+        limits.push(Rlimit {
+            kind: FILES.into(),
+            hard,
+            soft,
+        });
+    }
+    limits
 }
 
 /// Docker's defaults below what the image and the client set.

@@ -38,6 +38,9 @@ pub struct Config {
     pub resolv_conf: PathBuf,
     /// How the output of containers is kept that say nothing of it.
     pub log: LogConfig,
+    /// How many files a container's process may have open, softly and hard,
+    /// where nothing is said of it.
+    pub descriptors: (u64, u64),
     /// Socket of the system's journal.
     pub journal: PathBuf,
 }

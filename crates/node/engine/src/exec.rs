@@ -240,7 +240,7 @@ impl Engine {
             env,
             cwd: cwd.into(),
             capabilities: Some(bundle::sets(&capabilities)),
-            rlimits: bundle::rlimits(&host),
+            rlimits: bundle::rlimits(&host, self.inner.config.descriptors),
             no_new_privileges: SecurityOptions::parse(&host.security_opt)?.no_new_privileges,
             oom_score_adj: Some(record.host.oom_score_adj),
             ..Process::default()

@@ -178,6 +178,7 @@ impl Engine {
                 hostname: &hostname,
                 files: Some(&names),
                 cgroup_parent: &self.inner.config.cgroup_parent,
+                descriptors: self.inner.config.descriptors,
                 init: (record.host.init == Some(true))
                     .then_some(self.inner.config.runtime.as_path()),
             },

@@ -132,6 +132,7 @@ impl Engine {
                 hostname: "buildkitsandbox",
                 files: Some(run),
                 cgroup_parent: &self.inner.config.cgroup_parent,
+                descriptors: self.inner.config.descriptors,
                 init: None,
             },
         )?;

@@ -4,6 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -16,7 +17,9 @@ use crate::snapshots::Snapshots;
 use crate::state::{Book, State};
 use crate::table::Table;
 use crate::tar::ReadLimits;
-use crate::types::{DiskUsage, HistoryEntry, Image, Layer, Listed, Names, Options, Rootfs, User};
+use crate::types::{
+    DiskUsage, HistoryEntry, Image, Layer, Listed, Names, Options, Pruned, Removed, Rootfs, User,
+};
 use crate::{Error, Result};
 
 /// Interrupted transfers are kept this long for resuming.
@@ -37,6 +40,8 @@ pub(crate) struct Inner {
     pub(crate) client: Arc<Client>,
     /// Layers committed by this process that nothing durable refers to yet.
     pub(crate) fresh: Mutex<HashMap<Digest, Hold>>,
+    /// Seconds since the epoch at which images were used, not durable yet.
+    pub(crate) uses: Mutex<HashMap<Digest, i64>>,
 }
 
 /// Keeps layers alive; see [`Images::hold`].
@@ -73,6 +78,7 @@ impl Images {
                 book,
                 snapshots,
                 fresh: Mutex::default(),
+                uses: Mutex::default(),
                 options,
             }),
         })
@@ -182,6 +188,7 @@ impl Images {
     /// # Errors
     /// [`Error::RootfsExists`].
     pub fn prepare(&self, image: &Image, container: &str) -> Result<Rootfs> {
+        self.note_use(&image.id);
         self.prepare_on(&image.layers, container)
     }
 
@@ -233,6 +240,12 @@ impl Images {
         self.inner.snapshots.mount(&lower)
     }
 
+    /// The directories of an image's layers, topmost first, as overlayfs takes
+    /// them.
+    pub fn layer_paths(&self, image: &Image) -> Result<Vec<PathBuf>> {
+        self.inner.snapshots.lower(top(&image.layers))
+    }
+
     /// Keeps a stack of layers from being swept until the hold is dropped,
     /// whatever happens to the images that refer to it.
     pub fn hold(&self, layers: &[Layer]) -> Hold {
@@ -250,15 +263,23 @@ impl Images {
     /// Removes what nothing refers to any more, and returns the bytes freed.
     /// Blocks.
     pub fn sweep(&self) -> Result<u64> {
+        Ok(self.sweep_all()?.reclaimed)
+    }
+
+    /// The same, with the layers that went.
+    pub(crate) fn sweep_all(&self) -> Result<Pruned> {
         let inner = &self.inner;
-        let freed = inner.snapshots.sweep(|| chain_ids(&inner.book.read()))?;
+        let (layers, freed) = inner.snapshots.sweep(|| chain_ids(&inner.book.read()))?;
         let abandoned = (inner.options.now)()
             .checked_sub(ABANDONED)
             .unwrap_or(UNIX_EPOCH);
         let swept = inner
             .content
             .sweep(abandoned, || Ok::<_, Error>(blobs(&inner.book.read())))?;
-        Ok(freed + swept.bytes)
+        Ok(Pruned {
+            removed: layers.into_iter().map(Removed::Layer).collect(),
+            reclaimed: freed + swept.bytes,
+        })
     }
 
     /// What takes how much room.

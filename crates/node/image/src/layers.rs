@@ -241,12 +241,9 @@ impl Images {
                 .collect();
             Ok((keys.iter().cloned().map(Row::ForgetStep).collect(), keys))
         })?;
-        let removed = keys
-            .into_iter()
-            .map(crate::types::Removed::Deleted)
-            .collect();
+        let steps = keys.into_iter().map(crate::types::Removed::Deleted);
         Ok(Pruned {
-            removed,
+            removed: steps.collect(),
             reclaimed: self.sweep()?,
         })
     }

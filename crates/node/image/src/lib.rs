@@ -11,6 +11,7 @@
 //! prepares; who uses an image is told by the caller.
 
 pub mod archive;
+mod collect;
 mod diff;
 mod error;
 mod images;
@@ -28,6 +29,7 @@ mod table;
 pub mod tar;
 mod types;
 
+pub use collect::{Candidate, CollectPolicy, Disk, Pressure, choose};
 pub use error::{Error, Result};
 pub use images::{Hold, Images, Users};
 pub use progress::{Progress, ProgressSender};

@@ -63,7 +63,7 @@ impl Images {
     /// # Errors
     /// [`Error::Conflict`] if it is needed; those of [`Images::resolve`].
     pub fn remove(&self, text: &str, how: Removal, users: Users<'_>) -> Result<Vec<Removed>> {
-        let removed = self.inner.book.change(|state| {
+        let mut removed = self.inner.book.change(|state| {
             let found = find(state, text)?;
             match found.name {
                 Some(name) => remove_name(state, &found.image, &name, how, users),
@@ -74,7 +74,7 @@ impl Images {
             .iter()
             .any(|line| matches!(line, Removed::Deleted(_)))
         {
-            self.sweep()?;
+            removed.extend(self.sweep_all()?.removed);
         }
         Ok(removed)
     }
@@ -92,23 +92,27 @@ impl Images {
             if scope == PruneScope::Dangling && !listed.names.tags.is_empty() {
                 continue;
             }
-            let id = &listed.image.id;
-            if !wanted(&listed) || !users(id).is_empty() {
-                continue;
+            if wanted(&listed) {
+                pruned.removed.extend(self.remove_unused(&listed, users)?);
             }
-            let removed = self.inner.book.change(|state| {
-                // Somebody may have named it, or started using it, meanwhile.
-                let names = state.names_of(id);
-                if names != listed.names || !state.images.contains_key(id) || !users(id).is_empty()
-                {
-                    return Ok((Vec::new(), Vec::new()));
-                }
-                Ok(deletion(state, id))
-            })?;
-            pruned.removed.extend(removed);
         }
-        pruned.reclaimed = self.sweep()?;
+        let swept = self.sweep_all()?;
+        pruned.removed.extend(swept.removed);
+        pruned.reclaimed = swept.reclaimed;
         Ok(pruned)
+    }
+
+    /// Removes an image and its names, unless somebody has named it or begun
+    /// to use it since it was listed.
+    pub(crate) fn remove_unused(&self, listed: &Listed, users: Users<'_>) -> Result<Vec<Removed>> {
+        let id = &listed.image.id;
+        self.inner.book.change(|state| {
+            let names = state.names_of(id);
+            if names != listed.names || !state.images.contains_key(id) || !users(id).is_empty() {
+                return Ok((Vec::new(), Vec::new()));
+            }
+            Ok(deletion(state, id))
+        })
     }
 }
 

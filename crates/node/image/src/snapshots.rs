@@ -135,7 +135,9 @@ impl Snapshots {
         let path = draft.path.join("fs");
         let root = File::open(&path).map_err(at("open", &path))?;
         let failed = |error: io::Error| match error.kind() {
-            io::ErrorKind::InvalidData => Error::Archive(error.to_string()),
+            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => {
+                Error::Archive(error.to_string())
+            }
             _ => Error::Io {
                 action: "unpack into",
                 path: path.clone(),
@@ -342,9 +344,12 @@ impl Snapshots {
     }
 
     /// Removes every snapshot that is neither in `live`, nor pinned, nor below
-    /// a root filesystem or another one that stays. Returns bytes freed.
-    /// `live` is computed while nobody can pin.
-    pub(crate) fn sweep(&self, live: impl FnOnce() -> HashSet<Digest>) -> Result<u64> {
+    /// a root filesystem or another one that stays. Returns which went, upper
+    /// ones first, and the bytes freed. `live` is computed while nobody can pin.
+    pub(crate) fn sweep(
+        &self,
+        live: impl FnOnce() -> HashSet<Digest>,
+    ) -> Result<(Vec<Digest>, u64)> {
         let pins = self.pins.lock();
         let mut roots = live();
         roots.extend(pins.keys().cloned());
@@ -365,18 +370,21 @@ impl Snapshots {
                 next = known.get(chain_id).and_then(|about| about.parent.as_ref());
             }
         }
-        let dead: Vec<Digest> = known
+        let mut dead: Vec<Digest> = known
             .keys()
             .filter(|chain_id| !alive.contains(*chain_id))
             .cloned()
             .collect();
+        dead.sort_by_cached_key(|chain_id| {
+            std::cmp::Reverse((depth(&known, chain_id), chain_id.clone()))
+        });
         let mut freed = 0;
         let mut doomed = Vec::new();
-        for chain_id in dead {
+        for chain_id in &dead {
             let from = self.root.join("snapshots").join(chain_id.hex());
             let to = self.root.join("doomed").join(self.number());
             fs::rename(&from, &to).map_err(at("rename", &from))?;
-            freed += known.remove(&chain_id).map_or(0, |about| about.size);
+            freed += known.remove(chain_id).map_or(0, |about| about.size);
             doomed.push(to);
         }
         drop(known);
@@ -385,7 +393,7 @@ impl Snapshots {
         for path in doomed {
             remove_path(&path).map_err(at("remove", &path))?;
         }
-        Ok(freed)
+        Ok((dead, freed))
     }
 
     fn doom(&self, path: &Path) -> Result<()> {
@@ -483,6 +491,15 @@ impl Snapshots {
     fn write(&self) -> std::sync::RwLockWriteGuard<'_, HashMap<Digest, About>> {
         self.known.write().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// How many snapshots lie below one.
+fn depth(known: &HashMap<Digest, About>, chain_id: &Digest) -> usize {
+    let parent = |chain_id: &Digest| known.get(chain_id)?.parent.clone();
+    std::iter::successors(parent(chain_id), parent)
+        // A loop is nothing we wrote.
+        .take(MAX_LAYERS)
+        .count()
 }
 
 fn about(parent: &Option<Digest>, draft: &Draft) -> About {

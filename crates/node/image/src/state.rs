@@ -17,6 +17,8 @@ pub(crate) struct State {
     pub(crate) images: HashMap<Digest, Arc<Image>>,
     pub(crate) names: BTreeMap<Reference, NameRow>,
     pub(crate) steps: HashMap<Digest, Step>,
+    /// Seconds since the epoch at which images were used.
+    pub(crate) used: HashMap<Digest, i64>,
 }
 
 /// The state and its durable twin.
@@ -39,6 +41,7 @@ impl Book {
         let mut state = State {
             names: rows.names,
             steps: rows.steps,
+            used: rows.used,
             ..State::default()
         };
         for (id, row) in rows.images {
@@ -83,7 +86,11 @@ impl Book {
                 Write::Name(name, row) => drop(state.names.insert(name, row)),
                 Write::Unname(name) => drop(state.names.remove(&name)),
                 Write::Image(image) => drop(state.images.insert(image.id.clone(), image)),
-                Write::Forget(id) => drop(state.images.remove(&id)),
+                Write::Forget(id) => {
+                    state.images.remove(&id);
+                    state.used.remove(&id);
+                }
+                Write::Used(id, used) => drop(state.used.insert(id, used)),
                 Write::Step(key, step) => drop(state.steps.insert(key, step)),
                 Write::ForgetStep(key) => drop(state.steps.remove(&key)),
             }

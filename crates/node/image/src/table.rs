@@ -16,6 +16,7 @@ use crate::{Error, Result};
 const NAMES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("names");
 const IMAGES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("images");
 const STEPS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("steps");
+const USED: TableDefinition<'_, &str, i64> = TableDefinition::new("used");
 
 /// What a name leads to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +42,7 @@ pub(crate) enum Write {
     Unname(Reference),
     Image(Arc<Image>),
     Forget(Digest),
+    Used(Digest, i64),
     Step(Digest, Step),
     ForgetStep(Digest),
 }
@@ -51,6 +53,7 @@ pub(crate) struct Rows {
     pub(crate) names: BTreeMap<Reference, NameRow>,
     pub(crate) images: HashMap<Digest, ImageRow>,
     pub(crate) steps: HashMap<Digest, Step>,
+    pub(crate) used: HashMap<Digest, i64>,
 }
 
 /// The open database.
@@ -89,6 +92,11 @@ impl Table {
             rows.steps
                 .insert(digest(key.value())?, decode("step", value.value())?);
         }
+        let used = reading.open_table(USED).map_err(failed)?;
+        for row in used.iter().map_err(failed)? {
+            let (key, value) = row.map_err(failed)?;
+            rows.used.insert(digest(key.value())?, value.value());
+        }
         Ok(rows)
     }
 
@@ -101,6 +109,7 @@ impl Table {
             let mut names = writing.open_table(NAMES).map_err(failed)?;
             let mut images = writing.open_table(IMAGES).map_err(failed)?;
             let mut steps = writing.open_table(STEPS).map_err(failed)?;
+            let mut uses = writing.open_table(USED).map_err(failed)?;
             for write in writes {
                 let done = match write {
                     Write::Name(name, row) => names
@@ -117,7 +126,11 @@ impl Table {
                             .insert(image.id.as_str(), &encode(&row)[..])
                             .map(drop)
                     }
-                    Write::Forget(id) => images.remove(id.as_str()).map(drop),
+                    Write::Forget(id) => images
+                        .remove(id.as_str())
+                        .and_then(|_| uses.remove(id.as_str()))
+                        .map(drop),
+                    Write::Used(id, used) => uses.insert(id.as_str(), used).map(drop),
                     Write::Step(key, row) => steps.insert(key.as_str(), &encode(row)[..]).map(drop),
                     Write::ForgetStep(key) => steps.remove(key.as_str()).map(drop),
                 };

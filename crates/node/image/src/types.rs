@@ -197,6 +197,8 @@ pub enum Removed {
     Untagged(Reference),
     /// This image is gone.
     Deleted(Digest),
+    /// The layer of this chain id is gone.
+    Layer(Digest),
 }
 
 /// What to prune.

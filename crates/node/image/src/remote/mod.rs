@@ -20,7 +20,7 @@ use tokio::sync::{OnceCell, Semaphore};
 use url::Url;
 
 use crate::remote::hosts::Host;
-use crate::remote::session::{Ask, Session, chain};
+use crate::remote::session::{Ask, Session, cause};
 use crate::remote::transport::{Connections, Connector, Http};
 use crate::types::{RegistryAuth, RegistryOptions};
 use crate::{Error, Images, Result};
@@ -125,7 +125,7 @@ impl Client {
             .map_err(|error| failed(error.to_string()))?;
         match tokio::time::timeout(self.options.patience, peer.http.request(request)).await {
             Err(_) => Err(failed("request timed out".to_owned())),
-            Ok(Err(error)) => Err(failed(chain(&error))),
+            Ok(Err(error)) => Err(failed(cause(&error))),
             Ok(Ok(_)) => Ok(()),
         }
     }

@@ -545,7 +545,7 @@ impl Session {
             Err(_) => Err(self.silence()),
             Ok(Err(error)) if error.is_connect() => Err(Error::Unreachable {
                 url: url.to_string(),
-                message: chain(&error),
+                message: cause(&error),
             }),
             Ok(Err(error)) => Err(self.broken(url, &error)),
             Ok(Ok(response)) => Ok(response),
@@ -710,6 +710,11 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
         next = error.source();
     }
     text
+}
+
+/// What a client's error comes from, which says more than its own words.
+pub(crate) fn cause(error: &hyper_util::client::legacy::Error) -> String {
+    chain(std::error::Error::source(error).unwrap_or(error))
 }
 
 /// For bodies that fail.

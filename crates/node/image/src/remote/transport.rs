@@ -138,7 +138,16 @@ impl Shared {
             match TcpStream::connect(SocketAddr::new(address, port)).await {
                 Ok(stream) => return Ok(stream),
                 Err(error) => {
-                    let text = format!("dial tcp {}: {error}", SocketAddr::new(address, port));
+                    // In the words that people look for.
+                    let why = match error.kind() {
+                        io::ErrorKind::ConnectionRefused => "connect: connection refused".into(),
+                        io::ErrorKind::NetworkUnreachable => {
+                            "connect: network is unreachable".into()
+                        }
+                        io::ErrorKind::HostUnreachable => "connect: no route to host".into(),
+                        _ => error.to_string(),
+                    };
+                    let text = format!("dial tcp {}: {why}", SocketAddr::new(address, port));
                     last = Some(io::Error::new(error.kind(), text));
                 }
             }

@@ -4,16 +4,19 @@
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, UNIX_EPOCH};
 
 use dhow_image::archive::open_in;
 use dhow_image::tar::{Archive, ReadLimits};
 use dhow_image::{
-    ChangeKind, Commit, Error, ProgressSender, PruneScope, Removal, Removed, Step, User,
+    ChangeKind, CollectPolicy, Commit, Error, Images, ProgressSender, PruneScope, Removal, Removed,
+    Step, User,
 };
 use dhow_oci::{Compression, ContainerConfig, Digest};
 use rustix::fs::{Mode, OFlags};
 
-use crate::support::{Machine, Tar, base, gzip, name};
+use crate::support::{Machine, Tar, base, gzip, name, options};
 
 fn nobody(_: &Digest) -> Vec<User> {
     Vec::new()
@@ -173,7 +176,9 @@ fn removal_follows_dockers_rules() {
     let removed = images
         .remove(image.id.short(), Removal::Careful, &nobody)
         .unwrap();
-    assert_eq!(removed, [Removed::Deleted(image.id.clone())]);
+    // Docker names the layers that go, too.
+    let layer = Removed::Layer(image.layers[0].chain_id.clone());
+    assert_eq!(removed, [Removed::Deleted(image.id.clone()), layer]);
     assert_eq!((machine.n_blobs(), machine.n_snapshots()), (0, 0));
     assert!(matches!(
         images.remove("a", Removal::Careful, &nobody),
@@ -205,16 +210,79 @@ fn pruning_takes_what_nobody_names_or_uses() {
     let pruned = images
         .prune(PruneScope::Dangling, &|_| true, &nobody)
         .unwrap();
-    assert_eq!(pruned.removed, [Removed::Deleted(first.id.clone())]);
+    let layer = Removed::Layer(first.layers[0].chain_id.clone());
+    assert_eq!(pruned.removed, [Removed::Deleted(first.id.clone()), layer]);
     assert!(pruned.reclaimed > 100_000);
     let pruned = images
         .prune(PruneScope::Unused, &|_| true, &nobody)
         .unwrap();
-    assert_eq!(
-        pruned.removed.last(),
-        Some(&Removed::Deleted(second.id.clone()))
-    );
+    let gone = [
+        Removed::Untagged(name("app")),
+        Removed::Deleted(second.id.clone()),
+        Removed::Layer(second.layers[0].chain_id.clone()),
+    ];
+    assert_eq!(pruned.removed, gone);
     assert_eq!(machine.n_blobs(), 0);
+}
+
+#[test]
+fn what_was_not_used_for_long_is_collected() {
+    /// The tests' clock, in seconds since the epoch.
+    static CLOCK: AtomicU64 = AtomicU64::new(1_000_000);
+    let at = |seconds| CLOCK.store(seconds, Ordering::Relaxed);
+    let directory = tempfile::tempdir().unwrap();
+    let opened = || {
+        let mut options = options(directory.path());
+        options.now = || UNIX_EPOCH + Duration::from_secs(CLOCK.load(Ordering::Relaxed));
+        Machine {
+            images: Images::open(options).unwrap(),
+            directory: tempfile::tempdir().unwrap(),
+        }
+    };
+    let policy = CollectPolicy {
+        min_age: Duration::from_secs(100),
+        max_age: Some(Duration::from_secs(1000)),
+        pressure: None,
+    };
+    let machine = opened();
+    let idle = machine.import(&base(), "idle");
+    let used = machine.import(&Tar::new().file("x", b"abc").finish(), "used");
+    at(1_000_900);
+    // Somebody runs a container of one of them, and removes it.
+    machine.images.prepare(&used, "c").unwrap();
+    machine.images.release("c").unwrap();
+    let collected = machine.images.collect(&policy, &nobody).unwrap();
+    assert_eq!(collected.removed, []);
+    drop(machine);
+    // That it was used is known after a restart.
+    let machine = opened();
+    at(1_001_500);
+    let collected = machine.images.collect(&policy, &nobody).unwrap();
+    assert!(
+        collected
+            .removed
+            .contains(&Removed::Deleted(idle.id.clone()))
+    );
+    assert!(machine.images.get(&used.id).is_some());
+    // Whoever uses it keeps it, however old it is.
+    at(1_009_000);
+    let busy = |_: &Digest| {
+        vec![User {
+            container: "c".into(),
+            running: false,
+        }]
+    };
+    let collected = machine.images.collect(&policy, &busy).unwrap();
+    assert_eq!(collected.removed, []);
+    let collected = machine.images.collect(&policy, &nobody).unwrap();
+    assert!(
+        collected
+            .removed
+            .contains(&Removed::Deleted(used.id.clone()))
+    );
+    assert!(machine.images.list().is_empty());
+    drop(machine);
+    crate::support::audit(directory.path());
 }
 
 #[test]
