@@ -30,6 +30,9 @@ pub(crate) const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// How deep indexes may be nested.
 const MAX_DEPTH: usize = 4;
 
+/// Files an archive of images may hold: each becomes a blob.
+const MAX_FILES: usize = 65_536;
+
 /// One image in Docker's `manifest.json`.
 #[derive(Deserialize, serde::Serialize)]
 #[serde(rename_all = "PascalCase")]
@@ -135,6 +138,11 @@ impl Images {
                     continue;
                 }
                 _ => continue,
+            }
+            if contents.files.len() + contents.links.len() > MAX_FILES {
+                return Err(Error::archive(format!(
+                    "archive holds more than {MAX_FILES} files: it is no archive of images"
+                )));
             }
             let document = match path.as_str() {
                 "manifest.json" => &mut contents.docker,

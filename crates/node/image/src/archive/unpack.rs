@@ -78,6 +78,10 @@ pub struct Unpacked {
     pub implied: BTreeSet<Vec<u8>>,
 }
 
+/// Bytes of directories' paths that are remembered until the end, to set their
+/// times when nothing changes them any more; a million directories or so.
+const MAX_REMEMBERED: usize = 64 << 20;
+
 /// Applies every entry of `archive` to the directory `root`. Later entries
 /// replace earlier ones and what was there before; directories are merged.
 ///
@@ -94,6 +98,7 @@ pub fn unpack<R: Read>(
         options,
         parent: None,
         times: Vec::new(),
+        n_remembered: 0,
         unpacked: Unpacked::default(),
         buffer: vec![0; 256 << 10],
     };
@@ -142,6 +147,8 @@ struct Unpacker<'a> {
     parent: Option<(Vec<u8>, OwnedFd)>,
     /// Times of directories, set when nothing changes them any more.
     times: Vec<(Vec<u8>, (i64, u32))>,
+    /// Bytes of paths in `times` and among the implied.
+    n_remembered: usize,
     unpacked: Unpacked,
     buffer: Vec<u8>,
 }
@@ -155,8 +162,7 @@ impl Unpacker<'_> {
             }
             let root = open_in(self.root, b"", OFlags::RDONLY | OFlags::DIRECTORY)?;
             self.attributes(root.as_fd(), entry)?;
-            self.times.push((path, entry.mtime));
-            return Ok(());
+            return self.remember(&path, entry.mtime);
         }
         let (directory, name) = split(&path);
         let parent = self.enter(directory)?;
@@ -207,6 +213,7 @@ impl Unpacker<'_> {
         if let Ownership::Fixed { uid, gid } = self.options.ownership {
             chown(made.as_fd(), uid, gid)?;
         }
+        self.count(directory)?;
         self.unpacked.implied.insert(directory.to_vec());
         open_in(self.root, directory, flags)
     }
@@ -285,8 +292,7 @@ impl Unpacker<'_> {
             rustix::fs::fsetxattr(&directory, OPAQUE, b"y", XattrFlags::empty())?;
         }
         self.unpacked.implied.remove(path);
-        self.times.push((path.to_vec(), entry.mtime));
-        Ok(())
+        self.remember(path, entry.mtime)
     }
 
     fn file<R: Read>(
@@ -477,6 +483,24 @@ impl Unpacker<'_> {
             Ownership::Recorded => (entry.uid, entry.gid),
             Ownership::Fixed { uid, gid } => (uid, gid),
         }
+    }
+
+    fn remember(&mut self, path: &[u8], mtime: (i64, u32)) -> io::Result<()> {
+        self.count(path)?;
+        self.times.push((path.to_vec(), mtime));
+        Ok(())
+    }
+
+    /// Bounds the memory that directories take.
+    fn count(&mut self, path: &[u8]) -> io::Result<()> {
+        // Each has a price beyond its name.
+        self.n_remembered += path.len() + size_of::<(Vec<u8>, (i64, u32))>();
+        if self.n_remembered > MAX_REMEMBERED {
+            return Err(refused(format!(
+                "too many directories: their paths take more than {MAX_REMEMBERED} bytes"
+            )));
+        }
+        Ok(())
     }
 
     /// Sets the times of directories, innermost first.

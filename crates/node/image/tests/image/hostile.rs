@@ -217,6 +217,132 @@ fn bombs_do_not_go_off() {
     machine.audit();
 }
 
+/// A zstd frame of literal bytes and then `n_zeros` zeros.
+fn zstd_of(start: &[u8], n_zeros: u64) -> Vec<u8> {
+    const BLOCK: u64 = 128 << 10;
+    // Magic; neither size nor checksum; a window of 128 KiB.
+    let mut frame = vec![0x28, 0xb5, 0x2f, 0xfd, 0x00, 7 << 3];
+    let block = |kind: u32, size: u64, is_last: bool| {
+        let header = u32::from(is_last) | kind << 1 | (size as u32) << 3;
+        header.to_le_bytes()[..3].to_vec()
+    };
+    frame.extend(block(0, start.len() as u64, false));
+    frame.extend(start);
+    let mut left = n_zeros;
+    while left > 0 {
+        let size = left.min(BLOCK);
+        left -= size;
+        // One byte, repeated.
+        frame.extend(block(1, size, left == 0));
+        frame.push(0);
+    }
+    frame
+}
+
+/// A header as GNU tar writes it, with a map of one stretch for sparse files.
+fn header(kind: char, name: &str, stored: u64, map: Option<(u64, u64)>) -> Vec<u8> {
+    let mut header = vec![0; 512];
+    let mut put = |at: usize, text: String| {
+        header[at..at + text.len()].copy_from_slice(text.as_bytes());
+    };
+    put(0, name.to_owned());
+    put(100, "0000644\0".to_owned());
+    put(108, "0000000\0".to_owned());
+    put(116, "0000000\0".to_owned());
+    put(124, format!("{stored:012o}"));
+    put(136, "00000000000\0".to_owned());
+    put(148, format!("        {kind}"));
+    put(257, "ustar  \0".to_owned());
+    if let Some((offset, size)) = map {
+        put(386, format!("{offset:012o}{stored:012o}"));
+        put(483, format!("{size:012o}"));
+    }
+    let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+    header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    header
+}
+
+/// A file with one stretch of data; without the end of the archive.
+fn sparse(name: &str, size: u64, offset: u64, data: &[u8]) -> Vec<u8> {
+    let mut tar = header('S', name, data.len() as u64, Some((offset, size)));
+    tar.extend(data);
+    tar.resize(tar.len().next_multiple_of(512), 0);
+    tar
+}
+
+#[test]
+fn ten_gigabytes_do_not_come_out_of_little() {
+    let machine = Machine::new();
+    let refused = |bomb: &[u8]| {
+        let error = machine
+            .images
+            .import(&mut &bomb[..], Import::default())
+            .unwrap_err();
+        assert!(
+            matches!(&error, Error::Archive(text) if text.contains("bytes allowed")),
+            "{error}"
+        );
+    };
+    let size: u64 = 10 << 30;
+    // All of it said to be one file.
+    let bomb = zstd_of(&header('0', "zeros", size, None), size);
+    assert!(bomb.len() < 400_000);
+    refused(&bomb);
+    // Not even a header at the start: zeros all the way after an empty archive.
+    refused(&zstd_of(&[0; 1024], size));
+    // A file that is a hole.
+    refused(&sparse("hole", size, 0, b""));
+    machine.images.sweep().unwrap();
+    assert_eq!((machine.n_blobs(), machine.n_snapshots()), (0, 0));
+    machine.audit();
+}
+
+#[test]
+fn memory_for_directories_is_bounded() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = fs::File::open(directory.path()).unwrap();
+    // The same few directories again and again, under long names.
+    let name = |n: usize| format!("{n}/{}", vec!["x".repeat(250); 15].join("/"));
+    let mut tar = Tar::new();
+    for n in 0..20_000 {
+        tar = tar.directory(&name(n % 4));
+    }
+    let tar = tar.finish();
+    let limits = ReadLimits {
+        bytes: 1 << 30,
+        entries: 10_000_000,
+    };
+    let error = unpack(&mut Archive::new(&tar[..], limits), &root, OPTIONS).unwrap_err();
+    assert!(
+        error.to_string().contains("too many directories"),
+        "{error}"
+    );
+}
+
+#[test]
+fn capabilities_and_holes_are_kept() {
+    let mut program = Entry::new(Kind::File, "ping");
+    (program.mode, program.uid, program.size) = (0o755, 1000, 4);
+    // Version 2, cap_net_raw, effective.
+    let mut capability = vec![1, 0, 0, 2];
+    capability.extend([0x00, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    program.xattrs = vec![(b"security.capability".to_vec(), capability.clone())];
+    let mut tar = sparse("hole", 900_000, 500_000, b"data");
+    tar.extend(Tar::new().entry(&program, b"\x7fELF").finish());
+    let (directory, outcome) = attempt(&tar);
+    outcome.unwrap();
+    let mut value = [0; 64];
+    let path = directory.path().join("root/ping");
+    let length = rustix::fs::getxattr(&path, "security.capability", &mut value[..]).unwrap();
+    assert_eq!(value[..length], capability);
+    let path = directory.path().join("root/hole");
+    let metadata = fs::metadata(&path).unwrap();
+    assert_eq!(metadata.len(), 900_000);
+    assert!(metadata.blocks() * 512 < 100_000, "{}", metadata.blocks());
+    let bytes = fs::read(&path).unwrap();
+    assert_eq!(&bytes[499_998..500_006], b"\0\0data\0\0");
+}
+
 #[test]
 fn a_loaded_archive_cannot_lie() {
     let machine = Machine::new();
