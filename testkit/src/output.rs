@@ -16,7 +16,10 @@ pub struct Ran {
 }
 
 impl Ran {
-    pub(crate) fn new(command: String, output: &Output) -> Self {
+    /// What a command that was started otherwise left; `command` is its name in
+    /// messages.
+    #[must_use]
+    pub fn new(command: String, output: &Output) -> Self {
         use std::os::unix::process::ExitStatusExt;
         let code = output
             .status
