@@ -142,8 +142,11 @@ fn until(filters: &Filters) -> Answer<Option<i64>> {
 /// Seconds since the epoch of `10m`, `1h30m`, `1700000000`, `2006-01-02`,
 /// `2006-01-02T15:04:05` or RFC 3339.
 fn seconds_of(text: &str, now: std::time::SystemTime) -> Option<i64> {
-    if let Ok(seconds) = text.split('.').next().unwrap_or_default().parse::<i64>() {
-        return Some(seconds);
+    if text
+        .bytes()
+        .all(|byte| byte.is_ascii_digit() || byte == b'.')
+    {
+        return text.split('.').next()?.parse().ok();
     }
     let now = i64::try_from(
         now.duration_since(std::time::UNIX_EPOCH)

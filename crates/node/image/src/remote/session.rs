@@ -525,7 +525,8 @@ impl Session {
             .map_err(|error| self.nonsense(format!("bad address {url}: {error}")))?;
         let headers = request.headers_mut();
         *headers = ask.headers.clone();
-        if url.origin() == self.base.origin() {
+        // They may be secrets between this host and whoever configured it.
+        if url.origin() == self.host().base.origin() {
             for (name, value) in &self.host().header {
                 headers.append(name.clone(), value.clone());
             }
