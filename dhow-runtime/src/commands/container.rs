@@ -116,7 +116,13 @@ pub fn run(global: &Global, runtime: &Runtime, words: impl Iterator<Item = OsStr
     }
     // Detached, signals are nobody's business here.
     let signals = if detach { None } else { Some(Signals::take()?) };
-    let mut request = request(&parsed, &id, &bundle, Gate::Open)?;
+    // A terminal has its size before the program looks at it.
+    let gate = if streams.is_some() {
+        Gate::Maker
+    } else {
+        Gate::Open
+    };
+    let mut request = request(&parsed, &id, &bundle, gate)?;
     if let Some(streams) = streams {
         request.streams = streams;
     }

@@ -538,3 +538,48 @@ fn what_a_killed_runtime_leaves_is_removed() {
     }
     assert!(n_unfinished > 0, "the moments hit nothing");
 }
+
+/// In the foreground the program's terminal has the size of ours from its first
+/// moment on, and what is written to ours reaches it.
+#[test]
+fn the_foreground_has_our_terminal() {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    let mut bundle = Bundle::new("foreground", "stty size; read line; echo got $line; exit 7");
+    bundle.process().terminal = true;
+    bundle.write();
+    let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&ours).unwrap();
+    unlockpt(&ours).unwrap();
+    let size = rustix::termios::Winsize {
+        ws_row: 33,
+        ws_col: 77,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    rustix::termios::tcsetwinsize(&ours, size).unwrap();
+    let name = ptsname(&ours, Vec::new()).unwrap();
+    let theirs = || {
+        let name = std::path::Path::new(name.to_str().unwrap());
+        let file = std::fs::File::options().read(true).write(true).open(name);
+        Stdio::from(file.unwrap())
+    };
+    let mut run = bundle
+        .command(&["run", "--bundle"])
+        .arg(bundle.path())
+        .arg(&bundle.id)
+        .stdin(theirs())
+        .stdout(theirs())
+        .stderr(theirs())
+        .spawn()
+        .unwrap();
+    let mut ours = std::fs::File::from(ours);
+    std::io::Write::write_all(&mut ours, b"word\n").unwrap();
+    let code = run.wait().unwrap().code();
+    let mut seen = vec![0; 4096];
+    let length = ours.read(&mut seen).unwrap();
+    let seen = String::from_utf8_lossy(&seen[..length]);
+    assert_eq!(code, Some(7), "{seen}");
+    assert!(seen.contains("33 77\r\n"), "{seen}");
+    assert!(seen.contains("got word\r\n"), "{seen}");
+    bundle.audit();
+}
