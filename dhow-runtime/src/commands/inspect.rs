@@ -201,7 +201,7 @@ pub fn features() -> Outcome {
                 ]
             },
             "mountExtensions": { "idmap": { "enabled": true } },
-            "netDevices": { "enabled": false }
+            "netDevices": { "enabled": true }
         },
         "annotations": {}
     });

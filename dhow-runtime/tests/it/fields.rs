@@ -325,13 +325,38 @@ fn execs_run_on_their_processors() {
 #[test]
 fn what_cannot_be_is_refused() {
     type Change = fn(&mut Bundle);
-    let cases: [(&str, Change); 15] = [
+    let cases: [(&str, Change); 18] = [
         ("linux.intelRdt: is not supported", |bundle| {
             bundle.linux().intel_rdt = Some(IntelRdt {});
         }),
-        ("linux.netDevices: is not supported", |bundle| {
+        (
+            "linux.netDevices (none9): there is no such device",
+            |bundle| {
+                let devices = &mut bundle.linux().net_devices;
+                devices.insert("none9".to_owned(), NetDevice::default());
+            },
+        ),
+        (
+            "linux.netDevices (b9): there are two called \"a9\"",
+            |bundle| {
+                let name = "a9".to_owned();
+                let devices = &mut bundle.linux().net_devices;
+                devices.insert(name.clone(), NetDevice::default());
+                devices.insert("b9".to_owned(), NetDevice { name });
+            },
+        ),
+        ("\"../eth0\" is no name of a device", |bundle| {
+            let name = "../eth0".to_owned();
+            let devices = &mut bundle.linux().net_devices;
+            devices.insert("eth9".to_owned(), NetDevice { name });
+        }),
+        ("linux.netDevices: needs a network namespace", |bundle| {
             let devices = &mut bundle.linux().net_devices;
             devices.insert("eth9".to_owned(), NetDevice::default());
+            bundle
+                .linux()
+                .namespaces
+                .retain(|one| one.kind != NamespaceKind::Network);
         }),
         ("linux.personality: no domain", |bundle| {
             bundle.linux().personality = Some(Personality::default());
@@ -501,5 +526,40 @@ fn limits_of_remote_memory_access_reach_the_kernel() {
     };
     assert!(errors.contains(expected), "{errors}");
     assert_eq!(output.status.code(), Some(1));
+    bundle.audit();
+}
+
+#[test]
+fn network_devices_are_moved_in() {
+    let script = "ip -o addr show dev inside | grep -v fe80 | while read a b c d rest; do echo $c $d; done; \
+        ip -o link show dev inside | grep -o '[<,]UP[,>]'; cat /proc/sys/net/ipv4/conf/inside/rp_filter";
+    let mut bundle = Bundle::new("devices", script);
+    std::os::unix::fs::symlink("busybox", bundle.rootfs().join("bin/ip")).unwrap();
+    let name = "inside".to_owned();
+    let devices = &mut bundle.linux().net_devices;
+    devices.insert("outside".to_owned(), NetDevice { name });
+    // Parameters of a device need the device.
+    let parameter = "net.ipv4.conf.inside.rp_filter".to_owned();
+    bundle.linux().sysctl.insert(parameter, "2".to_owned());
+    bundle.write();
+    // The host is a network namespace of the test's own.
+    let script = "ip link add outside type veth peer name far && ip addr add 10.9.8.7/24 dev outside && \
+        ip addr add fd00:9::7/64 dev outside nodad && exec \"$@\"";
+    let output = std::process::Command::new("unshare")
+        .args(["--net", "sh", "-c", script, "sh", crate::bundle::EXECUTABLE])
+        .arg("--root")
+        .arg(bundle.runtime_root())
+        .args(["run", "--bundle"])
+        .arg(bundle.path())
+        .arg(&bundle.id)
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let out = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{errors}");
+    let seen: Vec<_> = out.lines().collect();
+    let expected = ["inet 10.9.8.7/24", "inet6 fd00:9::7/64"];
+    assert_eq!(seen[..2], expected, "{out}");
+    assert_eq!(seen[3], "2", "{out}");
     bundle.audit();
 }

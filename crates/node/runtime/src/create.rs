@@ -16,7 +16,7 @@ use crate::error::{Result, RuntimeError};
 use crate::plan::{self, Compiled, Input, Namespaces};
 use crate::spec::{Hooks, NamespaceKind, Spec};
 use crate::state::{PREPARED, RECORD, Record, START, Status, VERSION};
-use crate::{Bundle, Container, Moment, RootSource, Runtime, hooks, limits};
+use crate::{Bundle, Container, Moment, RootSource, Runtime, hooks, limits, net_devices};
 
 /// What a container is made from.
 #[derive(Debug)]
@@ -335,6 +335,12 @@ fn make(request: Create<'_>, dir: PathBuf, undo: &mut Undo) -> Result<Created> {
                     go_on(&channel, b"")?;
                     last_word(meetings.len())?;
                 }
+                Some(Meeting::Devices) => {
+                    let devices = spec.linux.as_ref().map(|linux| &linux.net_devices);
+                    devices.map_or(Ok(()), |devices| net_devices::move_in(devices, process.pid))?;
+                    go_on(&channel, b"")?;
+                    last_word(meetings.len())?;
+                }
                 Some(Meeting::Hooks) => {
                     let state = hooks::state(&container.state_as(Status::Creating));
                     hooks::run(&spec.hooks.prestart, &state)?;
@@ -390,6 +396,8 @@ fn go_on(channel: &Channel, message: &[u8]) -> Result<()> {
 enum Meeting {
     /// The maps of its user namespace.
     Maps,
+    /// Network devices that are moved in.
+    Devices,
     /// Hooks that the maker runs; the state comes back for those it runs itself.
     Hooks,
     /// What whoever answers for its filter is told.
@@ -401,9 +409,13 @@ enum Meeting {
 /// The meetings of a plan, in its order.
 fn meetings(spec: &Spec, namespaces: &Namespaces) -> VecDeque<Meeting> {
     let maps = namespaces.is_new(Kind::User).then_some(Meeting::Maps);
+    let linux = spec.linux.as_ref();
+    let moves = linux.is_some_and(|linux| !linux.net_devices.is_empty());
     let hooks = spec.hooks.any_of_create().then_some(Meeting::Hooks);
-    let listener = plan::asks(spec.linux.as_ref()).then_some(Meeting::Listener);
-    maps.into_iter().chain(hooks).chain(listener).collect()
+    let listener = plan::asks(linux).then_some(Meeting::Listener);
+    let devices = moves.then_some(Meeting::Devices);
+    let first = maps.into_iter().chain(devices);
+    first.chain(hooks).chain(listener).collect()
 }
 
 /// What the last report of a child means.

@@ -71,6 +71,14 @@ pub enum RuntimeError {
         /// What the kernel said.
         errno: Errno,
     },
+    /// A network device cannot be moved.
+    #[error("move network device {device}")]
+    NetDevice {
+        /// Its name outside.
+        device: String,
+        /// What the kernel said.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// A hook failed.
     #[error("error running hook {}: {problem}", path.display())]
     Hook {

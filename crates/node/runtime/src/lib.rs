@@ -17,6 +17,7 @@ mod hooks;
 mod kill;
 mod limits;
 mod moment;
+mod net_devices;
 mod pause;
 mod plan;
 mod root;

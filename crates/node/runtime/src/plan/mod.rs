@@ -74,6 +74,12 @@ pub(crate) fn compile(input: Input<'_>) -> Result<Compiled> {
     let process = spec.process.as_ref().ok_or_else(no_process)?;
     check(spec, linux, process)?;
     let namespaces = Namespaces::new(linux)?;
+    if !linux.net_devices.is_empty() && !namespaces.has(Kind::Network) {
+        return Err(RuntimeError::spec(
+            "linux.netDevices",
+            "needs a network namespace of the container's own",
+        ));
+    }
     let mut warnings = Vec::new();
     let root = root::open(spec, input.bundle, input.root)?;
     let identity = process::identity(process, &namespaces, &mut warnings)?;
@@ -82,6 +88,9 @@ pub(crate) fn compile(input: Input<'_>) -> Result<Compiled> {
     let mut steps = Vec::with_capacity(64);
     let mut add = |step: Step| steps.push(step);
     if namespaces.is_new(Kind::User) {
+        add(Step::Rendezvous);
+    }
+    if !linux.net_devices.is_empty() {
         add(Step::Rendezvous);
     }
     if let Some(adjustment) = process.oom_score_adj {
@@ -304,12 +313,7 @@ fn check(spec: &Spec, linux: &Linux, process: &Process) -> Result<()> {
             "is not supported; leave it out",
         ));
     }
-    if !linux.net_devices.is_empty() {
-        return Err(RuntimeError::spec(
-            "linux.netDevices",
-            "is not supported; move the devices into a network namespace and name its path",
-        ));
-    }
+    crate::net_devices::check(&linux.net_devices)?;
     let all = [
         ("prestart", &spec.hooks.prestart),
         ("createRuntime", &spec.hooks.create_runtime),

@@ -56,7 +56,8 @@ pub struct Linux {
     /// Memory nodes the first process takes its memory from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_policy: Option<MemoryPolicy>,
-    /// Network devices of the host to be moved into the container; refused.
+    /// Network devices of the runtime's network namespace that are moved into the
+    /// container's, by their name outside.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub net_devices: BTreeMap<String, NetDevice>,
     /// Shares of cache and memory bandwidth; refused.
