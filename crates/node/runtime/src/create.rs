@@ -1,7 +1,7 @@
 //! `create`: from a bundle to a child that waits for its start.
 
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -182,11 +182,9 @@ impl Runtime {
         let dir = self.dir(request.id)?;
         std::fs::create_dir_all(self.root())
             .map_err(|error| RuntimeError::io("make directory", self.root(), error))?;
-        match rustix::fs::mkdir(&dir, Mode::from(0o700)) {
-            Err(Errno::EXIST) => return Err(RuntimeError::Exists),
-            result => result.map_err(|error| RuntimeError::io("make directory", &dir, error))?,
-        }
+        let claim = self.claim(request.id, &dir)?;
         let mut undo = Undo {
+            claim,
             dir: Some(dir.clone()),
             group: None,
             process: None,
@@ -201,6 +199,8 @@ impl Runtime {
 
 /// Takes back what was made, unless all went well.
 struct Undo {
+    /// Goes last: until all is taken back, the identifier is ours.
+    claim: OwnedFd,
     dir: Option<PathBuf>,
     group: Option<Group>,
     process: Option<Process>,
@@ -262,6 +262,7 @@ fn make(request: Create<'_>, dir: PathBuf, undo: &mut Undo) -> Result<Created> {
         id: request.id,
         group: group.as_ref(),
         streams: request.streams,
+        claim: undo.claim.as_raw_fd(),
         inside,
         wait,
         n_preserved: request.n_preserved,

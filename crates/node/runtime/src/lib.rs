@@ -8,6 +8,7 @@
 //! order of the steps and the files.
 
 mod bundle;
+mod claim;
 mod container;
 mod create;
 mod delete;

@@ -22,9 +22,11 @@ pub(super) struct Ends<'a> {
 /// What a fresh child does.
 fn begin(plan: &Plan, ends: Ends<'_>, message: &mut [u8]) -> std::convert::Infallible {
     // While the child held the maker's end too, it would not see the maker go.
-    // SAFETY: this copy of the descriptor is the child's own, which never
-    // returns to whoever owns the original.
-    unsafe { rustix::io::close(ends.ours.as_raw_fd()) };
+    for file in plan.makers_own.into_iter().chain([ends.ours.as_raw_fd()]) {
+        // SAFETY: this copy of the descriptor is the child's own, which never
+        // returns to whoever owns the original and uses neither number again.
+        unsafe { rustix::io::close(file) };
+    }
     run::run(plan, ends.theirs, message)
 }
 

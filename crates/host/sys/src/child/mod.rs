@@ -25,7 +25,7 @@ mod scheduling;
 mod step;
 
 use std::fmt;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, socketpair};
 
@@ -63,6 +63,9 @@ pub struct Plan {
     pub root: Option<OwnedFd>,
     /// The host's procfs.
     pub proc: Option<OwnedFd>,
+    /// Number of a descriptor that is the maker's alone; the child closes its copy
+    /// at once, so that what it stands for ends with the maker.
+    pub makers_own: Option<RawFd>,
     /// What the child does.
     pub steps: Vec<Step>,
 }

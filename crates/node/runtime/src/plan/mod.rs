@@ -12,6 +12,7 @@ mod root;
 mod sysctl;
 
 use std::ffi::CString;
+use std::os::fd::RawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -39,6 +40,8 @@ pub(crate) struct Input<'a> {
     pub(crate) id: &'a str,
     pub(crate) group: Option<&'a Group>,
     pub(crate) streams: Streams,
+    /// The maker's lock on the identifier.
+    pub(crate) claim: RawFd,
     /// What the child does once the root is its own, as long as it may still
     /// touch the host's files.
     pub(crate) inside: Vec<Step>,
@@ -261,6 +264,7 @@ pub(crate) fn compile(input: Input<'_>) -> Result<Compiled> {
         new: namespaces.new_kinds(),
         born_into,
         user,
+        makers_own: Some(input.claim),
         time_offsets: namespaces::time_offsets(linux),
         cgroup: v2,
         root: Some(root),
