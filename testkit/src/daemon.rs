@@ -14,6 +14,8 @@ use crate::output::Ran;
 pub struct Daemon {
     host: Host,
     process: Option<Child>,
+    /// Where a disk of its own is mounted.
+    disk: Option<PathBuf>,
 }
 
 impl Daemon {
@@ -26,7 +28,30 @@ impl Daemon {
         let mut daemon = Self {
             host: Host::new(),
             process: None,
+            disk: None,
         };
+        daemon.start_again();
+        daemon
+    }
+
+    /// Starts a daemon whose data lie on a disk of this size (`24m`).
+    ///
+    /// # Panics
+    ///
+    /// When it does not serve.
+    pub fn start_on_disk_of(size: &str) -> Self {
+        let mut daemon = Self {
+            host: Host::new(),
+            process: None,
+            disk: None,
+        };
+        let data = daemon.host.folder().join("data");
+        std::fs::create_dir(&data).expect("a folder");
+        let option = format!("size={size}");
+        let place = data.display().to_string();
+        let mount = ["-t", "tmpfs", "-o", &option, "dhow-test", &place];
+        daemon.host.run("mount", &mount).ok();
+        daemon.disk = Some(data);
         daemon.start_again();
         daemon
     }
@@ -142,7 +167,15 @@ impl Daemon {
     #[track_caller]
     pub fn finish(mut self) {
         self.stop();
+        self.remove_disk();
         self.host.audit();
+    }
+
+    fn remove_disk(&mut self) {
+        if let Some(disk) = self.disk.take() {
+            let place = disk.display().to_string();
+            self.host.run("umount", &[&place]).ok();
+        }
     }
 
     /// Where it is reached.
