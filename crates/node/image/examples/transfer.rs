@@ -1,6 +1,6 @@
 //! Measures pulls and pushes with the library alone: no daemon, no client.
 //! Each round pulls into an empty store, and pushes what it pulled to the names
-//! given, in turn.
+//! given, in turn, and removes it.
 //!
 //! `transfer ROUNDS FOLDER FROM [TO...]`; the folder is made and removed.
 
@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::time::{Instant, SystemTime};
 
 use dhow_image::{
-    Images, Limits, Options, ProgressSender, PullOptions, PushOptions, RegistryOptions,
+    Images, Limits, Options, ProgressSender, PullOptions, PushOptions, RegistryOptions, Removal,
 };
 use dhow_oci::{Platform, Reference};
 
@@ -61,6 +61,9 @@ fn transfer(folder: &Path, from: &str, to: &[String]) -> Result<(), Box<dyn Erro
             Ok(runtime.block_on(pushing)?)
         })?;
     }
+    measured("remove", || {
+        Ok(images.remove(image.id.as_str(), Removal::Forced, &|_| Vec::new())?)
+    })?;
     Ok(())
 }
 

@@ -22,7 +22,8 @@ use rustix::fs::{
 use serde::{Deserialize, Serialize};
 
 use crate::archive::{
-    Ahead, Devices, Ownership, Replace, UnpackOptions, Whiteouts, open_in, remove_tree, unpack,
+    Ahead, Devices, Ownership, Replace, UnpackOptions, Whiteouts, open_in, remove_layer,
+    remove_tree, unpack,
 };
 use crate::error::at;
 use crate::overlay::{self, Writable};
@@ -70,7 +71,7 @@ pub(crate) struct Draft {
 impl Drop for Draft {
     fn drop(&mut self) {
         if !self.published
-            && let Err(error) = remove_path(&self.path)
+            && let Err(error) = remove_with(&self.path, remove_layer)
         {
             tracing::warn!(path = %self.path.display(), %error, "draft left behind");
         }
@@ -391,7 +392,7 @@ impl Snapshots {
         drop(pins);
         // The slow part holds nobody up.
         for path in doomed {
-            remove_path(&path).map_err(at("remove", &path))?;
+            remove_with(&path, remove_layer).map_err(at("remove", &path))?;
         }
         Ok((dead, freed))
     }
@@ -526,10 +527,14 @@ fn spread(path: &Path) {
 }
 
 fn remove_path(path: &Path) -> io::Result<()> {
+    remove_with(path, remove_tree)
+}
+
+fn remove_with(path: &Path, remove: fn(File, &[u8]) -> io::Result<()>) -> io::Result<()> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Ok(());
     };
-    remove_tree(File::open(parent)?, name.as_bytes())
+    remove(File::open(parent)?, name.as_bytes())
 }
 
 /// Gives a new upper directory the mode and owner of the root below it.

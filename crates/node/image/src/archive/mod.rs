@@ -16,6 +16,7 @@ pub(crate) use ahead::Ahead;
 pub use compress::{Decompressor, sniff};
 pub(crate) use pack::is_opaque;
 pub use pack::{PackOptions, Packed, attributes, names, pack};
+pub(crate) use remove::remove_layer;
 pub use remove::remove_tree;
 pub use unpack::{Devices, Ownership, Replace, UnpackOptions, Unpacked, Whiteouts, clean, unpack};
 
