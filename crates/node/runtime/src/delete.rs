@@ -6,9 +6,9 @@ use dhow_cgroup::{Group, Layout};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::container::{Container, Runtime};
-use crate::create::own_group;
 use crate::error::{Result, RuntimeError};
 use crate::hooks;
+use crate::make::own_group;
 use crate::state::{Record, Status};
 
 /// What to do with a container that is alive.

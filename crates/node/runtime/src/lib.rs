@@ -17,6 +17,7 @@ mod exec;
 mod hooks;
 mod kill;
 mod limits;
+mod make;
 mod moment;
 mod net_devices;
 mod pause;

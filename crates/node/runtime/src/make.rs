@@ -1,0 +1,343 @@
+//! The maker's side of `create`: group, plan, child, and what the child waits for
+//! on its way. What fails is taken back in reverse.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use dhow_cgroup::{CgroupError, Group, Layout};
+use dhow_sys::Errno;
+use dhow_sys::child::{Channel, Report, Step};
+use dhow_sys::namespace::Kind;
+use dhow_sys::process::Process;
+use rustix::fs::{CWD, Mode, OFlags};
+
+use crate::create::{Later, failure};
+use crate::error::{Result, RuntimeError};
+use crate::plan::{self, Compiled, Input, Namespaces};
+use crate::spec::{Hooks, NamespaceKind, Spec};
+use crate::state::{PREPARED, RECORD, Record, START, Status, VERSION};
+use crate::{Container, Create, Created, Gate, Moment, hooks, limits, net_devices};
+
+/// Takes back what was made, unless all went well.
+pub(crate) struct Undo {
+    /// Goes last: until all is taken back, the identifier is ours.
+    claim: OwnedFd,
+    dir: Option<PathBuf>,
+    group: Option<Group>,
+    process: Option<Process>,
+}
+
+impl Undo {
+    pub(crate) fn new(claim: OwnedFd, dir: PathBuf) -> Self {
+        Self {
+            claim,
+            dir: Some(dir),
+            group: None,
+            process: None,
+        }
+    }
+
+    pub(crate) fn dismiss(&mut self) {
+        self.dir = None;
+        self.group = None;
+    }
+}
+
+impl Drop for Undo {
+    fn drop(&mut self) {
+        // The first error is the one to tell; these are on the way out of it.
+        if let Some(process) = self.process.take() {
+            let _ = process.signal(libc::SIGKILL);
+            let _ = process.wait();
+        }
+        if let Some(group) = self.group.take() {
+            let _ = group.kill();
+            let _ = group.remove();
+        }
+        if let Some(dir) = self.dir.take() {
+            let _ = std::fs::remove_dir_all(dir);
+        }
+    }
+}
+
+/// Makes a container in its directory, which is claimed.
+pub(crate) fn make(request: Create<'_>, dir: PathBuf, undo: &mut Undo) -> Result<Created> {
+    let spec = request.bundle.spec();
+    let group = group(request.id, spec, undo)?;
+    let user = spec.linux.as_ref().is_some_and(|linux| {
+        let kinds = linux.namespaces.iter().map(|namespace| namespace.kind);
+        kinds.into_iter().any(|kind| kind == NamespaceKind::User)
+    });
+    // The record must not be there before the root is the container's: who enters
+    // it earlier sees the host's. With an open gate the child shows it itself, so
+    // that nobody waits for anybody; the root of a user namespace may not.
+    let shows = request.gate == Gate::Open && !user;
+    let (mut inside, mut wait) = (Vec::new(), vec![Step::Rendezvous]);
+    if shows {
+        inside = vec![Step::Receive, show(&dir)?];
+        wait.clear();
+    } else if request.gate == Gate::Anyone {
+        // Past the meeting it outlives its maker, and there it can be found.
+        wait.push(Step::AwaitStart(make_fifo(&dir.join(START))?));
+    }
+
+    let Compiled {
+        plan,
+        namespaces,
+        mut warnings,
+    } = plan::compile(Input {
+        spec,
+        bundle: request.bundle.path(),
+        root: request.root,
+        state_dir: &dir,
+        id: request.id,
+        group: group.as_ref(),
+        streams: request.streams,
+        claim: undo.claim.as_raw_fd(),
+        inside,
+        wait,
+        n_preserved: request.n_preserved,
+        pivot: request.pivot,
+        keyring: request.keyring,
+    })?;
+    let launched = plan
+        .launch()
+        .map_err(RuntimeError::sys("clone the container's process"))?;
+    let channel = launched.channel;
+    let process = undo.process.insert(launched.process);
+    let start_time = dhow_sys::process::start_time(process.pid).map_err(RuntimeError::sys(
+        "find the start of the container's process",
+    ))?;
+    let container = Container {
+        record: Record {
+            version: VERSION,
+            id: request.id.to_owned(),
+            bundle: request.bundle.path().to_owned(),
+            rootfs: spec
+                .root
+                .as_ref()
+                .map_or_else(PathBuf::new, |root| request.bundle.path().join(&root.path)),
+            pid: process.pid,
+            start_time,
+            created: Moment::now(),
+            cgroup: group.as_ref().map(|group| group.path().to_owned()),
+            annotations: spec.annotations.clone(),
+            hooks: Hooks {
+                poststart: spec.hooks.poststart.clone(),
+                poststop: spec.hooks.poststop.clone(),
+                ..Hooks::default()
+            },
+        },
+        dir,
+        group: group.map(OnceLock::from).unwrap_or_default(),
+    };
+
+    container
+        .record
+        .prepare(&container.dir, request.bundle.text())?;
+    let mut meetings = meetings(spec, &namespaces);
+    if !shows && request.gate != Gate::Maker {
+        meetings.push_back(Meeting::Show);
+    }
+    // The maker's last word can be said before it is asked for, so that the child
+    // need not stop to hear it.
+    let is_last = |meetings: &VecDeque<Meeting>| shows && meetings.is_empty();
+    if is_last(&meetings) {
+        say_ahead(&channel)?;
+    }
+    let waiting = loop {
+        match channel
+            .next()
+            .map_err(RuntimeError::sys("hear from the container's process"))?
+        {
+            Report::Warning { step, error } => {
+                warnings.push(format!("{}: {error}", plan.describe(step)));
+            }
+            Report::Reached { step } => {
+                let Some(meeting) = meetings.pop_front() else {
+                    if request.gate == Gate::Maker {
+                        Record::publish(&container.dir)?;
+                    }
+                    break step;
+                };
+                let message = meet(meeting, spec, &container)?;
+                channel
+                    .go(&message)
+                    .map_err(RuntimeError::sys("let the process go on"))?;
+                if is_last(&meetings) {
+                    say_ahead(&channel)?;
+                }
+            }
+            // The end of the socket is execve's work.
+            Report::Closed if request.gate == Gate::Open => break plan.steps.len(),
+            report => return Err(failure(&plan, report, process)),
+        }
+    };
+    if request.gate == Gate::Open {
+        container.after_start()?;
+    }
+    let process = undo.process.take().expect("was put there above");
+    Ok(Created {
+        container,
+        process,
+        warnings,
+        gate: request.gate,
+        channel,
+        later: Later::of(&plan, waiting),
+    })
+}
+
+fn say_ahead(channel: &Channel) -> Result<()> {
+    match channel.go(b"") {
+        // It has failed already, and its report is on the way.
+        Ok(()) | Err(Errno::PIPE) => Ok(()),
+        Err(error) => Err(RuntimeError::sys("let the process go on")(error)),
+    }
+}
+
+/// What a child waits for on its way to the start.
+enum Meeting {
+    /// The maps of its user namespace.
+    Maps,
+    /// Network devices that are moved in.
+    Devices,
+    /// Hooks that the maker runs; the state comes back for those it runs itself.
+    Hooks,
+    /// What whoever answers for its filter is told.
+    Listener,
+    /// The record is shown, now that the root is the container's.
+    Show,
+}
+
+/// The meetings of a plan, in its order.
+fn meetings(spec: &Spec, namespaces: &Namespaces) -> VecDeque<Meeting> {
+    let maps = namespaces.is_new(Kind::User).then_some(Meeting::Maps);
+    let linux = spec.linux.as_ref();
+    let moves = linux.is_some_and(|linux| !linux.net_devices.is_empty());
+    let hooks = spec.hooks.any_of_create().then_some(Meeting::Hooks);
+    let listener = plan::asks(linux).then_some(Meeting::Listener);
+    let devices = moves.then_some(Meeting::Devices);
+    let first = maps.into_iter().chain(devices);
+    first.chain(hooks).chain(listener).collect()
+}
+
+/// Does what a child waits for; what it is told then.
+fn meet(meeting: Meeting, spec: &Spec, container: &Container) -> Result<Vec<u8>> {
+    let linux = spec.linux.as_ref();
+    let pid = container.record.pid;
+    match meeting {
+        Meeting::Maps => {
+            let (users, groups) = linux.map_or((&[][..], &[][..]), |linux| {
+                (&linux.uid_mappings, &linux.gid_mappings)
+            });
+            plan::write_id_maps(pid, users, groups)?;
+        }
+        Meeting::Devices => {
+            if let Some(linux) = linux {
+                net_devices::move_in(&linux.net_devices, pid)?;
+            }
+        }
+        Meeting::Hooks => {
+            let state = hooks::state(&container.state_as(Status::Creating));
+            hooks::run(&spec.hooks.prestart, &state)?;
+            hooks::run(&spec.hooks.create_runtime, &state)?;
+            return Ok(hooks::state(&container.state_as(Status::Created)));
+        }
+        Meeting::Listener => {
+            let state = container.state_as(Status::Creating);
+            return Ok(plan::process_state(linux, pid, &state));
+        }
+        Meeting::Show => Record::publish(&container.dir)?,
+    }
+    Ok(Vec::new())
+}
+
+/// The container's control group: made, with its limits. Its path is the
+/// configuration's, or `/dhow-ID`.
+fn group(id: &str, spec: &Spec, undo: &mut Undo) -> Result<Option<Group>> {
+    let linux = spec.linux.as_ref();
+    let wanted = linux
+        .and_then(|linux| linux.cgroups_path.as_deref())
+        .filter(|path| !path.is_empty());
+    let layout = match Layout::detect() {
+        Err(CgroupError::None) if wanted.is_none() => return Ok(None),
+        result => result?,
+    };
+    let path = wanted.map_or_else(|| own_group(id), slice_path);
+    let group = Group::at(layout, path.as_ref())?;
+    let fresh = group.create();
+    if fresh.as_ref().is_ok_and(|fresh| !fresh) && group.is_populated()? {
+        return Err(RuntimeError::spec(
+            "linux.cgroupsPath",
+            format!("processes are in {path} already; choose another path"),
+        ));
+    }
+    let group = undo.group.insert(group);
+    fresh?;
+    if let Some(resources) = linux.and_then(|linux| linux.resources.as_ref()) {
+        group.apply(&limits::of(resources)?)?;
+    }
+    Ok(Some(group.clone()))
+}
+
+/// The control group of a container whose path nobody chose.
+pub(crate) fn own_group(id: &str) -> String {
+    format!("/dhow-{id}")
+}
+
+/// A path as systemd's driver writes it (`SLICE:PREFIX:NAME`) as a plain path.
+fn slice_path(path: &str) -> String {
+    let mut parts = path.split(':');
+    match (parts.next(), parts.next(), parts.next(), parts.next()) {
+        (Some(slice), Some(prefix), Some(name), None) if !path.contains('/') => {
+            let slice = if slice.is_empty() {
+                "system.slice"
+            } else {
+                slice
+            };
+            let separator = if prefix.is_empty() { "" } else { "-" };
+            format!("/{slice}/{prefix}{separator}{name}.scope")
+        }
+        _ => path.to_owned(),
+    }
+}
+
+/// The step that shows a prepared record.
+fn show(dir: &Path) -> Result<Step> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = rustix::fs::open(dir, flags, Mode::empty())
+        .map_err(|error| RuntimeError::io("open", dir, error))?;
+    Ok(Step::Rename {
+        directory,
+        from: plan::text("state", PREPARED)?,
+        to: plan::text("state", RECORD)?,
+    })
+}
+
+/// The FIFO at which the child waits, open for both so that there is always a
+/// reader and a writer.
+fn make_fifo(path: &Path) -> Result<OwnedFd> {
+    let failed = |error| RuntimeError::io("make", path, error);
+    rustix::fs::mknodat(CWD, path, rustix::fs::FileType::Fifo, Mode::from(0o600), 0)
+        .map_err(failed)?;
+    let fifo = rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
+    fifo.map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn systemd_paths_become_plain() {
+        assert_eq!(
+            slice_path("machine.slice:libpod:1a"),
+            "/machine.slice/libpod-1a.scope"
+        );
+        assert_eq!(slice_path(":docker:1a"), "/system.slice/docker-1a.scope");
+        assert_eq!(slice_path("/a/b:c:d"), "/a/b:c:d");
+        assert_eq!(slice_path("/docker/1a"), "/docker/1a");
+    }
+}
