@@ -21,6 +21,8 @@ type Client<'a> = (&'static str, Box<dyn Fn(&[&str]) -> Command + 'a>);
 pub fn measure(report: &mut Report, rounds: usize) -> Result<()> {
     report.part("Engines");
     let mut daemon = Daemon::start();
+    let begun = resident(&[daemon.pid()]);
+    report.figure("our daemon as it starts, resident", begun, "MiB");
     daemon.busybox();
     let host = daemon.host();
     let archive = host.folder().join("busybox.tar").display().to_string();
@@ -80,7 +82,7 @@ pub fn measure(report: &mut Report, rounds: usize) -> Result<()> {
     }
 
     let at_rest = resident(&[daemon.pid()]);
-    report.figure("our daemon at rest, resident", at_rest, "MiB");
+    report.figure("our daemon at rest after these, resident", at_rest, "MiB");
     if let Some(dockerd) = &dockerd {
         let both = resident(&dockerd.pids());
         report.figure("dockerd and containerd at rest, resident", both, "MiB");

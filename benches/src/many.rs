@@ -1,6 +1,7 @@
 //! A thousand containers on one machine: whether the last starts as fast as the
 //! first, what they cost, how long lists take, and how quiet it all is at rest.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -76,15 +77,13 @@ pub fn measure(report: &mut Report, rounds: usize) -> Result<()> {
     let way = events(&daemon.socket())?;
     report.times("from an event to its listener", &[row("events", way)]);
 
-    let mut watched = shims;
-    let before = (wakeups(daemon.pid()), total(&watched));
+    let before = [wakeups(&[daemon.pid()]), wakeups(&shims)];
     std::thread::sleep(REST);
-    let seconds = REST.as_secs_f64();
-    let daemons = (wakeups(daemon.pid()) - before.0) / seconds;
-    report.figure("our daemon at rest, wake-ups a second", daemons, "");
-    watched.retain(|pid| Path::new(&format!("/proc/{pid}")).exists());
-    let all = (total(&watched) - before.1) / seconds;
-    report.figure("a thousand supervisors at rest, wake-ups a second", all, "");
+    let after = [wakeups(&[daemon.pid()]), wakeups(&shims)];
+    let each_second = |which: usize| since(&before[which], &after[which]) / REST.as_secs_f64();
+    report.figure("our daemon at rest, wake-ups a second", each_second(0), "");
+    let name = "a thousand supervisors at rest, wake-ups a second";
+    report.figure(name, each_second(1), "");
 
     let names: Vec<String> = (0..ALL + SAMPLE).map(name_of).collect();
     let began = Instant::now();
@@ -169,23 +168,29 @@ fn events(socket: &Path) -> Result<Vec<f64>> {
     Ok(way)
 }
 
-/// How often the threads of a process went to sleep so far.
-fn wakeups(pid: u32) -> f64 {
-    let tasks = std::fs::read_dir(format!("/proc/{pid}/task"));
-    tasks
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|task| std::fs::read_to_string(task.path().join("status")).ok())
-        .filter_map(|status| {
-            let line = status
+/// How often each thread of these processes went to sleep so far.
+fn wakeups(pids: &[u32]) -> BTreeMap<String, u64> {
+    let mut counts = BTreeMap::new();
+    for pid in pids {
+        let tasks = std::fs::read_dir(format!("/proc/{pid}/task"));
+        for task in tasks.into_iter().flatten().flatten() {
+            let status = std::fs::read_to_string(task.path().join("status")).unwrap_or_default();
+            let count = status
                 .lines()
-                .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
-            line.trim().parse::<f64>().ok()
-        })
-        .sum()
+                .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))
+                .and_then(|count| count.trim().parse().ok());
+            if let Some(count) = count {
+                counts.insert(task.path().display().to_string(), count);
+            }
+        }
+    }
+    counts
 }
 
-fn total(pids: &[u32]) -> f64 {
-    pids.iter().map(|pid| wakeups(*pid)).sum()
+/// How often threads woke up that are there before and after.
+fn since(before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>) -> f64 {
+    let woken = after
+        .iter()
+        .filter_map(|(thread, count)| Some(count.saturating_sub(*before.get(thread)?)));
+    woken.sum::<u64>() as f64
 }

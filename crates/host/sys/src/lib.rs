@@ -8,6 +8,7 @@
 pub mod capability;
 pub mod child;
 pub mod fdpass;
+pub mod memory;
 pub mod mount;
 pub mod namespace;
 pub mod process;

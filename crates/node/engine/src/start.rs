@@ -61,16 +61,25 @@ impl Engine {
             }
             _ => {}
         }
-        container.change(|record| {
+        let begun = container.change(|record| {
             record.stopped_by_hand = false;
             record.restart_count = 0;
-        })?;
-        self.start_locked(container).await
+        });
+        self.go_on_starting(container, begun.map(drop)).await
     }
 
     /// Starts a container whose operation lock the caller holds.
     pub(crate) async fn start_locked(&self, container: &Arc<Container>) -> Result<()> {
-        let started = self.run_program(container).await;
+        self.go_on_starting(container, Ok(())).await
+    }
+
+    /// Starts a container unless that has failed already; tells whoever waits
+    /// for it when it does.
+    async fn go_on_starting(&self, container: &Arc<Container>, begun: Result<()>) -> Result<()> {
+        let started = match begun {
+            Ok(()) => self.run_program(container).await,
+            Err(error) => Err(error),
+        };
         let Err(error) = started else { return Ok(()) };
         for waiting in container.waiting.lock().drain(..) {
             let _ = waiting.answer.send(Err(Error::Conflict(error.to_string())));

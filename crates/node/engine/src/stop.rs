@@ -275,7 +275,11 @@ impl Engine {
                 Err(error) => return Err(error),
             }
         }
-        container.change(|record| record.state.status = Status::Removing)?;
+        // A disk that is full must not keep anybody from making room; without
+        // the word, a crash from here on leaves a container to be removed again.
+        if let Err(error) = container.change(|record| record.state.status = Status::Removing) {
+            tracing::warn!(container = container.id, %error, "its removal is not recorded");
+        }
         let (engine, id, folder) = (self.clone(), container.id.clone(), container.folder.clone());
         spawn_blocking(move || {
             engine.images().release(&id)?;

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 
 use axum::Json;
 use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use dhow_engine::{Record, Status};
 use serde_json::{Value, json};
@@ -54,20 +54,28 @@ pub(crate) async fn list(State(door): State<Door>, Query(query): Parameters) -> 
     let created_of = |name: &String| door.engine.get(name).map(|record| record.created);
     let before = filters.get("before").first().map(created_of).transpose()?;
     let since = filters.get("since").first().map(created_of).transpose()?;
-    let mut shown = Vec::new();
+    // Written one by one: a thousand trees of values at once cost more than
+    // what is in them.
+    let (mut body, mut n_shown) = (vec![b'['], 0_usize);
     for record in &records {
         let fits = (all || record.state.status.is_alive())
             && before.is_none_or(|moment| record.created < moment)
             && since.is_none_or(|moment| record.created > moment)
             && matches(&door, record, &filters);
         if fits {
-            shown.push(view::summary(&door, record, with_size));
+            if n_shown > 0 {
+                body.push(b',');
+            }
+            n_shown += 1;
+            serde_json::to_writer(&mut body, &view::summary(&door, record, with_size))
+                .expect("values are written to memory");
         }
-        if limit > 0 && shown.len() == limit {
+        if limit > 0 && n_shown == limit {
             break;
         }
     }
-    Ok(Json(shown).into_response())
+    body.push(b']');
+    Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
 }
 
 fn matches(door: &Door, record: &Record, filters: &Filters) -> bool {

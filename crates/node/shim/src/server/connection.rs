@@ -172,7 +172,7 @@ impl Connection {
 
     /// Reads what there is; false at the end of what the client sends.
     pub(super) fn read(&mut self) -> Result<bool, Broken> {
-        let mut buffer = [0; 16 << 10];
+        let mut buffer = [0; 8 << 10];
         match rustix::net::recv(&self.socket, &mut buffer[..], RecvFlags::empty()) {
             Ok((0, _)) => Ok(false),
             Ok((length, _)) => {

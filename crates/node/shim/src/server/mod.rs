@@ -20,6 +20,7 @@ mod record;
 mod requests;
 mod streams;
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -29,7 +30,7 @@ use dhow_cgroup::OomWatch;
 use dhow_runtime::{Created, Moment, Runtime};
 use dhow_sys::Errno;
 use dhow_sys::process::{self, End, Process};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::Signal;
@@ -79,6 +80,9 @@ fn io_error(action: &'static str, path: &Path, source: impl Into<io::Error>) -> 
     }
 }
 
+/// Bytes that are read at once. On the stack, which is a good part of what an
+/// idle supervisor holds.
+const BLOCK: usize = 8 << 10;
 /// Most connections at once; further ones wait to be accepted.
 const MAX_CONNECTIONS: usize = 256;
 /// Ended execs that are remembered; the oldest go first.
@@ -126,6 +130,7 @@ pub fn serve(dir: &Path) -> Result<(), ServeError> {
         paused: false,
         execs: BTreeMap::new(),
         ended_execs: Vec::new(),
+        has_surplus: Cell::new(false),
         oom: None,
         n_oom_kills: 0,
         finished: false,
@@ -209,6 +214,8 @@ struct Server {
     ended_execs: Vec<String>,
     oom: Option<OomWatch>,
     n_oom_kills: u64,
+    /// A start took memory that is free now.
+    has_surplus: Cell<bool>,
     /// Deleted: the loop ends once the answer is out.
     finished: bool,
 }
@@ -270,6 +277,17 @@ impl Server {
         }
         if self.connections.len() < MAX_CONNECTIONS {
             set.add(Source::Listener, self.listener.as_fd(), PollFlags::IN);
+        }
+        if self.has_surplus.take() {
+            let nothing = Timespec {
+                tv_sec: 0,
+                tv_nsec: 0,
+            };
+            // Not while somebody waits.
+            match poll(&mut set.files, Some(&nothing)) {
+                Ok(0) => dhow_sys::memory::give_back(),
+                _ => self.has_surplus.set(true),
+            }
         }
         loop {
             match poll(&mut set.files, None) {
@@ -383,7 +401,7 @@ impl Server {
             return;
         };
         let (target, wanted) = (attach.target.clone(), attach.stdin);
-        let mut buffer = [0; 16 << 10];
+        let mut buffer = [0; BLOCK];
         match rustix::io::read(&connection.socket, &mut buffer) {
             Err(Errno::AGAIN | Errno::INTR) => {}
             Err(_) => self.drop_connection(token),
@@ -445,7 +463,7 @@ impl Server {
         let Some(supervised) = self.supervised_mut(target) else {
             return;
         };
-        let mut buffer = [0; 32 << 10];
+        let mut buffer = [0; BLOCK];
         if let Some(length) = supervised.streams.read(index, &mut buffer) {
             self.deliver(target, index, &buffer[..length]);
         }
@@ -453,7 +471,7 @@ impl Server {
 
     /// Takes everything a process that has ended left in its pipes.
     fn drain_output(&mut self, target: &Target) {
-        let mut buffer = [0; 32 << 10];
+        let mut buffer = [0; BLOCK];
         for index in 0..2 {
             loop {
                 let Some(supervised) = self.supervised_mut(target) else {
@@ -584,6 +602,7 @@ impl Server {
     }
 
     fn finish_exec(&mut self, id: &str, exit: ExitRecord) {
+        self.has_surplus.set(true);
         let target = Target::Exec(id.to_owned());
         if let Some(exec) = self.execs.get_mut(id) {
             exec.supervised.exit = Some(exit.clone());

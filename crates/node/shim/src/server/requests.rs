@@ -241,6 +241,7 @@ impl Server {
         created.start().map_err(refused)?;
         let pid = created.process.pid;
         self.first.started_at = Some(started_at);
+        self.has_surplus.set(true);
         self.tell(&Event::Started { pid });
         Ok(Answer::Done)
     }
