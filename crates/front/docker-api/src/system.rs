@@ -13,7 +13,7 @@ use futures_util::stream;
 use serde_json::{Value, json};
 use tokio::sync::broadcast::error::RecvError;
 
-use crate::containers::{Parameters, blocking, summary};
+use crate::containers::{Listing, Parameters, blocking};
 use crate::error::{Answer, Failure};
 use crate::filters::Filters;
 use crate::{API_VERSION, Door, MIN_API_VERSION, volumes};
@@ -301,11 +301,12 @@ pub(crate) async fn disk_usage(State(door): State<Door>) -> Answer {
                 crate::images::summary(listed, count(listed.shared_size), count(n_users as u64))
             })
             .collect();
+        let mut listing = Listing::new(&door);
         let containers: Vec<Value> = door
             .engine
             .list()
             .iter()
-            .map(|record| summary(&door, record, true))
+            .map(|record| json!(listing.entry(record, true)))
             .collect();
         let volumes: Vec<Value> = door
             .engine

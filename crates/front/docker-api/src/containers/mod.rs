@@ -3,6 +3,7 @@
 mod archive;
 mod create;
 mod streams;
+mod summary;
 mod usage;
 mod view;
 
@@ -24,8 +25,9 @@ pub(crate) use create::create;
 pub(crate) use streams::{
     attach, attach_websocket, blocking, changes, export, logs, moment, tar_body, wait,
 };
+pub(crate) use summary::Listing;
 pub(crate) use usage::{stats, top, update};
-pub(crate) use view::{strip_nulls, summary};
+pub(crate) use view::strip_nulls;
 
 /// Parameters of a request's query.
 pub(crate) type Parameters = Query<HashMap<String, String>>;
@@ -57,6 +59,7 @@ pub(crate) async fn list(State(door): State<Door>, Query(query): Parameters) -> 
     // Written one by one: a thousand trees of values at once cost more than
     // what is in them.
     let (mut body, mut n_shown) = (vec![b'['], 0_usize);
+    let mut listing = Listing::new(&door);
     for record in &records {
         let fits = (all || record.state.status.is_alive())
             && before.is_none_or(|moment| record.created < moment)
@@ -67,7 +70,7 @@ pub(crate) async fn list(State(door): State<Door>, Query(query): Parameters) -> 
                 body.push(b',');
             }
             n_shown += 1;
-            serde_json::to_writer(&mut body, &view::summary(&door, record, with_size))
+            serde_json::to_writer(&mut body, &listing.entry(record, with_size))
                 .expect("values are written to memory");
         }
         if limit > 0 && n_shown == limit {

@@ -1,8 +1,12 @@
 //! Containers as the API shows them.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
 
-use dhow_engine::{Endpoint, Moment, MountKind, MountPoint, Network, PortMapping, Record, Status};
+use dhow_engine::spec::{EndpointIpam, EndpointSettings};
+use dhow_engine::{Endpoint, Moment, MountKind, MountPoint, Network, Record, Status};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::Door;
@@ -23,33 +27,6 @@ pub(crate) fn strip_nulls(value: &mut Value) {
     }
 }
 
-/// One entry of the list.
-pub(crate) fn summary(door: &Door, record: &Record, with_size: bool) -> Value {
-    let image = shown_image(door, record);
-    let endpoints = door.engine.networks().sandbox_endpoints(&record.id);
-    let mut entry = json!({
-        "Id": record.id,
-        "Names": [format!("/{}", record.name)],
-        "Image": image,
-        "ImageID": record.image,
-        "Command": record.args.join(" "),
-        "Created": seconds(record.created),
-        "Ports": ports(record, &endpoints),
-        "Labels": record.config.labels,
-        "State": record.state.status.word(),
-        "Status": status_text(record),
-        "HostConfig": { "NetworkMode": record.host.network_mode },
-        "NetworkSettings": { "Networks": networks(door, record, &endpoints) },
-        "Mounts": record.mounts.iter().map(mount).collect::<Vec<_>>(),
-    });
-    if with_size {
-        let (written, all) = sizes(door, record);
-        entry["SizeRw"] = json!(written);
-        entry["SizeRootFs"] = json!(all);
-    }
-    entry
-}
-
 /// Everything about one container.
 pub(super) fn full(door: &Door, record: &Record, with_size: bool) -> Answer<Value> {
     let endpoints = door.engine.networks().sandbox_endpoints(&record.id);
@@ -68,6 +45,7 @@ pub(super) fn full(door: &Door, record: &Record, with_size: bool) -> Answer<Valu
         .map_or(("", &[][..]), |(path, args)| (path, args));
     let execs = door.engine.execs(&record.id)?;
     let first = endpoints.first();
+    let network = |name: &str| door.engine.networks().get(name).ok().map(Arc::new);
     let mut config = serde_json::to_value(&record.config).unwrap_or_default();
     config["Hostname"] = json!(record.hostname());
     config["OnBuild"] = Value::Null;
@@ -130,7 +108,7 @@ pub(super) fn full(door: &Door, record: &Record, with_size: bool) -> Answer<Valu
                 door.engine.networks().sandbox_path(&record.id).display().to_string()
             }),
             "Ports": port_map(record, &endpoints),
-            "Networks": networks(door, record, &endpoints),
+            "Networks": networks(record, &endpoints, network),
         },
     });
     // The addresses on the default network stand outside as well.
@@ -140,8 +118,9 @@ pub(super) fn full(door: &Door, record: &Record, with_size: bool) -> Answer<Valu
             .get(&endpoint.network)
             .is_ok_and(|found| found.spec.name == "bridge")
     });
-    let network = default.and_then(|one| door.engine.networks().get(&one.network).ok());
-    let outside = endpoint_view(network.as_ref(), default);
+    let network = default.and_then(|one| network(&one.network));
+    let outside = Attachment::new(network.as_deref(), &EndpointSettings::default(), default);
+    let outside = serde_json::to_value(outside).expect("plain values");
     let settings = &mut shown["NetworkSettings"];
     for field in [
         "EndpointID",
@@ -180,7 +159,7 @@ pub(super) fn full(door: &Door, record: &Record, with_size: bool) -> Answer<Valu
     Ok(shown)
 }
 
-fn sizes(door: &Door, record: &Record) -> (u64, u64) {
+pub(super) fn sizes(door: &Door, record: &Record) -> (u64, u64) {
     let written = door.engine.images().written(&record.id).unwrap_or_default();
     let image = door
         .engine
@@ -188,15 +167,6 @@ fn sizes(door: &Door, record: &Record) -> (u64, u64) {
         .resolve(&record.image)
         .map(|image| image.size());
     (written, written + image.unwrap_or_default())
-}
-
-/// The image by the name it was created with, or by its id when that name
-/// belongs to another image by now.
-fn shown_image(door: &Door, record: &Record) -> String {
-    match door.engine.images().resolve(&record.config.image) {
-        Ok(image) if image.id.as_str() == record.image => record.config.image.clone(),
-        _ => record.image.clone(),
-    }
 }
 
 fn graph_driver(door: &Door, record: &Record) -> Value {
@@ -223,7 +193,7 @@ fn graph_driver(door: &Door, record: &Record) -> Value {
     })
 }
 
-fn mount(point: &MountPoint) -> Value {
+pub(super) fn mount(point: &MountPoint) -> Value {
     let kind = match point.kind {
         MountKind::Bind => "bind",
         MountKind::Volume => "volume",
@@ -252,37 +222,6 @@ fn mount(point: &MountPoint) -> Value {
     Value::Object(shown)
 }
 
-fn ports(record: &Record, endpoints: &[Endpoint]) -> Vec<Value> {
-    let mut shown = Vec::new();
-    let published: Vec<&PortMapping> = endpoints
-        .iter()
-        .flat_map(|endpoint| &endpoint.ports)
-        .collect();
-    for mapping in &published {
-        shown.push(json!({
-            "IP": mapping.host_address.to_string(),
-            "PrivatePort": mapping.container_port,
-            "PublicPort": mapping.host_port,
-            "Type": mapping.protocol.to_string(),
-        }));
-    }
-    if record.state.status.is_alive() {
-        for port in record.config.exposed_ports.keys() {
-            let (number, protocol) = port.split_once('/').unwrap_or((port, "tcp"));
-            let Ok(number) = number.parse::<u16>() else {
-                continue;
-            };
-            let is_published = published.iter().any(|mapping| {
-                mapping.container_port == number && mapping.protocol.to_string() == protocol
-            });
-            if !is_published {
-                shown.push(json!({ "PrivatePort": number, "Type": protocol }));
-            }
-        }
-    }
-    shown
-}
-
 fn port_map(record: &Record, endpoints: &[Endpoint]) -> Value {
     let mut map: BTreeMap<String, Option<Vec<Value>>> = BTreeMap::new();
     if record.state.status.is_alive() {
@@ -303,63 +242,102 @@ fn port_map(record: &Record, endpoints: &[Endpoint]) -> Value {
     json!(map)
 }
 
-fn networks(door: &Door, record: &Record, endpoints: &[Endpoint]) -> Value {
-    let mut map = Map::new();
-    for (name, settings) in &record.networks {
-        let network = door.engine.networks().get(name).ok();
-        let id = network
-            .as_ref()
-            .map(|network| network.spec.id.clone())
-            .unwrap_or_default();
-        let endpoint = endpoints.iter().find(|endpoint| endpoint.network == id);
-        let name = network.as_ref().map_or(name, |network| &network.spec.name);
-        let mut shown = endpoint_view(network.as_ref(), endpoint);
-        shown["NetworkID"] = json!(id);
-        shown["IPAMConfig"] = json!(settings.ipam_config);
-        shown["Links"] = json!(settings.links);
-        shown["Aliases"] = json!(settings.aliases);
-        shown["DriverOpts"] = json!(settings.driver_opts);
-        shown["GwPriority"] = json!(settings.gw_priority);
-        map.insert(name.clone(), shown);
-    }
-    if record.networks.is_empty() && matches!(record.host.network_mode.as_str(), "none" | "host") {
-        map.insert(record.host.network_mode.clone(), endpoint_view(None, None));
-    }
-    Value::Object(map)
+/// A container's place in a network, as the API shows it.
+#[derive(Default, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct Attachment {
+    #[serde(rename = "IPAMConfig")]
+    ipam_config: Option<EndpointIpam>,
+    links: Option<Vec<String>>,
+    aliases: Option<Vec<String>>,
+    mac_address: String,
+    driver_opts: Option<BTreeMap<String, String>>,
+    gw_priority: i32,
+    #[serde(rename = "NetworkID")]
+    network_id: String,
+    #[serde(rename = "EndpointID")]
+    endpoint_id: String,
+    gateway: String,
+    #[serde(rename = "IPAddress")]
+    ip_address: String,
+    #[serde(rename = "IPPrefixLen")]
+    ip_prefix_len: u8,
+    #[serde(rename = "IPv6Gateway")]
+    ipv6_gateway: String,
+    #[serde(rename = "GlobalIPv6Address")]
+    global_ipv6_address: String,
+    #[serde(rename = "GlobalIPv6PrefixLen")]
+    global_ipv6_prefix_len: u8,
+    #[serde(rename = "DNSNames")]
+    dns_names: Option<Vec<String>>,
 }
 
-fn endpoint_view(network: Option<&Network>, endpoint: Option<&Endpoint>) -> Value {
-    let address = |is_ipv4| endpoint.and_then(|endpoint| endpoint.address(is_ipv4));
-    let pool = |is_ipv4| {
-        network
-            .filter(|_| endpoint.is_some())
-            .and_then(|network| network.pool(is_ipv4))
-    };
-    let text =
-        |address: Option<std::net::IpAddr>| address.map_or_else(String::new, |a| a.to_string());
-    let length = |is_ipv4| pool(is_ipv4).map_or(0, |pool| pool.subnet.length);
-    json!({
-        "IPAMConfig": null,
-        "Links": null,
-        "Aliases": null,
-        "MacAddress": endpoint.map_or_else(String::new, Endpoint::mac_text),
-        "DriverOpts": null,
-        "NetworkID": "",
-        "EndpointID": endpoint.map_or_else(String::new, Endpoint::id),
-        "Gateway": pool(true).map_or_else(String::new, |pool| pool.gateway.to_string()),
-        "IPAddress": text(address(true)),
-        "IPPrefixLen": length(true),
-        "IPv6Gateway": pool(false).map_or_else(String::new, |pool| pool.gateway.to_string()),
-        "GlobalIPv6Address": text(address(false)),
-        "GlobalIPv6PrefixLen": length(false),
-        "DNSNames": endpoint.map(|endpoint| {
-            std::iter::once(&endpoint.name).chain(&endpoint.aliases).cloned().collect::<Vec<_>>()
-        }),
-    })
+impl Attachment {
+    /// `settings` says what was asked for, `endpoint` what there is while the
+    /// container runs.
+    fn new(
+        network: Option<&Network>,
+        settings: &EndpointSettings,
+        endpoint: Option<&Endpoint>,
+    ) -> Self {
+        let mut shown = Self {
+            ipam_config: settings.ipam_config.clone(),
+            links: settings.links.clone(),
+            aliases: settings.aliases.clone(),
+            driver_opts: settings.driver_opts.clone(),
+            gw_priority: settings.gw_priority,
+            ..Self::default()
+        };
+        if let Some(network) = network {
+            shown.network_id.clone_from(&network.spec.id);
+        }
+        let Some(endpoint) = endpoint else {
+            return shown;
+        };
+        shown.mac_address = endpoint.mac_text();
+        shown.endpoint_id = endpoint.id();
+        let names = std::iter::once(&endpoint.name).chain(&endpoint.aliases);
+        shown.dns_names = Some(names.cloned().collect());
+        let text = |address: IpAddr| address.to_string();
+        shown.ip_address = endpoint.address(true).map_or_else(String::new, text);
+        shown.global_ipv6_address = endpoint.address(false).map_or_else(String::new, text);
+        if let Some(pool) = network.and_then(|network| network.pool(true)) {
+            shown.gateway = pool.gateway.to_string();
+            shown.ip_prefix_len = pool.subnet.length;
+        }
+        if let Some(pool) = network.and_then(|network| network.pool(false)) {
+            shown.ipv6_gateway = pool.gateway.to_string();
+            shown.global_ipv6_prefix_len = pool.subnet.length;
+        }
+        shown
+    }
+}
+
+/// A container's networks by name; `find` looks one up by name or id.
+pub(super) fn networks(
+    record: &Record,
+    endpoints: &[Endpoint],
+    mut find: impl FnMut(&str) -> Option<Arc<Network>>,
+) -> BTreeMap<String, Attachment> {
+    let mut shown = BTreeMap::new();
+    for (name, settings) in &record.networks {
+        let network = find(name);
+        let network = network.as_deref();
+        let id = network.map_or("", |network| network.spec.id.as_str());
+        let endpoint = endpoints.iter().find(|endpoint| endpoint.network == id);
+        let name = network.map_or(name, |network| &network.spec.name);
+        let attachment = Attachment::new(network, settings, endpoint);
+        shown.insert(name.clone(), attachment);
+    }
+    let mode = record.host.network_mode.as_str();
+    if record.networks.is_empty() && matches!(mode, "none" | "host") {
+        shown.insert(mode.into(), Attachment::default());
+    }
+    shown
 }
 
 /// What `docker ps` shows under STATUS.
-fn status_text(record: &Record) -> String {
+pub(super) fn status_text(record: &Record) -> String {
     let state = &record.state;
     let ago = |moment: Option<Moment>| {
         moment.map_or(0, |moment| {
