@@ -2,8 +2,8 @@
 
 use crate::{Result, check};
 
-/// Names in the order of the kernel's numbers.
-const NAMES: [&str; 41] = [
+/// All capabilities of Linux 5.9 and later, in the order of their numbers.
+pub const NAMES: [&str; 41] = [
     "CAP_CHOWN",
     "CAP_DAC_OVERRIDE",
     "CAP_DAC_READ_SEARCH",
