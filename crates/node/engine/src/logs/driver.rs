@@ -310,8 +310,15 @@ mod tests {
         );
         let spec = file(&log("json-file", &[]), "/l".into(), BTreeMap::new()).expect("good");
         assert_eq!(
+            (spec.max_size, spec.max_files, spec.compress, spec.form),
+            (Some(20 << 20), 5, true, LogForm::JsonFile)
+        );
+        // Said more exactly, it is Docker's.
+        let said = log("json-file", &[("max-size", "1m")]);
+        let spec = file(&said, "/l".into(), BTreeMap::new()).expect("good");
+        assert_eq!(
             (spec.max_size, spec.max_files, spec.compress),
-            (None, 1, false)
+            (Some(1 << 20), 1, false)
         );
     }
 
@@ -330,9 +337,9 @@ mod tests {
             (log("json-file", &[("max-size", "big")]), here, "max-size"),
             (log("json-file", &[("max-file", "0")]), here, "max-file"),
             (
-                log("json-file", &[("max-file", "3")]),
+                log("json-file", &[("max-file", "3"), ("max-size", "-1")]),
                 here,
-                "without max-size",
+                "max-file has no effect with max-size=-1",
             ),
             (
                 log("json-file", &[("env-regex", "(")]),
