@@ -23,6 +23,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::cluster::{self, Clusters};
 use crate::instance::Instance;
 use crate::notify;
+use crate::reserve::Reserve;
 
 /// How the daemon runs.
 #[derive(Debug, Args)]
@@ -124,6 +125,7 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
     let instance = &options.instance;
     instance.prepare()?;
     let _lock = instance.lock()?;
+    let reserve = Reserve::open(&instance.data_root);
     let networks = Arc::new(
         Networks::open(dhow_network::Config {
             data: instance.data_root.join("network"),
@@ -137,6 +139,7 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
     engine
         .make_default_network(&format!("{}0", instance.link_prefix()))
         .context("make the default network")?;
+    reserve.keep();
 
     let resolv_conf = std::fs::read_to_string(&engine.config().resolv_conf).unwrap_or_default();
     let names = NameServer::new(Arc::clone(&networks), NameServer::upstreams(&resolv_conf));
