@@ -191,9 +191,13 @@ impl Images {
                 made.layers.len()
             )));
         }
-        self.inner.book.change(|_| {
+        self.inner.book.change(|state| {
             let mut rows = vec![Row::Image(Arc::clone(&made))];
             for (name, target) in names {
+                // Only what a registry told has a digest.
+                if name.digest().is_some() {
+                    rows.extend(state.placed(&id, &name));
+                }
                 rows.push(Row::Name(
                     name,
                     NameRow {

@@ -19,7 +19,14 @@ pub(crate) struct State {
     pub(crate) steps: HashMap<Digest, Step>,
     /// Seconds since the epoch at which images were used.
     pub(crate) used: HashMap<Digest, i64>,
+    /// Repositories (`registry/repository`) that have all of an image, the one
+    /// heard of last first. Known beyond the names: a layer need not be sent
+    /// to a registry that has it.
+    pub(crate) places: HashMap<Digest, Vec<String>>,
 }
+
+/// How many places of an image are remembered.
+const MAX_PLACES: usize = 8;
 
 /// The state and its durable twin.
 #[derive(Debug)]
@@ -42,6 +49,7 @@ impl Book {
             names: rows.names,
             steps: rows.steps,
             used: rows.used,
+            places: rows.places,
             ..State::default()
         };
         for (id, row) in rows.images {
@@ -89,8 +97,10 @@ impl Book {
                 Write::Forget(id) => {
                     state.images.remove(&id);
                     state.used.remove(&id);
+                    state.places.remove(&id);
                 }
                 Write::Used(id, used) => drop(state.used.insert(id, used)),
+                Write::Places(id, places) => drop(state.places.insert(id, places)),
                 Write::Step(key, step) => drop(state.steps.insert(key, step)),
                 Write::ForgetStep(key) => drop(state.steps.remove(&key)),
             }
@@ -112,6 +122,29 @@ impl State {
             }
         }
         names
+    }
+
+    /// What is to be written when a repository is known to have an image;
+    /// nothing if that is known.
+    pub(crate) fn placed(&self, id: &Digest, repository: &Reference) -> Option<Write> {
+        let place = repository.name();
+        let known = self.places.get(id).map_or(&[][..], Vec::as_slice);
+        if known.first() == Some(&place) {
+            return None;
+        }
+        let others = known.iter().filter(|other| **other != place).cloned();
+        let places = std::iter::once(place.clone()).chain(others);
+        Some(Write::Places(id.clone(), places.take(MAX_PLACES).collect()))
+    }
+
+    /// Repositories that have a blob, by images whose layer it is.
+    pub(crate) fn places_of<'a>(&'a self, blob: &'a Digest) -> impl Iterator<Item = &'a str> {
+        let has = |image: &Image| image.layers.iter().any(|layer| layer.blob.digest == *blob);
+        self.places
+            .iter()
+            .filter(move |(id, _)| self.images.get(*id).is_some_and(|image| has(image)))
+            .flat_map(|(_, places)| places)
+            .map(String::as_str)
     }
 }
 

@@ -17,6 +17,7 @@ const NAMES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("names");
 const IMAGES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("images");
 const STEPS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("steps");
 const USED: TableDefinition<'_, &str, i64> = TableDefinition::new("used");
+const PLACES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("places");
 
 /// What a name leads to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +44,8 @@ pub(crate) enum Write {
     Image(Arc<Image>),
     Forget(Digest),
     Used(Digest, i64),
+    /// The repositories that have all of an image.
+    Places(Digest, Vec<String>),
     Step(Digest, Step),
     ForgetStep(Digest),
 }
@@ -54,6 +57,7 @@ pub(crate) struct Rows {
     pub(crate) images: HashMap<Digest, ImageRow>,
     pub(crate) steps: HashMap<Digest, Step>,
     pub(crate) used: HashMap<Digest, i64>,
+    pub(crate) places: HashMap<Digest, Vec<String>>,
 }
 
 /// The open database.
@@ -97,6 +101,12 @@ impl Table {
             let (key, value) = row.map_err(failed)?;
             rows.used.insert(digest(key.value())?, value.value());
         }
+        let places = reading.open_table(PLACES).map_err(failed)?;
+        for row in places.iter().map_err(failed)? {
+            let (key, value) = row.map_err(failed)?;
+            rows.places
+                .insert(digest(key.value())?, decode("place", value.value())?);
+        }
         Ok(rows)
     }
 
@@ -110,6 +120,7 @@ impl Table {
             let mut images = writing.open_table(IMAGES).map_err(failed)?;
             let mut steps = writing.open_table(STEPS).map_err(failed)?;
             let mut uses = writing.open_table(USED).map_err(failed)?;
+            let mut places = writing.open_table(PLACES).map_err(failed)?;
             for write in writes {
                 let done = match write {
                     Write::Name(name, row) => names
@@ -129,8 +140,12 @@ impl Table {
                     Write::Forget(id) => images
                         .remove(id.as_str())
                         .and_then(|_| uses.remove(id.as_str()))
+                        .and_then(|_| places.remove(id.as_str()))
                         .map(drop),
                     Write::Used(id, used) => uses.insert(id.as_str(), used).map(drop),
+                    Write::Places(id, all) => {
+                        places.insert(id.as_str(), &encode(all)[..]).map(drop)
+                    }
                     Write::Step(key, row) => steps.insert(key.as_str(), &encode(row)[..]).map(drop),
                     Write::ForgetStep(key) => steps.remove(key.as_str()).map(drop),
                 };

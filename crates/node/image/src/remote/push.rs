@@ -25,6 +25,8 @@ use crate::{Error, ProgressSender, Result};
 
 /// Bytes of a blob that are read at a time.
 const PIECE: usize = 256 << 10;
+/// How many repositories are asked for a layer before it is sent.
+const MAX_SOURCES: usize = 3;
 /// Bytes of a chunk, for registries that take no blob in one request.
 const CHUNK: u64 = 16 << 20;
 
@@ -146,6 +148,7 @@ impl Images {
         session
             .expect(&ask, &[StatusCode::CREATED, StatusCode::OK])
             .await?;
+        let place = name.clone();
         let (row_name, target) = (name.with_digest(digest.clone()), image.manifest.clone());
         let row = NameRow {
             image: image.id.clone(),
@@ -158,7 +161,9 @@ impl Images {
                 if !state.images.contains_key(&row.image) {
                     return Ok((Vec::new(), ()));
                 }
-                Ok((vec![Row::Name(row_name, row)], ()))
+                let placed = state.placed(&row.image, &place);
+                let rows = std::iter::once(Row::Name(row_name, row)).chain(placed);
+                Ok((rows.collect(), ()))
             })
         })
         .await?;
@@ -207,24 +212,22 @@ impl Images {
         self.register(&config, manifest, layers, names)
     }
 
-    /// Repositories of this registry that have a blob, as far as we know.
+    /// Other repositories of this registry that have a blob, as far as we know.
     fn sources(&self, session: &Session, blob: &Digest) -> Vec<String> {
         let state = self.inner.book.read();
-        let mut sources: Vec<String> = state
-            .names
-            .iter()
-            .filter(|(name, row)| {
-                name.digest().is_some()
-                    && name.registry() == session.registry
-                    && name.repository() != session.repository
-                    && state.images.get(&row.image).is_some_and(|image| {
-                        image.layers.iter().any(|layer| layer.blob.digest == *blob)
-                    })
-            })
-            .map(|(name, _)| name.repository().to_owned())
-            .collect();
-        sources.dedup();
-        sources.truncate(3);
+        let mut sources: Vec<String> = Vec::new();
+        for place in state.places_of(blob) {
+            let of_registry = place.strip_prefix(&*session.registry);
+            let Some(repository) = of_registry.and_then(|rest| rest.strip_prefix('/')) else {
+                continue;
+            };
+            if repository != session.repository && !sources.iter().any(|had| had == repository) {
+                sources.push(repository.to_owned());
+            }
+            if sources.len() == MAX_SOURCES {
+                break;
+            }
+        }
         sources
     }
 }

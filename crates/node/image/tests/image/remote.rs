@@ -176,9 +176,14 @@ async fn what_is_pushed_is_pulled_elsewhere() {
             .unwrap()
             .is_newer
     );
-    // To another repository the layer is mounted.
+    // To another repository the layer is mounted, also when the name under
+    // which the registry has it is forgotten here.
     let other = name(&format!("{}/team/other", registry.address));
     elsewhere.images.tag(&image.id, &other).unwrap();
+    elsewhere
+        .images
+        .remove(&target.to_string(), Removal::Careful, &|_| Vec::new())
+        .unwrap();
     let (sender, mut progress) = tokio::sync::mpsc::channel(1000);
     let pushing =
         elsewhere
