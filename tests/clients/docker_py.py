@@ -280,6 +280,8 @@ def check_ports(client):
         container.reload()
         bindings = container.ports["80/tcp"]
         port = int(bindings[0]["HostPort"])
+        serves = container.exec_run(["sh", "-c", "until wget -q -O /dev/null http://127.0.0.1/; do :; done"])
+        assert serves.exit_code == 0, serves
         with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
             connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
             answer = b""
