@@ -94,16 +94,27 @@ impl Container {
         self.record.subscribe()
     }
 
-    /// Changes the record, on disk first.
+    /// Changes the record, on disk first; not at all if nothing is other than
+    /// before.
     pub(crate) fn change(&self, change: impl FnOnce(&mut Record)) -> Result<Arc<Record>> {
         let mut written = Ok(());
         self.record.send_modify(|record| {
             let mut changed = Record::clone(record);
             change(&mut changed);
+            if changed == **record {
+                return;
+            }
             written = changed.write(&self.folder);
             *record = Arc::new(changed);
         });
         written.map(|()| self.record())
+    }
+
+    /// Changes the record in memory alone, as long as the daemon lives.
+    pub(crate) fn change_in_memory(&self, change: impl FnOnce(&mut Record)) -> Arc<Record> {
+        self.record
+            .send_modify(|record| change(Arc::make_mut(record)));
+        self.record()
     }
 
     /// The shim, while there is one.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use dhow_image::Images;
 use dhow_network::Networks;
 use dhow_shim::Moment;
-use dhow_shim::client::{Shim, ShimError};
+use dhow_shim::client::{Executable, Shim, ShimError};
 use dhow_shim::wire::{self, ExitRecord};
 use dhow_volume::Volumes;
 use parking_lot::Mutex;
@@ -21,6 +21,7 @@ use crate::logs;
 use crate::mounts::MountPoint;
 use crate::record::{Record, Status};
 use crate::sandbox::Sandboxes;
+use crate::skeleton;
 use crate::spec::LogConfig;
 
 /// Where an engine keeps its containers and what it starts them with.
@@ -54,6 +55,8 @@ pub struct Engine {
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) config: Config,
+    /// What supervises containers.
+    pub(crate) supervisor: Executable,
     pub(crate) images: Images,
     pub(crate) networks: Arc<Networks>,
     pub(crate) volumes: Volumes,
@@ -91,9 +94,12 @@ impl Engine {
         for folder in [&data, &run] {
             std::fs::create_dir_all(folder).map_err(at("make", folder))?;
         }
+        skeleton::make(&config.data)?;
+        let supervisor = Executable::open(&config.runtime);
         let engine = Self {
             inner: Arc::new(Inner {
                 config,
+                supervisor,
                 images,
                 networks,
                 volumes,

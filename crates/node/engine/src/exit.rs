@@ -11,7 +11,7 @@ use tokio::task::spawn_blocking;
 
 use crate::container::{Container, Ended};
 use crate::engine::Engine;
-use crate::record::Status;
+use crate::record::{Record, Status};
 use crate::start::has_own_sandbox;
 
 impl Engine {
@@ -94,7 +94,7 @@ impl Engine {
             self.inner.execs.lock().remove(&exec.id);
         }
 
-        let changed = container.change(|record| {
+        let end = |record: &mut Record| {
             record.state.exit_code = exit.code;
             record.state.oom_killed = exit.oom;
             record.state.finished = Some(exit.finished_at);
@@ -104,7 +104,17 @@ impl Engine {
             } else {
                 Status::Exited
             };
-        });
+        };
+        // What is to be removed at once is not written down before: after a
+        // crash it is found without a shim, and ends and goes once more.
+        let is_last = {
+            let record = container.record();
+            record.host.auto_remove && !record.wants_restart(exit.code)
+        };
+        let changed = match is_last {
+            true => Ok(container.change_in_memory(end)),
+            false => container.change(end),
+        };
         let record = match changed {
             Ok(record) => record,
             Err(error) => {

@@ -41,6 +41,7 @@ mod network;
 mod record;
 mod sandbox;
 mod seccomp;
+mod skeleton;
 pub mod spec;
 mod start;
 mod step;

@@ -195,11 +195,7 @@ impl Engine {
         let path = bundle.join("config.json");
         let bytes = serde_json::to_vec(&spec).expect("a configuration is plain values");
         std::fs::write(&path, bytes).map_err(at("write", path))?;
-        Ok(RootSource::Overlay {
-            lower: rootfs.lower,
-            upper: rootfs.upper,
-            work: rootfs.work,
-        })
+        Ok(self.root_source(rootfs))
     }
 
     /// Makes the container's sandbox and joins it to its networks; returns
@@ -266,7 +262,7 @@ impl Engine {
     async fn launch(&self, container: &Arc<Container>, spec: &ShimSpec) -> Result<()> {
         // Whatever an earlier run left of its shim is history.
         let _ = std::fs::remove_dir_all(&spec.dir);
-        let (shim, events) = Shim::launch(&self.inner.config.runtime, spec)
+        let (shim, events) = Shim::launch(&self.inner.supervisor, spec)
             .await
             .map_err(told)?;
         let begun = async {

@@ -5,7 +5,6 @@ use std::path::Path;
 
 use dhow_image::Rootfs;
 use dhow_network::EndpointSpec;
-use dhow_runtime::RootSource;
 use dhow_shim::Moment;
 use dhow_shim::client::Shim;
 use dhow_shim::wire::{LogSpec, Running, ShimSpec, Stdin, Target, VERSION};
@@ -87,7 +86,7 @@ impl Engine {
                 .await
                 .expect("it does not panic")?
         };
-        let (shim, mut events) = Shim::launch(&self.inner.config.runtime, &spec)
+        let (shim, mut events) = Shim::launch(&self.inner.supervisor, &spec)
             .await
             .map_err(told)?;
         // The shim drops a connection that does not keep up with its events.
@@ -139,18 +138,13 @@ impl Engine {
         let path = bundle.join("config.json");
         let bytes = serde_json::to_vec(&config).expect("a configuration is plain values");
         std::fs::write(&path, bytes).map_err(at("write", path))?;
-        let rootfs = step.rootfs.clone();
         Ok(ShimSpec {
             version: VERSION,
             id: step.name.clone(),
             bundle,
             runtime_root: self.inner.config.run.join("runtime"),
             dir: run.join("shim"),
-            root: RootSource::Overlay {
-                lower: rootfs.lower,
-                upper: rootfs.upper,
-                work: rootfs.work,
-            },
+            root: self.root_source(step.rootfs.clone()),
             stdin: if step.stdin.is_some() {
                 Stdin::Once
             } else {

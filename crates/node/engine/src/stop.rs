@@ -277,7 +277,15 @@ impl Engine {
         }
         // A disk that is full must not keep anybody from making room; without
         // the word, a crash from here on leaves a container to be removed again.
-        if let Err(error) = container.change(|record| record.state.status = Status::Removing) {
+        // One that goes by itself after its end will do so again.
+        let removing = |record: &mut Record| record.state.status = Status::Removing;
+        let ends_anew =
+            record.host.auto_remove && container.record().state.status == Status::Exited;
+        let noted = match ends_anew {
+            true => Ok(container.change_in_memory(removing)),
+            false => container.change(removing),
+        };
+        if let Err(error) = noted {
             tracing::warn!(container = container.id, %error, "its removal is not recorded");
         }
         let (engine, id, folder) = (self.clone(), container.id.clone(), container.folder.clone());

@@ -70,6 +70,35 @@ impl ShimError {
     }
 }
 
+/// The executable that supervises containers, as it was when it was opened: a
+/// new version on disk is for the next daemon.
+#[derive(Debug)]
+pub struct Executable {
+    path: PathBuf,
+    /// The same on a read-only mount of its own, from which a shim need not
+    /// start itself over. Kept, since the kernel takes its time to end a mount.
+    protected: Option<OwnedFd>,
+}
+
+impl Executable {
+    /// Opens the `dhow-runtime` executable at `path`.
+    #[must_use]
+    pub fn open(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            protected: dhow_sys::protect::read_only(path).ok(),
+        }
+    }
+
+    /// By what path it is started.
+    fn program(&self) -> PathBuf {
+        match &self.protected {
+            Some(file) => dhow_sys::resolve::descriptor_path(file.as_fd()),
+            None => self.path.clone(),
+        }
+    }
+}
+
 /// A handle on the shim of one container.
 #[derive(Debug, Clone)]
 pub struct Shim {
@@ -101,7 +130,10 @@ impl Shim {
     ///
     /// [`ShimError::Io`] if files or the program cannot be used,
     /// [`ShimError::Gone`] if the shim gave up at once.
-    pub async fn launch(executable: &Path, spec: &ShimSpec) -> Result<(Self, Events), ShimError> {
+    pub async fn launch(
+        executable: &Executable,
+        spec: &ShimSpec,
+    ) -> Result<(Self, Events), ShimError> {
         let dir = &spec.dir;
         make_dir(dir).map_err(|source| io_error("make directory", dir, source))?;
         let path = dir.join(SPEC);
@@ -118,23 +150,19 @@ impl Shim {
             Ok((UnixStream::from_std(ours)?, theirs.into()))
         };
         let (ours, theirs) = pair().map_err(|source| io_error("make a socket for", dir, source))?;
-        // From a read-only mount of its own the shim need not start itself over.
-        let protected = dhow_sys::protect::read_only(executable).ok();
-        let program = protected
-            .as_ref()
-            .map(|file| dhow_sys::resolve::descriptor_path(file.as_fd()));
-        let mut child = Command::new(program.as_deref().unwrap_or(executable))
-            .arg0(executable)
+        // Nothing here that keeps the child from sharing the daemon's memory
+        // until it executes: copying page tables takes longer than the rest.
+        let mut child = Command::new(executable.program())
+            .arg0(&executable.path)
             .arg("shim")
             .arg("--dir")
             .arg(dir)
             .env_clear()
-            .current_dir("/")
             .stdin(Stdio::from(theirs))
             .stdout(Stdio::null())
             .stderr(Stdio::from(stderr))
             .spawn()
-            .map_err(|source| io_error("start", executable, source))?;
+            .map_err(|source| io_error("start", &executable.path, source))?;
         // Somebody has to collect it; after a restart of the daemon that is init.
         tokio::spawn(async move { child.wait().await });
         Self::greet(ours, dir).await

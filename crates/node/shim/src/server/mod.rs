@@ -106,6 +106,9 @@ pub fn serve(dir: &Path) -> Result<(), ServeError> {
     if spec.version != VERSION {
         return Err(ServeError::Version(spec.version));
     }
+    // Its name would be that of the descriptor it was started from.
+    let _ = rustix::thread::set_name(c"dhow-shim");
+    rustix::process::chdir("/").map_err(sys("change to /"))?;
     // Already one if it was started as such.
     let _ = rustix::process::setsid();
     process::become_subreaper().map_err(sys("become the reaper of orphans"))?;
