@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
+use dhow_runtime::Groups;
 
 use crate::log::{Format, Log};
 
@@ -152,6 +153,8 @@ pub struct Global {
     pub root: PathBuf,
     /// Where messages go.
     pub log: Log,
+    /// Who makes control groups.
+    pub groups: Groups,
     /// What was asked instead of a command.
     pub question: Option<Question>,
 }
@@ -188,12 +191,6 @@ impl Global {
             Some("json") => Format::Json,
             Some(other) => bail!("unknown log-format {other:?}; use text or json"),
         };
-        if parsed.has("systemd-cgroup") {
-            bail!(
-                "--systemd-cgroup is not supported: control groups are made through cgroupfs; \
-                 choose the cgroupfs driver"
-            );
-        }
         let question = match (parsed.has("help"), parsed.has("version")) {
             (true, _) => Some(Question::Help),
             (_, true) => Some(Question::Version),
@@ -206,6 +203,11 @@ impl Global {
                     .path("log")
                     .filter(|path| !path.as_os_str().is_empty()),
                 format,
+            },
+            groups: if parsed.has("systemd-cgroup") {
+                Groups::Systemd
+            } else {
+                Groups::Files
             },
             question,
         };
@@ -239,8 +241,10 @@ mod tests {
             "flag provided but not defined: -nonsense"
         );
         assert_eq!(refused("--root"), "flag needs an argument: -root");
-        assert!(refused("--systemd-cgroup list").contains("choose the cgroupfs driver"));
         let (global, rest) = Global::parse(words("--root=/r --debug run -d x")).unwrap();
         assert_eq!((global.root, rest), ("/r".into(), words("run -d x")));
+        assert_eq!(global.groups, Groups::Files);
+        let (global, _) = Global::parse(words("--systemd-cgroup list")).unwrap();
+        assert_eq!(global.groups, Groups::Systemd);
     }
 }

@@ -36,6 +36,7 @@ fn bundle(parsed: &Parsed) -> anyhow::Result<Bundle> {
 
 /// What the options of `create` and `run` say besides the streams.
 fn request<'a>(
+    global: &Global,
     parsed: &Parsed,
     id: &'a str,
     bundle: &'a Bundle,
@@ -58,6 +59,7 @@ fn request<'a>(
             Keyring::New
         },
         gate,
+        groups: global.groups,
     })
 }
 
@@ -86,7 +88,7 @@ pub fn create(
     let (parsed, id) = with_id(words, &CREATE)?;
     dhow_sys::protect::re_execute().context("protect the executable")?;
     let bundle = bundle(&parsed)?;
-    let mut request = request(&parsed, &id, &bundle, Gate::Anyone)?;
+    let mut request = request(global, &parsed, &id, &bundle, Gate::Anyone)?;
     if let Some(streams) = console(&parsed)? {
         request.streams = streams;
     }
@@ -122,7 +124,7 @@ pub fn run(global: &Global, runtime: &Runtime, words: impl Iterator<Item = OsStr
     } else {
         Gate::Open
     };
-    let mut request = request(&parsed, &id, &bundle, gate)?;
+    let mut request = request(global, &parsed, &id, &bundle, gate)?;
     if let Some(streams) = streams {
         request.streams = streams;
     }

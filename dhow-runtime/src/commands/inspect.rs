@@ -161,7 +161,7 @@ pub fn features() -> Outcome {
             "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
             "capabilities": dhow_sys::capability::names(),
             "cgroup": {
-                "v1": true, "v2": true, "systemd": false, "systemdUser": false, "rdma": true
+                "v1": true, "v2": true, "systemd": true, "systemdUser": false, "rdma": true
             },
             "seccomp": {
                 "enabled": true,

@@ -37,7 +37,8 @@ type Outcome = std::result::Result<u8, Failure>;
 const HELP: &str = "\
 dhow-runtime runs containers as the Open Container Initiative specifies them.
 
-usage: dhow-runtime [--root DIR] [--log FILE] [--log-format text|json] [--debug] COMMAND [OPTIONS] [WORDS]
+usage: dhow-runtime [--root DIR] [--log FILE] [--log-format text|json] [--debug] [--systemd-cgroup]
+                    COMMAND [OPTIONS] [WORDS]
 
   create [--bundle DIR] [--pid-file FILE] [--console-socket SOCKET] [--preserve-fds N] [--no-pivot] ID
   start ID                      let the program of a created container run

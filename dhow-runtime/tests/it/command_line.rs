@@ -436,7 +436,7 @@ fn labels_are_refused_where_there_are_none() {
     let bundle = sleeping("exec-labels");
     let mut apparmor = "this kernel has no AppArmor";
     if std::path::Path::new("/sys/kernel/security/apparmor").exists() {
-        apparmor = "attr/apparmor/exec: No such file or directory";
+        apparmor = "apply AppArmor profile \"label\", which must be loaded";
         let exec = ["exec", "--apparmor", "unconfined", &bundle.id, "true"];
         let (code, _, errors) = text(&mut bundle.command(&exec));
         assert_eq!((code, errors.as_str()), (0, ""));
@@ -494,9 +494,6 @@ fn containers_are_listed() {
     let list: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!(list[0]["status"], "running");
     assert_eq!(list[0]["owner"], "root");
-    let (code, _, errors) = text(&mut bundle.command(&["--systemd-cgroup", "list"]));
-    assert_eq!(code, 1);
-    assert!(errors.contains("choose the cgroupfs driver"), "{errors}");
     end(&bundle);
 }
 

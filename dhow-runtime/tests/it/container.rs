@@ -391,7 +391,7 @@ fn namespaces_are_joined_by_path() {
 
 #[test]
 fn an_overlay_is_nowhere_but_inside() {
-    use dhow_runtime::{Alive, Create, Gate, Keyring, Pivot, RootSource, Streams};
+    use dhow_runtime::{Alive, Create, Gate, Groups, Keyring, Pivot, RootSource, Streams};
     let mut bundle = Bundle::new("overlay", "echo new > /etc/new; rm /etc/passwd; exit 4");
     std::os::unix::fs::symlink("busybox", bundle.rootfs().join("bin/rm")).unwrap();
     let layer = |name: &str| {
@@ -420,6 +420,7 @@ fn an_overlay_is_nowhere_but_inside() {
             pivot: Pivot::Change,
             gate: Gate::Anyone,
             keyring: Keyring::New,
+            groups: Groups::Files,
         })
         .unwrap();
     created.start().unwrap();

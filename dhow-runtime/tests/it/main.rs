@@ -13,3 +13,4 @@ mod escapes;
 mod fields;
 mod hostile;
 mod shim;
+mod systemd;

@@ -38,6 +38,13 @@ struct Exception {
     access: u32,
 }
 
+/// The same rules in the form version 1 keeps them in: first one for everything,
+/// then the exceptions from it.
+#[must_use]
+pub fn in_short(rules: &[DeviceRule]) -> Vec<DeviceRule> {
+    Answers::of(rules).rules()
+}
+
 impl Answers {
     /// From what a new group has: everything is allowed.
     fn of(rules: &[DeviceRule]) -> Self {
@@ -80,6 +87,33 @@ impl Answers {
             }),
         }
         self.exceptions.retain(|known| known.access != 0);
+    }
+
+    /// The same as rules.
+    fn rules(&self) -> Vec<DeviceRule> {
+        let everything = DeviceRule {
+            allow: self.allow,
+            kind: DeviceKind::All,
+            major: None,
+            minor: None,
+            read: true,
+            write: true,
+            mknod: true,
+        };
+        let exceptions = self.exceptions.iter().map(|exception| DeviceRule {
+            allow: !self.allow,
+            kind: if exception.kind == BLOCK {
+                DeviceKind::Block
+            } else {
+                DeviceKind::Character
+            },
+            major: exception.major,
+            minor: exception.minor,
+            read: exception.access & READ != 0,
+            write: exception.access & WRITE != 0,
+            mknod: exception.access & MKNOD != 0,
+        });
+        std::iter::once(everything).chain(exceptions).collect()
     }
 
     /// The program that answers: 1 allows, 0 does not.

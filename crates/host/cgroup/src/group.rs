@@ -29,6 +29,15 @@ pub struct Doors {
     pub v2: Option<OwnedFd>,
 }
 
+/// Processor time per period.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bandwidth {
+    /// Microseconds; none is no limit.
+    pub quota: Option<u64>,
+    /// Microseconds of a period.
+    pub period: u64,
+}
+
 impl Group {
     /// The group at a path, whether it exists or not.
     ///
@@ -169,6 +178,28 @@ impl Group {
             device_program::apply(&directory, &limits.devices)?;
         }
         v2::apply(&directory, limits, |name| self.layout.has_v2(name))
+    }
+
+    /// The processor time it has now; none without such a limit in the kernel.
+    ///
+    /// # Errors
+    ///
+    /// [`CgroupError::Io`].
+    pub fn bandwidth(&self) -> Result<Option<Bandwidth>> {
+        let text = match (self.v1("cpu"), self.v2()) {
+            (Some(directory), _) => {
+                let read = |name| tree::read(&directory.join(name));
+                let quota = read("cpu.cfs_quota_us")?.unwrap_or_default();
+                quota + " " + &read("cpu.cfs_period_us")?.unwrap_or_default()
+            }
+            (None, Some(directory)) => tree::read(&directory.join("cpu.max"))?.unwrap_or_default(),
+            (None, None) => return Ok(None),
+        };
+        let mut words = text.split_whitespace();
+        // "max" and negative numbers are no limit.
+        let quota = words.next().and_then(|word| word.parse().ok());
+        let period = words.next().and_then(|word| word.parse().ok());
+        Ok(period.map(|period| Bandwidth { quota, period }))
     }
 
     /// Refuses limits nobody would enforce.

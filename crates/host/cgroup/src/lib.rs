@@ -19,8 +19,9 @@ mod v1;
 mod v2;
 
 pub use device::{DeviceKind, DeviceRule};
+pub use device_program::in_short;
 pub use error::CgroupError;
-pub use group::{Doors, Group};
+pub use group::{Bandwidth, Doors, Group};
 pub use layout::{Hierarchy, Layout};
 pub use limits::{Limits, Rdma, Throttle, ThrottleKind, Weight};
 pub use oom::OomWatch;

@@ -55,6 +55,27 @@ fn weight_of_io(weight: u16) -> u64 {
     1 + (u64::from(weight.clamp(10, 1000)) - 10) * 9999 / 990
 }
 
+impl Limits {
+    /// Bytes of swap alone, as version 2 limits it, for memory and swap together;
+    /// negative is no limit. None if nothing is asked for, or it cannot be told.
+    #[must_use]
+    pub fn swap_alone(&self) -> Option<i64> {
+        let sum = self.memory_and_swap.filter(|limit| *limit != 0)?;
+        match self.memory.filter(|limit| *limit != 0) {
+            _ if sum < 0 => Some(-1),
+            Some(memory) if memory >= 0 => Some((sum - memory).max(0)),
+            _ => None,
+        }
+    }
+
+    /// Weight of 1 to 10000, as version 2 has it, for shares.
+    #[must_use]
+    pub fn cpu_weight(&self) -> Option<u64> {
+        let shares = self.cpu_shares.filter(|shares| *shares != 0)?;
+        Some(weight_of_shares(shares))
+    }
+}
+
 /// Sets limits; only those whose controller is version 2's come here.
 pub(crate) fn apply(group: &Path, limits: &Limits, has: impl Fn(&str) -> bool) -> Result<()> {
     if has("memory") {
@@ -105,16 +126,8 @@ pub(crate) fn apply(group: &Path, limits: &Limits, has: impl Fn(&str) -> bool) -
 
 fn memory(group: &Path, limits: &Limits) -> Result<()> {
     let memory = limits.memory.filter(|limit| *limit != 0);
-    if let Some(sum) = limits.memory_and_swap.filter(|limit| *limit != 0) {
-        // Version 2 limits swap alone.
-        let swap = match memory {
-            _ if sum < 0 => Some(-1),
-            Some(memory) if memory >= 0 => Some((sum - memory).max(0)),
-            _ => None,
-        };
-        if let Some(swap) = swap {
-            write_if_there(&group.join("memory.swap.max"), &bound(swap))?;
-        }
+    if let Some(swap) = limits.swap_alone() {
+        write_if_there(&group.join("memory.swap.max"), &bound(swap))?;
     }
     if let Some(limit) = memory {
         write(&group.join("memory.max"), &bound(limit))?;
@@ -129,11 +142,8 @@ fn cpu(group: &Path, limits: &Limits) -> Result<()> {
     if let Some(idle) = limits.cpu_idle {
         write(&group.join("cpu.idle"), &idle.to_string())?;
     }
-    if let Some(shares) = limits.cpu_shares.filter(|shares| *shares != 0) {
-        write(
-            &group.join("cpu.weight"),
-            &weight_of_shares(shares).to_string(),
-        )?;
+    if let Some(weight) = limits.cpu_weight() {
+        write(&group.join("cpu.weight"), &weight.to_string())?;
     }
     let quota = limits.cpu_quota.filter(|quota| *quota != 0);
     let period = limits.cpu_period.filter(|period| *period != 0);

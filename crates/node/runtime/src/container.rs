@@ -257,6 +257,7 @@ impl Container {
                 ));
             }
         }
-        Ok(group.apply(&limits)?)
+        let unit = self.record.unit.as_deref();
+        crate::group::update(group, unit, &limits, || self.spec())
     }
 }

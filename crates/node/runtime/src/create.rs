@@ -29,6 +29,19 @@ pub struct Create<'a> {
     pub gate: Gate,
     /// Whose keys the program has.
     pub keyring: Keyring,
+    /// Who makes its control group.
+    pub groups: Groups,
+}
+
+/// Who makes the control groups of containers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Groups {
+    /// The runtime, through the files of the hierarchies.
+    #[default]
+    Files,
+    /// Systemd: each is a scope of its own, and `cgroupsPath` has the form
+    /// `SLICE:PREFIX:NAME`.
+    Systemd,
 }
 
 /// Which session keyring a program has.

@@ -3,12 +3,13 @@
 use std::os::fd::AsFd;
 
 use dhow_cgroup::{Group, Layout};
+use dhow_systemd::Manager;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::container::{Container, Runtime};
 use crate::error::{Result, RuntimeError};
+use crate::group::own_paths;
 use crate::hooks;
-use crate::make::own_group;
 use crate::state::{Record, Status};
 
 /// What to do with a container that is alive.
@@ -47,9 +48,11 @@ impl Runtime {
         }
         // It had no process yet, and a group only where nobody chose another.
         if let Ok(layout) = Layout::detect() {
-            let group = Group::at(layout, own_group(id).as_ref())?;
-            group.kill()?;
-            group.remove()?;
+            for path in own_paths(id)? {
+                let group = Group::at(layout.clone(), &path)?;
+                group.kill()?;
+                group.remove()?;
+            }
         }
         std::fs::remove_dir_all(&dir).map_err(|error| RuntimeError::io("remove", &dir, error))?;
         Ok(true)
@@ -80,6 +83,9 @@ impl Container {
             group.kill()?;
             if group.is_frozen()? {
                 group.thaw()?;
+            }
+            if let Some(unit) = &self.record.unit {
+                Manager::connect()?.stop(unit)?;
             }
             group.remove()?;
         }

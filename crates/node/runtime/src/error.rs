@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use dhow_cgroup::CgroupError;
 use dhow_sys::Errno;
+use dhow_systemd::SystemdError;
 
 use crate::Status;
 use crate::seccomp::SeccompError;
@@ -52,6 +53,9 @@ pub enum RuntimeError {
     /// A control group failed.
     #[error("control group")]
     Cgroup(#[from] CgroupError),
+    /// Systemd does not keep the control group.
+    #[error("control group")]
+    Systemd(#[from] SystemdError),
     /// The system-call filter cannot be made.
     #[error("seccomp")]
     Seccomp(#[from] SeccompError),

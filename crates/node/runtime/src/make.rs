@@ -2,11 +2,11 @@
 //! on its way. What fails is taken back in reverse.
 
 use std::collections::VecDeque;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use dhow_cgroup::{CgroupError, Group, Layout};
+use dhow_cgroup::Group;
 use dhow_sys::Errno;
 use dhow_sys::child::{Channel, Report, Step};
 use dhow_sys::namespace::Kind;
@@ -16,16 +16,19 @@ use rustix::fs::{CWD, Mode, OFlags};
 use crate::create::{Later, failure};
 use crate::error::{Result, RuntimeError};
 use crate::plan::{self, Compiled, Input, Namespaces};
+use crate::scope::Scope;
 use crate::spec::{Hooks, NamespaceKind, Spec};
 use crate::state::{PREPARED, RECORD, Record, START, Status, VERSION};
-use crate::{Container, Create, Created, Gate, Moment, hooks, limits, net_devices};
+use crate::{Container, Create, Created, Gate, Moment, group, hooks, net_devices};
 
 /// Takes back what was made, unless all went well.
 pub(crate) struct Undo {
     /// Goes last: until all is taken back, the identifier is ours.
     claim: OwnedFd,
     dir: Option<PathBuf>,
-    group: Option<Group>,
+    pub(crate) group: Option<Group>,
+    /// The unit of the group, until the container is in it.
+    pub(crate) scope: Option<Scope>,
     process: Option<Process>,
 }
 
@@ -35,8 +38,14 @@ impl Undo {
             claim,
             dir: Some(dir),
             group: None,
+            scope: None,
             process: None,
         }
+    }
+
+    /// Number of the descriptor that claims the identifier.
+    pub(crate) fn claim(&self) -> RawFd {
+        self.claim.as_raw_fd()
     }
 
     pub(crate) fn dismiss(&mut self) {
@@ -52,6 +61,9 @@ impl Drop for Undo {
             let _ = process.signal(libc::SIGKILL);
             let _ = process.wait();
         }
+        if let Some(scope) = self.scope.take() {
+            let _ = scope.stop();
+        }
         if let Some(group) = self.group.take() {
             let _ = group.kill();
             let _ = group.remove();
@@ -65,7 +77,7 @@ impl Drop for Undo {
 /// Makes a container in its directory, which is claimed.
 pub(crate) fn make(request: Create<'_>, dir: PathBuf, undo: &mut Undo) -> Result<Created> {
     let spec = request.bundle.spec();
-    let group = group(request.id, spec, undo)?;
+    let group = group::make(request.id, spec, request.groups, undo)?;
     let user = spec.linux.as_ref().is_some_and(|linux| {
         let kinds = linux.namespaces.iter().map(|namespace| namespace.kind);
         kinds.into_iter().any(|kind| kind == NamespaceKind::User)
@@ -95,7 +107,7 @@ pub(crate) fn make(request: Create<'_>, dir: PathBuf, undo: &mut Undo) -> Result
         id: request.id,
         group: group.as_ref(),
         streams: request.streams,
-        claim: undo.claim.as_raw_fd(),
+        claim: undo.claim(),
         inside,
         wait,
         n_preserved: request.n_preserved,
@@ -123,6 +135,7 @@ pub(crate) fn make(request: Create<'_>, dir: PathBuf, undo: &mut Undo) -> Result
             start_time,
             created: Moment::now(),
             cgroup: group.as_ref().map(|group| group.path().to_owned()),
+            unit: undo.scope.as_ref().map(|scope| scope.unit().to_owned()),
             annotations: spec.annotations.clone(),
             hooks: Hooks {
                 poststart: spec.hooks.poststart.clone(),
@@ -175,6 +188,9 @@ pub(crate) fn make(request: Create<'_>, dir: PathBuf, undo: &mut Undo) -> Result
             report => return Err(failure(&plan, report, process)),
         }
     };
+    if let (Some(scope), Some(group)) = (undo.scope.take(), container.group()?) {
+        group::settle(scope, group, spec)?;
+    }
     if request.gate == Gate::Open {
         container.after_start()?;
     }
@@ -254,56 +270,6 @@ fn meet(meeting: Meeting, spec: &Spec, container: &Container) -> Result<Vec<u8>>
     Ok(Vec::new())
 }
 
-/// The container's control group: made, with its limits. Its path is the
-/// configuration's, or `/dhow-ID`.
-fn group(id: &str, spec: &Spec, undo: &mut Undo) -> Result<Option<Group>> {
-    let linux = spec.linux.as_ref();
-    let wanted = linux
-        .and_then(|linux| linux.cgroups_path.as_deref())
-        .filter(|path| !path.is_empty());
-    let layout = match Layout::detect() {
-        Err(CgroupError::None) if wanted.is_none() => return Ok(None),
-        result => result?,
-    };
-    let path = wanted.map_or_else(|| own_group(id), slice_path);
-    let group = Group::at(layout, path.as_ref())?;
-    let fresh = group.create();
-    if fresh.as_ref().is_ok_and(|fresh| !fresh) && group.is_populated()? {
-        return Err(RuntimeError::spec(
-            "linux.cgroupsPath",
-            format!("processes are in {path} already; choose another path"),
-        ));
-    }
-    let group = undo.group.insert(group);
-    fresh?;
-    if let Some(resources) = linux.and_then(|linux| linux.resources.as_ref()) {
-        group.apply(&limits::of(resources)?)?;
-    }
-    Ok(Some(group.clone()))
-}
-
-/// The control group of a container whose path nobody chose.
-pub(crate) fn own_group(id: &str) -> String {
-    format!("/dhow-{id}")
-}
-
-/// A path as systemd's driver writes it (`SLICE:PREFIX:NAME`) as a plain path.
-fn slice_path(path: &str) -> String {
-    let mut parts = path.split(':');
-    match (parts.next(), parts.next(), parts.next(), parts.next()) {
-        (Some(slice), Some(prefix), Some(name), None) if !path.contains('/') => {
-            let slice = if slice.is_empty() {
-                "system.slice"
-            } else {
-                slice
-            };
-            let separator = if prefix.is_empty() { "" } else { "-" };
-            format!("/{slice}/{prefix}{separator}{name}.scope")
-        }
-        _ => path.to_owned(),
-    }
-}
-
 /// The step that shows a prepared record.
 fn show(dir: &Path) -> Result<Step> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -324,20 +290,4 @@ fn make_fifo(path: &Path) -> Result<OwnedFd> {
         .map_err(failed)?;
     let fifo = rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
     fifo.map_err(failed)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn systemd_paths_become_plain() {
-        assert_eq!(
-            slice_path("machine.slice:libpod:1a"),
-            "/machine.slice/libpod-1a.scope"
-        );
-        assert_eq!(slice_path(":docker:1a"), "/system.slice/docker-1a.scope");
-        assert_eq!(slice_path("/a/b:c:d"), "/a/b:c:d");
-        assert_eq!(slice_path("/docker/1a"), "/docker/1a");
-    }
 }

@@ -91,6 +91,9 @@ pub(crate) struct Record {
     /// Path of the control group below each hierarchy's root.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) cgroup: Option<PathBuf>,
+    /// The unit of systemd it belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) unit: Option<String>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) annotations: BTreeMap<String, String>,
     /// Hooks that run after the start and after the end; the others have run.

@@ -338,6 +338,14 @@ impl fmt::Display for Step {
             Self::Symlink { path: at, .. } => write!(formatter, "make symbolic link {}", path(at)),
             Self::Mask(at) => write!(formatter, "mask {}", path(at)),
             Self::ReadOnly(at) => write!(formatter, "make {} read-only", path(at)),
+            Self::WriteProc { path: at, value } if at.as_bytes().ends_with(b"apparmor/exec") => {
+                let name = path(value);
+                let name = name.strip_prefix("exec ").unwrap_or(&name);
+                write!(
+                    formatter,
+                    "apply AppArmor profile {name:?}, which must be loaded"
+                )
+            }
             Self::WriteProc { path: at, value } => {
                 write!(formatter, "write {} to /proc/{}", path(value), path(at))
             }

@@ -211,7 +211,8 @@ pub(super) fn labels(process: &Process, add: &mut impl FnMut(Step)) -> Result<()
     }
     if !process.apparmor_profile.is_empty() {
         let field = "process.apparmorProfile";
-        if !Path::new("/sys/kernel/security/apparmor").exists() {
+        let enabled = std::fs::read("/sys/module/apparmor/parameters/enabled");
+        if !enabled.is_ok_and(|text| text.starts_with(b"Y")) {
             return Err(RuntimeError::spec(field, "this kernel has no AppArmor"));
         }
         // The file of its own came with kernel 5.1.

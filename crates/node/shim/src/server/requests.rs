@@ -2,7 +2,9 @@
 
 use std::os::fd::AsFd;
 
-use dhow_runtime::{Alive, Bundle, Create, Gate, Keyring, Moment, Paused, Pivot, RuntimeError};
+use dhow_runtime::{
+    Alive, Bundle, Create, Gate, Groups, Keyring, Moment, Paused, Pivot, RuntimeError,
+};
 
 use super::connection::Role;
 use super::streams::{Streams, Theirs};
@@ -195,6 +197,7 @@ impl Server {
             pivot: Pivot::Change,
             gate: Gate::Maker,
             keyring: Keyring::New,
+            groups: Groups::Files,
         });
         let created = created.map_err(refused)?;
         created
