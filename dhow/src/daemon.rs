@@ -61,6 +61,11 @@ pub(crate) struct Options {
     /// The daemon's key, PEM.
     #[arg(long, value_name = "FILE", requires = "tcp")]
     tlskey: Option<PathBuf>,
+    /// Size of the root file systems of containers that name none, as
+    /// overlay2.size=10G; the data root must be on a file system with project
+    /// quotas (xfs or ext4, mounted with prjquota).
+    #[arg(long, value_name = "NAME=VALUE", value_parser = storage_option)]
+    storage_opt: Vec<u64>,
     /// Log driver of containers that name none: local, json-file, journald or none.
     #[arg(long, value_name = "DRIVER", default_value = DEFAULT_LOG_DRIVER)]
     log_driver: String,
@@ -88,6 +93,18 @@ impl Options {
 fn name_and_value(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("not of the form NAME=VALUE")?;
     Ok((name.into(), value.into()))
+}
+
+/// The size in `overlay2.size=SIZE`; the storage driver has no other option.
+fn storage_option(text: &str) -> Result<u64, String> {
+    match name_and_value(text)? {
+        (name, size) if name == "overlay2.size" => {
+            dhow_engine::bytes(&size).map_err(|error| error.to_string())
+        }
+        (name, _) => Err(format!(
+            "overlay2: unknown option {name}; there is overlay2.size"
+        )),
+    }
 }
 
 /// What every serving role does first: it logs, and speaks TLS by one provider.
@@ -239,6 +256,11 @@ async fn open_engine(
             kind: options.log_driver.clone(),
             config: options.log_opt.iter().cloned().collect(),
         },
+        size: options
+            .storage_opt
+            .last()
+            .copied()
+            .filter(|size| *size != 0),
         descriptors: (
             descriptors.current.unwrap_or(u64::MAX),
             descriptors.maximum.unwrap_or(u64::MAX),

@@ -97,8 +97,8 @@ impl PodRuntime for Pods {
     async fn create_container(&self, id: &str, config: ContainerConfig) -> Result<String> {
         let sandbox = self.engine.sandbox(id).map_err(told)?;
         let creation = creation(&sandbox, config)?;
-        let record = self.engine.create(creation).await.map_err(told)?;
-        Ok(record.id.clone())
+        let created = self.engine.create(creation).await.map_err(told)?;
+        Ok(created.record.id.clone())
     }
 
     async fn start_container(&self, id: &str) -> Result<()> {

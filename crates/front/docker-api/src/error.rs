@@ -97,6 +97,7 @@ fn image_status(error: &dhow_image::Error) -> StatusCode {
         | Error::Reference(_)
         | Error::Platform(_)
         | Error::Invalid(_)
+        | Error::NoQuotas
         | Error::Archive(_)
         | Error::NotAnImage(..) => StatusCode::BAD_REQUEST,
         Error::Conflict(_) | Error::RootfsExists(_) => StatusCode::CONFLICT,

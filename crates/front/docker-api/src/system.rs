@@ -7,7 +7,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
-use dhow_engine::{Event, Status};
+use dhow_engine::{Event, Machine, Status};
 use dhow_image::RegistryAuth;
 use futures_util::stream;
 use serde_json::{Value, json};
@@ -75,11 +75,12 @@ pub(crate) async fn info(State(door): State<Door>) -> Answer {
     };
     let (running, paused) = (count(Status::Running), count(Status::Paused));
     let memory = rustix::system::sysinfo();
-    let cgroup_version = if std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
-        "2"
-    } else {
-        "1"
-    };
+    let machine = Machine::here();
+    let cgroup_version = if machine.has_pure_v2 { "2" } else { "1" };
+    let mut security = vec!["name=seccomp,profile=builtin", "name=cgroupns"];
+    if machine.apparmor {
+        security.insert(0, "name=apparmor");
+    }
     Ok(Json(json!({
         "ID": door.about.id,
         "Containers": records.len(),
@@ -95,15 +96,15 @@ pub(crate) async fn info(State(door): State<Door>) -> Answer {
             "Authorization": null,
             "Log": dhow_engine::LOG_DRIVERS,
         },
-        "MemoryLimit": true,
-        "SwapLimit": true,
-        "CpuCfsPeriod": true,
-        "CpuCfsQuota": true,
-        "CPUShares": true,
-        "CPUSet": true,
-        "PidsLimit": true,
+        "MemoryLimit": machine.memory,
+        "SwapLimit": machine.swap,
+        "CpuCfsPeriod": machine.cpu,
+        "CpuCfsQuota": machine.cpu,
+        "CPUShares": machine.cpu,
+        "CPUSet": machine.cpuset,
+        "PidsLimit": machine.pids,
         "IPv4Forwarding": true,
-        "OomKillDisable": cgroup_version == "1",
+        "OomKillDisable": machine.oom_kill_disable,
         "Debug": false,
         "NFd": 0,
         "NGoroutines": 0,
@@ -140,7 +141,7 @@ pub(crate) async fn info(State(door): State<Door>) -> Answer {
         "RuncCommit": { "ID": "", "Expected": "" },
         "InitCommit": { "ID": "", "Expected": "" },
         "GenericResources": null,
-        "SecurityOptions": ["name=seccomp,profile=builtin", "name=cgroupns"],
+        "SecurityOptions": security,
         "Warnings": null,
     }))
     .into_response())

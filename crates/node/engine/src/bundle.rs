@@ -15,6 +15,7 @@ use dhow_sys::capability::NAMES as ALL_CAPABILITIES;
 
 use crate::accounts::Identity;
 use crate::error::{Error, Result};
+use crate::machine::Machine;
 use crate::mounts::{MountKind, MountPoint};
 use crate::record::Record;
 use crate::seccomp::{self, Host};
@@ -158,6 +159,7 @@ pub(crate) fn compose(record: &Record, around: &Surroundings<'_>) -> Result<Spec
         oci_version: "1.2.0".into(),
         process: Some(Process {
             no_new_privileges: options.no_new_privileges,
+            apparmor_profile: options.apparmor.unwrap_or_default(),
             ..process
         }),
         root: Some(Root {
@@ -326,6 +328,8 @@ pub(crate) struct SecurityOptions {
     pub(crate) no_new_privileges: bool,
     unconfined_paths: bool,
     profile: Option<String>,
+    /// Name of an AppArmor profile; none leaves the program unconfined by it.
+    pub(crate) apparmor: Option<String>,
 }
 
 impl SecurityOptions {
@@ -341,8 +345,18 @@ impl SecurityOptions {
                 ("no-new-privileges", "false") => parsed.no_new_privileges = false,
                 ("systempaths", "unconfined") => parsed.unconfined_paths = true,
                 ("seccomp", profile) => parsed.profile = Some(profile.into()),
-                // Where the kernel has neither, there is nothing to switch off.
-                ("apparmor" | "label", "unconfined" | "disable") => {}
+                ("apparmor", "unconfined") => parsed.apparmor = None,
+                ("apparmor", name) if !name.is_empty() => {
+                    if !Machine::here().apparmor {
+                        return Err(Error::Invalid(format!(
+                            "invalid --security-opt {option:?}: AppArmor is not enabled on this \
+                             system; leave it out"
+                        )));
+                    }
+                    parsed.apparmor = Some(name.to_owned());
+                }
+                // Labels are SELinux's; there is nothing to switch off.
+                ("label", "disable") => {}
                 _ => return Err(Error::Invalid(format!("invalid --security-opt {option:?}"))),
             }
         }
@@ -580,6 +594,7 @@ pub(crate) fn resources(host: &HostConfig) -> Result<Resources> {
             .memory_swappiness
             .and_then(|value| u64::try_from(value).ok()),
         disable_oom_killer: host.oom_kill_disable,
+        kernel_tcp: positive(host.kernel_memory_tcp),
         ..Memory::default()
     };
     let cpu = Cpu {

@@ -13,12 +13,18 @@ use crate::container::Container;
 use crate::engine::{Engine, Table};
 use crate::error::{Error, Result, at};
 use crate::logs;
+use crate::machine::Machine;
 use crate::mounts::{self, MountKind, MountPoint};
 use crate::names;
 use crate::record::{Record, SharedSandbox, State};
 use crate::spec::{Config, EndpointSettings, HostConfig};
-use crate::validate::{self, Machine};
+use crate::validate;
 use crate::volumes;
+
+/// Why a root filesystem cannot have a size; Docker's words, and where they would
+/// be no more than half of it.
+const NO_QUOTAS: &str = "--storage-opt is supported only for overlay over xfs with 'pquota' mount \
+     option, or over ext4 with project quotas ('prjquota'): the data folder is on neither";
 
 /// A container as asked for.
 #[derive(Debug, Clone, Default)]
@@ -35,6 +41,15 @@ pub struct Creation {
     pub sandbox: Option<SharedSandbox>,
 }
 
+/// What became of a request.
+#[derive(Debug, Clone)]
+pub struct Accepted {
+    /// The container as it is now.
+    pub record: Arc<Record>,
+    /// What was asked for in vain, in words for people.
+    pub warnings: Vec<String>,
+}
+
 impl Engine {
     /// Creates a container and returns its record. Blocks for a few system
     /// calls, longer when a volume is filled from the image.
@@ -43,15 +58,16 @@ impl Engine {
     ///
     /// [`Error::Image`] when there is no such image, [`Error::Conflict`] when
     /// the name is taken, [`Error::Invalid`] when the request makes no sense.
-    pub async fn create(&self, creation: Creation) -> Result<Arc<Record>> {
+    pub async fn create(&self, creation: Creation) -> Result<Accepted> {
         let engine = self.clone();
         tokio::task::spawn_blocking(move || engine.create_blocking(creation))
             .await
             .expect("creation does not panic")
     }
 
-    fn create_blocking(&self, creation: Creation) -> Result<Arc<Record>> {
+    fn create_blocking(&self, mut creation: Creation) -> Result<Accepted> {
         let image = self.images().resolve(&creation.config.image)?;
+        let warnings = Machine::here().adapt(&mut creation.host)?;
         let mut record = self.plan(creation, &image)?;
         let name = record.name.clone();
         self.reserve(&mut record)?;
@@ -61,7 +77,7 @@ impl Engine {
         }
         let record = made?;
         self.announce(&record, "create");
-        Ok(record)
+        Ok(Accepted { record, warnings })
     }
 
     /// Checks the request and fills in what it leaves open.
@@ -87,6 +103,7 @@ impl Engine {
         merge(&mut config, image);
         validate::config(&config)?;
         validate::host(&host, Machine::here())?;
+        self.size_of(&host)?;
         let args: Vec<String> = config
             .entrypoint
             .iter()
@@ -187,6 +204,15 @@ impl Engine {
         })
     }
 
+    /// Bytes that may be written to the root filesystem of a container.
+    fn size_of(&self, host: &HostConfig) -> Result<Option<u64>> {
+        let size = validate::size(host)?;
+        if size.is_some() && !self.images().has_quotas() {
+            return Err(Error::Invalid(NO_QUOTAS.to_owned()));
+        }
+        Ok(size.or(self.inner.config.size))
+    }
+
     /// Takes the name, choosing one if there is none.
     fn reserve(&self, record: &mut Record) -> Result<()> {
         let mut table = self.inner.table.lock();
@@ -214,7 +240,8 @@ impl Engine {
         let id = record.id.clone();
         let mut new_volumes = Vec::new();
         let made = (|| {
-            self.images().prepare(image, &id)?;
+            let size = self.size_of(&record.host)?;
+            self.images().prepare_sized(image, &id, size)?;
             self.make_mounts(&mut record, &mut new_volumes)?;
             std::fs::create_dir_all(&folder).map_err(at("make", &folder))?;
             record.write(&folder)

@@ -24,6 +24,10 @@ use crate::sandbox::Sandboxes;
 use crate::skeleton;
 use crate::spec::LogConfig;
 
+/// Why there cannot be a size for all.
+const NO_DEFAULT_SIZE: &str = "Storage option overlay2.size is only supported on xfs mounted with \
+     'pquota' and on ext4 with project quotas ('prjquota'): the data folder is on neither";
+
 /// Where an engine keeps its containers and what it starts them with.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -39,6 +43,9 @@ pub struct Config {
     pub resolv_conf: PathBuf,
     /// How the output of containers is kept that say nothing of it.
     pub log: LogConfig,
+    /// Bytes that may be written to the root filesystem of a container that says
+    /// nothing of it; none is no limit.
+    pub size: Option<u64>,
     /// How many files a container's process may have open, softly and hard,
     /// where nothing is said of it.
     pub descriptors: (u64, u64),
@@ -87,6 +94,9 @@ impl Engine {
         volumes: Volumes,
     ) -> Result<Self> {
         logs::check(&config.log, &config.journal)?;
+        if config.size.is_some() && !images.has_quotas() {
+            return Err(Error::Invalid(NO_DEFAULT_SIZE.to_owned()));
+        }
         let (data, run) = (
             config.data.join("containers"),
             config.run.join("containers"),

@@ -229,6 +229,10 @@ impl Engine {
             .into_iter()
             .find(|path| !path.is_empty())
             .map_or("/", String::as_str);
+        let mut security = SecurityOptions::parse(&host.security_opt)?;
+        if options.privileged {
+            security.apparmor = None;
+        }
         let process = Process {
             terminal: options.tty,
             console_size: console_size
@@ -241,7 +245,8 @@ impl Engine {
             cwd: cwd.into(),
             capabilities: Some(bundle::sets(&capabilities)),
             rlimits: bundle::rlimits(&host, self.inner.config.descriptors),
-            no_new_privileges: SecurityOptions::parse(&host.security_opt)?.no_new_privileges,
+            no_new_privileges: security.no_new_privileges,
+            apparmor_profile: security.apparmor.unwrap_or_default(),
             oom_score_adj: Some(record.host.oom_score_adj),
             ..Process::default()
         };

@@ -157,6 +157,12 @@ pub struct HostConfig {
     pub cpu_shares: u64,
     /// Memory limit in bytes; zero is none.
     pub memory: i64,
+    /// Bytes of kernel memory: no kernel has that limit any more.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub kernel_memory: i64,
+    /// Bytes of TCP buffers; zero is no limit.
+    #[serde(rename = "KernelMemoryTCP", skip_serializing_if = "is_zero")]
+    pub kernel_memory_tcp: i64,
     /// Billionths of a processor; zero is no limit.
     pub nano_cpus: i64,
     /// Parent control group.
@@ -212,6 +218,11 @@ pub struct HostConfig {
     pub masked_paths: Option<Vec<String>>,
     /// Paths made read-only; none means the default ones.
     pub readonly_paths: Option<Vec<String>>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands references")]
+fn is_zero(number: &i64) -> bool {
+    *number == 0
 }
 
 /// Where a container's output goes.

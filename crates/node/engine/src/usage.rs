@@ -2,17 +2,17 @@
 //! its limits while it runs.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use dhow_cgroup::{Group, Layout, Stats};
 
 use crate::bundle;
+use crate::create::Accepted;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::record::Record;
+use crate::machine::Machine;
 use crate::spec::{HostConfig, RestartPolicy};
 use crate::start::told;
-use crate::validate::{self, Machine};
+use crate::validate;
 
 /// Bytes and packets of one link, as the container sees them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -92,10 +92,11 @@ impl Engine {
     ///
     /// [`Error::Invalid`] for limits that make no sense, [`Error::Runtime`] for
     /// those that the kernel refuses; the old ones are kept then.
-    pub async fn update(&self, name: &str, update: Update) -> Result<Arc<Record>> {
+    pub async fn update(&self, name: &str, mut update: Update) -> Result<Accepted> {
         let container = self.find(name)?;
         let _operation = container.operation.lock().await;
         let record = container.record();
+        let warnings = Machine::here().adapt(&mut update.limits)?;
         let host = merge(&record.host, &update);
         validate::host(&host, Machine::here())?;
         let resources = bundle::resources(&host)?;
@@ -110,7 +111,7 @@ impl Engine {
         }
         let record = container.change(|record| record.host = host)?;
         self.announce(&record, "update");
-        Ok(record)
+        Ok(Accepted { record, warnings })
     }
 }
 

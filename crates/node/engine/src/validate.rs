@@ -4,6 +4,7 @@
 //! Wording follows Docker's where clients and people know it.
 
 use crate::error::{Error, Result};
+use crate::machine::Machine;
 use crate::spec::{Config, HostConfig};
 
 /// Lowest memory limit, in bytes.
@@ -44,21 +45,6 @@ const IPC_SYSCTLS: [&str; 8] = [
     "kernel.shmmni",
     "kernel.shm_rmid_forced",
 ];
-
-/// What the machine has.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Machine {
-    /// Processors that containers can run on.
-    pub(crate) n_cpus: usize,
-}
-
-impl Machine {
-    pub(crate) fn here() -> Self {
-        Self {
-            n_cpus: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
-        }
-    }
-}
 
 /// Refuses with a text.
 fn refuse<T>(why: impl Into<String>) -> Result<T> {
@@ -158,14 +144,61 @@ pub(crate) fn host(host: &HostConfig, machine: Machine) -> Result<()> {
             ));
         }
     }
-    if let Some(option) = host.storage_opt.keys().next() {
-        return refuse(if option == "size" {
-            "--storage-opt size is supported only on a filesystem with project quotas, which the data folder is not on; leave it out".to_owned()
-        } else {
-            format!("unknown option {option} of the storage driver; there is only size")
-        });
-    }
+    size(host)?;
     Ok(())
+}
+
+/// Bytes that may be written to a container's root filesystem; none is no limit.
+///
+/// # Errors
+///
+/// [`Error::Invalid`] for other options of the storage driver, and for what is
+/// no size.
+pub(crate) fn size(host: &HostConfig) -> Result<Option<u64>> {
+    let mut size = None;
+    for (name, text) in &host.storage_opt {
+        if name != "size" {
+            return refuse(format!(
+                "Unknown option {name}: the storage driver has only size"
+            ));
+        }
+        size = Some(bytes(text)?);
+    }
+    Ok(size.filter(|bytes| *bytes != 0))
+}
+
+/// A number of bytes, with or without a unit: `10G`, `512m`, `1.5gb`, `1048576`.
+///
+/// # Errors
+///
+/// [`Error::Invalid`].
+pub fn bytes(text: &str) -> Result<u64> {
+    let lower = text.trim().to_ascii_lowercase();
+    let number = lower.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let unit = match lower[number.len()..]
+        .trim_end_matches('b')
+        .trim_end_matches('i')
+    {
+        "" => Some(1_u64),
+        "k" => Some(1 << 10),
+        "m" => Some(1 << 20),
+        "g" => Some(1 << 30),
+        "t" => Some(1 << 40),
+        "p" => Some(1 << 50),
+        _ => None,
+    };
+    let number: Option<f64> = number.trim().parse().ok();
+    let bytes = unit
+        .zip(number)
+        .map(|(unit, number)| number * unit as f64)
+        .filter(|bytes| bytes.is_finite() && (0.0..9e18).contains(bytes));
+    match bytes {
+        // The fraction of a byte is nobody's.
+        Some(bytes) => Ok(bytes as u64),
+        None => refuse(format!(
+            "invalid size: '{text}'; use a number and a unit, such as 10G"
+        )),
+    }
 }
 
 fn memory(host: &HostConfig) -> Result<()> {
@@ -397,7 +430,7 @@ mod tests {
     use super::*;
     use crate::spec::Ulimit;
 
-    const MACHINE: Machine = Machine { n_cpus: 2 };
+    use crate::machine::tests::OLD as MACHINE;
 
     #[track_caller]
     fn refused(change: impl FnOnce(&mut HostConfig), part: &str) {
@@ -464,6 +497,27 @@ mod tests {
                 host.restart_policy.name = "always".into();
             },
             "'AutoRemove' container with restart policy",
+        );
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        for (text, expected) in [
+            ("10G", 10 << 30),
+            ("512m", 512 << 20),
+            ("1.5gb", 3 << 29),
+            ("4KiB", 4096),
+            ("7", 7),
+            ("0", 0),
+        ] {
+            assert_eq!(bytes(text).expect(text), expected, "{text}");
+        }
+        for bad in ["", "G", "-1", "10X", "nan", "inf", "1e40", "10 G x"] {
+            assert!(bytes(bad).is_err(), "{bad}");
+        }
+        refused(
+            |host| host.storage_opt = [("dm.size".into(), "1".into())].into(),
+            "Unknown option dm.size",
         );
     }
 

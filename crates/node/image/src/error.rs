@@ -43,6 +43,9 @@ pub enum Error {
     /// There is a root filesystem of this name already (409).
     #[error("root filesystem {0:?} exists already")]
     RootfsExists(String),
+    /// The file system cannot keep a root filesystem within a size (400).
+    #[error("the file system of the image store has no project quotas")]
+    NoQuotas,
     /// The registry does not have it, or does not show it to us (404).
     #[error("manifest for {0} not found: manifest unknown: manifest unknown")]
     ManifestUnknown(String),

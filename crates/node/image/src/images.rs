@@ -188,15 +188,37 @@ impl Images {
     /// # Errors
     /// [`Error::RootfsExists`].
     pub fn prepare(&self, image: &Image, container: &str) -> Result<Rootfs> {
+        self.prepare_sized(image, container, None)
+    }
+
+    /// Like [`Images::prepare`]; no more than `size` bytes can be written to it.
+    ///
+    /// # Errors
+    /// [`Error::NoQuotas`] where [`Images::has_quotas`] says no.
+    pub fn prepare_sized(
+        &self,
+        image: &Image,
+        container: &str,
+        size: Option<u64>,
+    ) -> Result<Rootfs> {
         self.note_use(&image.id);
-        self.prepare_on(&image.layers, container)
+        let _pin = self.ensure_unpacked(&image.layers)?;
+        self.inner
+            .snapshots
+            .prepare(top(&image.layers), container, size)
+    }
+
+    /// Whether the file system of the store can keep root filesystems within a
+    /// size.
+    pub fn has_quotas(&self) -> bool {
+        self.inner.snapshots.sizes.is_some()
     }
 
     /// Prepares a root filesystem on top of a stack of layers that need not be
     /// an image yet. An empty stack is an empty root.
     pub fn prepare_on(&self, layers: &[Layer], name: &str) -> Result<Rootfs> {
         let _pin = self.ensure_unpacked(layers)?;
-        self.inner.snapshots.prepare(top(layers), name)
+        self.inner.snapshots.prepare(top(layers), name, None)
     }
 
     /// The root filesystem prepared under this name, also after a restart.

@@ -21,6 +21,7 @@ mod naming;
 mod overlay;
 mod pins;
 mod progress;
+mod quota;
 mod remote;
 mod save;
 mod snapshots;

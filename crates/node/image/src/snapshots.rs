@@ -28,6 +28,7 @@ use crate::archive::{
 use crate::error::at;
 use crate::overlay::{self, Writable};
 use crate::pins::Pins;
+use crate::quota::Sizes;
 use crate::tar::{Archive, ReadLimits};
 use crate::types::Rootfs;
 use crate::{Error, Result};
@@ -54,6 +55,8 @@ pub(crate) struct Snapshots {
     next: AtomicU64,
     /// Nanoseconds since the epoch at which it was opened.
     opened: u128,
+    /// Where the file system can keep root file systems within a size.
+    pub(crate) sizes: Option<Sizes>,
     pub(crate) pins: Pins,
 }
 
@@ -86,12 +89,17 @@ impl Snapshots {
             fs::create_dir_all(&path).map_err(at("create", &path))?;
         }
         spread(&root.join("layers"));
+        let sizes =
+            Sizes::open(root, &root.join("rootfs")).map_err(at("look for quotas of", root))?;
         for directory in ["drafts", "layers", "doomed"] {
             let path = root.join(directory);
             for entry in fs::read_dir(&path).map_err(at("list", &path))? {
                 let path = entry.map_err(at("list", &path))?.path();
-                remove_path(&path).map_err(at("remove", &path))?;
+                remove_rootfs(&path, sizes.as_ref()).map_err(at("remove", &path))?;
             }
+        }
+        if let Some(sizes) = &sizes {
+            sizes.sweep().map_err(at("take quotas back of", root))?;
         }
         let mut known = HashMap::new();
         let path = root.join("snapshots");
@@ -116,6 +124,7 @@ impl Snapshots {
                 .duration_since(UNIX_EPOCH)
                 .unwrap_or_default()
                 .as_nanos(),
+            sizes,
             pins: Pins::default(),
         })
     }
@@ -247,13 +256,24 @@ impl Snapshots {
         overlay::mount(&lower, None)
     }
 
-    /// Prepares a root filesystem on top of a stack.
-    pub(crate) fn prepare(&self, chain_id: Option<&Digest>, name: &str) -> Result<Rootfs> {
+    /// Prepares a root filesystem on top of a stack; `size` is how many bytes may
+    /// be written to it.
+    pub(crate) fn prepare(
+        &self,
+        chain_id: Option<&Digest>,
+        name: &str,
+        size: Option<u64>,
+    ) -> Result<Rootfs> {
         let target = self.rootfs_path(name)?;
         let lower = self.lower(chain_id)?;
         let draft = self.root.join("drafts").join(self.number());
         let made = (|| {
-            for directory in [&draft, &draft.join("upper"), &draft.join("work")] {
+            fs::create_dir(&draft).map_err(at("create", &draft))?;
+            if let Some(size) = size {
+                let sizes = self.sizes.as_ref().ok_or(Error::NoQuotas)?;
+                sizes.assign(&draft, size).map_err(at("limit", &draft))?;
+            }
+            for directory in [&draft.join("upper"), &draft.join("work")] {
                 fs::create_dir(directory).map_err(at("create", directory))?;
             }
             // The root is entered by whoever the container runs as.
@@ -274,7 +294,7 @@ impl Snapshots {
         })();
         if made.is_err() {
             // The first error is the one that matters.
-            let _ = remove_path(&draft);
+            let _ = remove_rootfs(&draft, self.sizes.as_ref());
         }
         made?;
         Ok(Rootfs {
@@ -400,7 +420,7 @@ impl Snapshots {
     fn doom(&self, path: &Path) -> Result<()> {
         let doomed = self.root.join("doomed").join(self.number());
         match fs::rename(path, &doomed) {
-            Ok(()) => remove_path(&doomed).map_err(at("remove", &doomed)),
+            Ok(()) => remove_rootfs(&doomed, self.sizes.as_ref()).map_err(at("remove", &doomed)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(at("rename", path)(error)),
         }
@@ -528,6 +548,17 @@ fn spread(path: &Path) {
 
 fn remove_path(path: &Path) -> io::Result<()> {
     remove_with(path, remove_tree)
+}
+
+/// Removes what was a root filesystem, or was to become one, and takes back its
+/// size.
+fn remove_rootfs(path: &Path, sizes: Option<&Sizes>) -> io::Result<()> {
+    let project = sizes.and_then(|sizes| sizes.of(path));
+    remove_path(path)?;
+    if let (Some(sizes), Some(project)) = (sizes, project) {
+        sizes.give_back(project);
+    }
+    Ok(())
 }
 
 fn remove_with(path: &Path, remove: fn(File, &[u8]) -> io::Result<()>) -> io::Result<()> {

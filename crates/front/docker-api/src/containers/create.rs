@@ -49,7 +49,7 @@ pub(crate) async fn create(
             "config cannot be empty in order to create a container",
         ));
     }
-    let record = door
+    let created = door
         .engine
         .create(Creation {
             name: query.get("name").filter(|name| !name.is_empty()).cloned(),
@@ -59,6 +59,6 @@ pub(crate) async fn create(
             sandbox: None,
         })
         .await?;
-    let answer = json!({ "Id": record.id, "Warnings": [] });
+    let answer = json!({ "Id": created.record.id, "Warnings": created.warnings });
     Ok((StatusCode::CREATED, Json(answer)).into_response())
 }

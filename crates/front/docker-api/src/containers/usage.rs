@@ -320,8 +320,8 @@ pub(crate) async fn update(
         limits: changes.limits,
         restart_policy: policy,
     };
-    door.engine.update(&name, update).await?;
-    Ok(Json(json!({ "Warnings": [] })).into_response())
+    let updated = door.engine.update(&name, update).await?;
+    Ok(Json(json!({ "Warnings": updated.warnings })).into_response())
 }
 
 #[cfg(test)]

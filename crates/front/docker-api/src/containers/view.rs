@@ -95,7 +95,7 @@ pub(super) fn full(door: &Door, record: &Record, with_size: bool) -> Answer<Valu
         "Platform": "linux",
         "MountLabel": "",
         "ProcessLabel": "",
-        "AppArmorProfile": "",
+        "AppArmorProfile": record.apparmor(),
         "ExecIDs": if execs.is_empty() { Value::Null } else { json!(execs) },
         "HostConfig": host,
         "GraphDriver": graph_driver(door, record),
