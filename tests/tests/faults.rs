@@ -244,3 +244,44 @@ fn two_hundred_kills_leave_everything_in_agreement() {
     }
     daemon.finish();
 }
+
+/// A maker of a container that is killed before it has shown its record leaves a
+/// folder, and perhaps a process, that are no container yet.
+#[test]
+fn what_is_no_container_yet_is_removed_too() {
+    let mut daemon = Daemon::start();
+    daemon.busybox();
+    daemon.sleeper("box", &[]);
+    let id = daemon.inspect("box", "{{.Id}}");
+    let pid = daemon.inspect("box", "{{.State.Pid}}");
+    let left = daemon.host().folder().join("run/runtime").join(&id);
+    daemon.kill();
+    let run = daemon.host().folder().join("run/containers");
+    for (shim, command) in processes(&run) {
+        if command.contains("shim --dir") {
+            kill(shim);
+        }
+    }
+    std::fs::rename(left.join("state.json"), left.join("state.json.new")).expect("it was there");
+    daemon.start_again();
+    assert!(!left.exists(), "{} is left", left.display());
+    let began = Instant::now();
+    while Path::new("/proc").join(&pid).exists() {
+        assert!(began.elapsed() < PATIENCE, "process {pid} is left");
+    }
+    // The same of a start that fails before it gets so far.
+    daemon.docker(&["network", "create", "net"]).ok();
+    daemon
+        .docker(&["create", "--name", "other", "--network=net", "busybox"])
+        .ok();
+    daemon.docker(&["network", "rm", "net"]).ok();
+    let id = daemon.inspect("other", "{{.Id}}");
+    let left = daemon.host().folder().join("run/runtime").join(&id);
+    std::fs::create_dir_all(&left).expect("a folder");
+    std::fs::write(left.join("start"), "").expect("written");
+    let error = daemon.docker(&["start", "other"]).fails(1);
+    assert!(error.contains("network net not found"), "{error}");
+    assert!(!left.exists(), "{} is left", left.display());
+    daemon.remove_containers();
+    daemon.finish();
+}

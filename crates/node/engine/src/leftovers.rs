@@ -14,10 +14,13 @@ impl Engine {
     /// Ends what a shim that was killed could not end itself. Blocks.
     pub(crate) fn end_processes(&self, container: &Container) {
         let runtime = Runtime::new(self.inner.config.run.join("runtime"));
-        // A shim that ended well has deleted it already.
-        if let Ok(left) = runtime.open(&container.id)
-            && let Err(error) = left.delete(Alive::Kill)
-        {
+        // A shim that ended well has deleted it already; one that was killed while
+        // it made the container has left something that is none yet.
+        let ended = match runtime.open(&container.id) {
+            Ok(left) => left.delete(Alive::Kill),
+            Err(_) => runtime.delete_unfinished(&container.id).map(drop),
+        };
+        if let Err(error) = ended {
             tracing::warn!(container = container.id, %error, "processes are not ended");
         }
         // One that was killed before it recorded its container has left a
