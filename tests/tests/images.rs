@@ -183,3 +183,29 @@ fn changes_prune_and_refusals() {
     assert_eq!(daemon.docker(&["images", "-q"]).ok(), "");
     daemon.finish();
 }
+
+/// Who is still sending an archive that is not wanted hears why, rather than of a
+/// connection that broke.
+#[test]
+fn archives_that_are_refused_are_told_why() {
+    let daemon = Daemon::start();
+    daemon.busybox();
+    let archive = |name: &str, begin: &[u8], length: u64| {
+        let path = daemon.host().folder().join(name);
+        let mut file = std::fs::File::create(&path).expect("a file");
+        file.write_all(begin).expect("written");
+        file.set_len(length).expect("a length");
+        path.display().to_string()
+    };
+    for (name, length) in [("small", 1 << 20), ("large", 48 << 20), ("huge", 400 << 20)] {
+        let path = archive(name, b"", length);
+        let words = ["import", "-c", "NONSENSE x", &path, "made"];
+        let error = daemon.docker(&words).fails(1);
+        assert!(error.contains("NONSENSE"), "{name}: {error}");
+        let garbage = archive(name, &[b'x'; 2000], length);
+        let error = daemon.docker(&["import", &garbage, "made"]).fails(1);
+        assert!(error.contains("archive"), "{name}: {error}");
+    }
+    assert_eq!(daemon.docker(&["images", "-q"]).ok().lines().count(), 1);
+    daemon.finish();
+}

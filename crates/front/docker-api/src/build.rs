@@ -18,10 +18,11 @@ use serde_json::json;
 use tokio::sync::mpsc;
 
 use crate::Door;
+use crate::body::reader;
 use crate::containers::blocking;
 use crate::error::{Answer, Failure};
 use crate::filters::is_true;
-use crate::images::{platform, query_values, reader};
+use crate::images::{platform, query_values};
 use crate::progress::{progress_body, progress_line};
 
 /// Events that wait for a slow client at most.

@@ -2,7 +2,6 @@
 //! `/images/` is taken apart here.
 
 use std::collections::BTreeMap;
-use std::io;
 
 use axum::Json;
 use axum::body::{Body, Bytes};
@@ -16,12 +15,11 @@ use dhow_image::{
     Removed,
 };
 use dhow_oci::{ContainerConfig, Platform, Reference};
-use futures_util::StreamExt;
 
 use serde_json::{Value, json};
-use tokio_util::io::{StreamReader, SyncIoBridge};
 
 use crate::Door;
+use crate::body::reader;
 use crate::containers::{Parameters, blocking, strip_nulls, tar_body};
 use crate::error::{Answer, Failure};
 use crate::filters::{Filters, is_true};
@@ -276,6 +274,7 @@ async fn import(
     changes: &[String],
     body: Body,
 ) -> Answer {
+    let mut input = reader(body);
     let get = |name: &str| query.get(name).map_or("", String::as_str);
     if get("fromSrc") != "-" {
         return Err(Failure::bad(
@@ -294,7 +293,6 @@ async fn import(
         ..Import::default()
     };
     dhow_build::change(&mut import.config, changes).map_err(Failure::bad)?;
-    let mut input = reader(body);
     let image = blocking(move || door.engine.image_import(&mut input, import)).await??;
     let line = format!("{}\n", json!({ "status": image.id.to_string() }));
     Ok(([(header::CONTENT_TYPE, "application/json")], line).into_response())
@@ -667,14 +665,6 @@ pub(crate) fn platform(text: &str) -> Answer<Option<Platform>> {
     text.parse()
         .map(Some)
         .map_err(|error| Failure::bad(format!("invalid platform {text:?}: {error}")))
-}
-
-/// Reads a body from a thread that may block.
-pub(crate) fn reader(body: Body) -> SyncIoBridge<impl tokio::io::AsyncRead + Unpin + Send> {
-    let stream = body
-        .into_data_stream()
-        .map(|chunk| chunk.map_err(io::Error::other));
-    SyncIoBridge::new(StreamReader::new(Box::pin(stream)))
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 // The answer to /info is one `json!` of many fields.
 #![recursion_limit = "256"]
 
+mod body;
 mod build;
 mod containers;
 mod detach;

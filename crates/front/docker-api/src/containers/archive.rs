@@ -9,9 +9,9 @@ use dhow_engine::{Moment, PathStat, Replace};
 use serde_json::json;
 
 use crate::Door;
+use crate::body::reader;
 use crate::error::{Answer, Failure};
 use crate::filters::is_true;
-use crate::images::reader;
 
 use super::Parameters;
 use super::streams::{blocking, tar_body};
