@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use dhow_runtime::RootSource;
-use dhow_shim::client::{Events, Shim, ShimError};
+use dhow_shim::client::{Events, Executable, Shim, ShimError};
 use dhow_shim::wire::{
     Attach, Event, ExecSpec, FailureKind, LogFileSpec, LogForm, LogSpec, Reach, Running, ShimSpec,
     Status, Stdin, Target, VERSION, read_exit,
@@ -45,9 +45,12 @@ fn json_log(path: PathBuf) -> LogSpec {
 }
 
 async fn launch(bundle: &Bundle, stdin: Stdin) -> (Shim, Events) {
-    Shim::launch(Path::new(EXECUTABLE), &shim_spec(bundle, stdin))
-        .await
-        .unwrap()
+    Shim::launch(
+        &Executable::open(Path::new(EXECUTABLE)),
+        &shim_spec(bundle, stdin),
+    )
+    .await
+    .unwrap()
 }
 
 fn logged(bundle: &Bundle) -> String {
@@ -446,7 +449,7 @@ async fn a_shim_that_cannot_begin_says_why() {
     let mut spec = shim_spec(&bundle, Stdin::Closed);
     spec.log = json_log(bundle.path().join("no/such/directory/log"));
     within(async {
-        let error = Shim::launch(Path::new(EXECUTABLE), &spec)
+        let error = Shim::launch(&Executable::open(Path::new(EXECUTABLE)), &spec)
             .await
             .unwrap_err()
             .to_string();
