@@ -20,7 +20,7 @@ type Client<'a> = (&'static str, Box<dyn Fn(&[&str]) -> Command + 'a>);
 
 pub fn measure(report: &mut Report, rounds: usize) -> Result<()> {
     report.part("Engines");
-    let mut daemon = Daemon::start();
+    let mut daemon = Daemon::start_as_installed();
     let begun = resident(&[daemon.pid()]);
     report.figure("our daemon as it starts, resident", begun, "MiB");
     daemon.busybox();

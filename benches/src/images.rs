@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
-use dhow_testkit::Daemon;
+use dhow_testkit::{Daemon, Host};
 
 use crate::peers::{self, Dockerd, Podman, Registry};
 use crate::report::Report;
@@ -17,9 +18,9 @@ pub fn measure(report: &mut Report, rounds: usize) -> Result<()> {
     report.part("Images");
     let archive = debian_with_nginx()?;
     let archive = archive.display().to_string();
-    let mut daemon = Daemon::start();
+    let mut daemon = Daemon::start_as_installed();
     let host = daemon.host();
-    let registry = Registry::start(host)?;
+    let registry = Registry::start(host, 5000)?;
     let dockerd = Dockerd::start(host)
         .inspect_err(|error| report.missing(&format!("dockerd ({error})")))
         .ok();
@@ -80,33 +81,72 @@ pub fn measure(report: &mut Report, rounds: usize) -> Result<()> {
         &rows,
     );
 
-    for (name, client) in &clients {
-        let reference = reference(name);
-        let mut words = vec!["push"];
+    let transfer = |client: &Client<'_>, verb: &str, reference: &str| {
+        let (name, client) = client;
+        let mut words = vec![verb];
         if insecure(name) {
             words.push("--tls-verify=false");
         }
-        words.push(&reference);
-        run(&mut client(&words))?;
+        words.push(reference);
+        run(&mut client(&words))
+    };
+    for client in &clients {
+        transfer(client, "push", &reference(client.0))?;
     }
-    let contenders = clients
+    let pull_anew = |report: &mut Report, title: &str, reference: &dyn Fn(&str) -> String| {
+        let contenders = clients
+            .iter()
+            .map(|client| {
+                let (reference, transfer) = (reference(client.0), &transfer);
+                Contender::new(client.0, move || {
+                    let _ = run(&mut client.1(&["rmi", "-f", "debian-nginx"]));
+                    let _ = run(&mut client.1(&["rmi", "-f", &reference]));
+                    transfer(client, "pull", &reference)
+                })
+            })
+            .collect();
+        let rows = in_turns(FEW, contenders)?;
+        report.times(title, &rows);
+        anyhow::Ok(())
+    };
+    pull_anew(report, "pull and unpack, one layer", &reference)?;
+
+    // The same files once more, in layers that are about as large.
+    let layered = format!("{}/layers:1", registry.address);
+    let recipe = Path::new(&context).join("Dockerfile.layers");
+    std::fs::write(&recipe, LAYERS)?;
+    let file = recipe.display().to_string();
+    run(&mut daemon.dhow_command(&["pull", &reference("dhow")]))?;
+    run(&mut daemon.dhow_command(&["tag", &reference("dhow"), "debian-nginx"]))?;
+    run(&mut daemon.dhow_command(&["build", "-t", &layered, "-f", &file, &context]))?;
+    run(&mut daemon.dhow_command(&["push", &layered]))?;
+    pull_anew(report, "pull and unpack, five layers", &|_| layered.clone())?;
+
+    // To a registry that has nothing of it.
+    for client in &clients {
+        transfer(client, "pull", &reference(client.0))?;
+    }
+    let blobs = Blobs::of(host, &registry, "dhow", "1")?;
+    let mut contenders: Vec<Contender<'_>> = clients
         .iter()
-        .map(|(name, client)| {
-            let reference = reference(name);
-            Contender::new(name, move || {
-                let _ = run(&mut client(&["rmi", "-f", "debian-nginx"]));
-                let _ = run(&mut client(&["rmi", "-f", &reference]));
-                let mut words = vec!["pull"];
-                if insecure(name) {
-                    words.push("--tls-verify=false");
-                }
-                words.push(&reference);
-                run(&mut client(&words))
+        .map(|client| {
+            let (reference, transfer) = (reference(client.0), &transfer);
+            Contender::new(client.0, move || {
+                let fresh = Registry::start(host, 5001)?;
+                let there = format!("{}/image:1", fresh.address);
+                run(&mut client.1(&["tag", &reference, &there]))?;
+                let took = transfer(client, "push", &there)?;
+                run(&mut client.1(&["rmi", &there]))?;
+                Ok(took)
             })
         })
         .collect();
+    contenders.push(Contender::new("curl, its blobs one after another", || {
+        let fresh = Registry::start(host, 5001)?;
+        blobs.send(host, &fresh)
+    }));
     let rows = in_turns(FEW, contenders)?;
-    report.times("pull and unpack, one layer", &rows);
+    report.times("push of a pulled image, one layer", &rows);
 
     for (name, client) in &clients {
         run(&mut client(&["tag", &reference(name), "debian-nginx"])).context(*name)?;
@@ -130,6 +170,60 @@ pub fn measure(report: &mut Report, rounds: usize) -> Result<()> {
     // What a peer left on the throw-away host goes with it.
     daemon.stop();
     Ok(())
+}
+
+/// An image's files in five layers.
+const LAYERS: &str = "FROM debian-nginx AS all
+FROM scratch
+COPY --from=all /usr/lib /usr/lib
+COPY --from=all /usr/bin /usr/bin
+COPY --from=all /usr/share /usr/share
+COPY --from=all /var /var
+COPY --from=all /etc /etc
+";
+
+/// The blobs of an image in files, to be sent by curl.
+struct Blobs(Vec<(String, PathBuf)>);
+
+impl Blobs {
+    fn of(host: &Host, registry: &Registry, name: &str, tag: &str) -> Result<Self> {
+        let base = format!("http://{}/v2/{name}", registry.address);
+        let manifest = host.run(
+            "curl",
+            &[
+                "-sf",
+                "-H",
+                "Accept: application/vnd.oci.image.manifest.v1+json",
+                &format!("{base}/manifests/{tag}"),
+            ],
+        );
+        let manifest: serde_json::Value = serde_json::from_str(&manifest.ok())?;
+        let layers = manifest["layers"].as_array().into_iter().flatten();
+        let mut blobs = Vec::new();
+        for blob in layers.chain([&manifest["config"]]) {
+            let digest = blob["digest"].as_str().context("a blob has a digest")?;
+            let path = host.folder().join(digest.replace(':', "-"));
+            let (url, file) = (format!("{base}/blobs/{digest}"), path.display().to_string());
+            host.run("curl", &["-sf", "-o", &file, &url]).ok();
+            blobs.push((digest.to_owned(), path));
+        }
+        Ok(Self(blobs))
+    }
+
+    fn send(&self, host: &Host, registry: &Registry) -> Result<Duration> {
+        let url = format!("http://{}/v2/image/blobs/uploads/", registry.address);
+        let mut took = Duration::ZERO;
+        for (digest, path) in &self.0 {
+            let mut command = host.command("sh");
+            let script = "place=$(curl -sf -X POST -o /dev/null -w '%header{location}' \"$1\") && exec curl -sf -H Expect: -T \"$2\" \"$place&digest=$3\"";
+            command
+                .args(["-c", script, "sh", &url])
+                .arg(path)
+                .arg(digest);
+            took += run(&mut command)?;
+        }
+        Ok(took)
+    }
 }
 
 /// A root filesystem of Debian with nginx, made once.

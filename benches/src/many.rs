@@ -29,7 +29,7 @@ const N_EVENTS: usize = 51;
 
 pub fn measure(report: &mut Report, rounds: usize) -> Result<()> {
     report.part("A thousand containers");
-    let mut daemon = Daemon::start();
+    let mut daemon = Daemon::start_as_installed();
     daemon.busybox();
     let first = starts(&daemon, 0)?;
     let first_exec = execs(&daemon, "the first", rounds)?;

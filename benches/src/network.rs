@@ -36,7 +36,7 @@ struct Way<'a> {
 pub fn measure(report: &mut Report, rounds: usize) -> Result<()> {
     report.part("Network");
     let rounds = rounds.min(MOST_ROUNDS);
-    let mut daemon = Daemon::start();
+    let mut daemon = Daemon::start_as_installed();
     daemon.busybox();
     // Before there is an uplink with smaller packets than those by hand.
     run(&mut daemon.docker_command(&["network", "create", "front"]))?;

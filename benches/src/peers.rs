@@ -40,7 +40,7 @@ impl Dockerd {
             .args(["-m", "--propagation", "shared"])
             .arg(program)
             .arg(option("data-root", &folder.join("data")))
-            .arg(option("exec-root", &folder.join("run")))
+            .arg(option("exec-root", &host.folder().join("run/dockerd")))
             .arg(option("pidfile", &folder.join("pid")))
             .arg(format!("--host=unix://{}", socket.display()))
             .args(["--exec-opt", "native.cgroupdriver=cgroupfs"])
@@ -158,14 +158,13 @@ impl Podman {
             written.expect("a folder of our own can be written");
         }
         command.env("CONTAINERS_CONF", config);
-        for (name, below) in [
-            ("--root", "root"),
-            ("--runroot", "run"),
-            ("--tmpdir", "tmp"),
-        ] {
-            command.arg(name).arg(folder.join(below));
-        }
         command
+            .arg("--root")
+            .arg(folder.join("root"))
+            .arg("--runroot")
+            .arg(host.folder().join("run/podman"))
+            .arg("--tmpdir")
+            .arg(host.folder().join("run/libpod"))
             .args(["--cgroup-manager", "cgroupfs", "--runtime", "runc"])
             .args(["--log-level", "error"])
             .args(arguments);
@@ -176,22 +175,23 @@ impl Podman {
 /// Debian's registry, on the loopback address of a host.
 pub struct Registry {
     process: Child,
+    folder: PathBuf,
     /// `127.0.0.1:PORT`.
     pub address: String,
 }
 
 impl Registry {
-    /// Starts it; returns when it serves.
+    /// Starts one that has nothing, at a port; returns when it serves.
     ///
     /// # Errors
     ///
     /// When it is not installed, or ends.
-    pub fn start(host: &Host) -> Result<Self> {
+    pub fn start(host: &Host, port: u16) -> Result<Self> {
         let program =
             find("docker-registry").context("docker-registry is missing: run `make setup`")?;
-        let folder = host.folder().join("registry");
+        let folder = host.folder().join(format!("registry-{port}"));
         std::fs::create_dir_all(&folder)?;
-        let address = "127.0.0.1:5000".to_owned();
+        let address = format!("127.0.0.1:{port}");
         let config = folder.join("config.yml");
         std::fs::write(
             &config,
@@ -212,7 +212,11 @@ impl Registry {
         while let Some(Ok(line)) = lines.next() {
             if line.contains("listening on") {
                 std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
-                return Ok(Self { process, address });
+                return Ok(Self {
+                    process,
+                    folder,
+                    address,
+                });
             }
         }
         bail!("docker-registry ended before it served");
@@ -223,5 +227,6 @@ impl Drop for Registry {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
+        let _ = std::fs::remove_dir_all(&self.folder);
     }
 }

@@ -70,6 +70,10 @@ impl Report {
             "# Measured\n\nWritten by `make bench`: every contender in turns, medians. \"ours / theirs\" is below\n1 where ours is faster.\n\n",
         );
         let _ = writeln!(page, "- machine: {}", machine());
+        let _ = writeln!(
+            page,
+            "- engines keep what no reboot survives (`/run`) in memory, everything else on disk"
+        );
         let _ = writeln!(page, "- date: {}", date());
         for program in ["docker", "dockerd", "podman", "crun", "runc"] {
             if let Some(version) = version(program) {

@@ -25,11 +25,20 @@ impl Daemon {
     ///
     /// When it does not.
     pub fn start() -> Self {
-        let mut daemon = Self {
-            host: Host::new(),
-            process: None,
-            disk: None,
-        };
+        let mut daemon = Self::new();
+        daemon.start_again();
+        daemon
+    }
+
+    /// Starts a daemon whose run folder is in memory, as `/run` is where it is
+    /// installed. The folder is `run` below the host's.
+    ///
+    /// # Panics
+    ///
+    /// When it does not serve.
+    pub fn start_as_installed() -> Self {
+        let mut daemon = Self::new();
+        daemon.mount_disk("run", "256m");
         daemon.start_again();
         daemon
     }
@@ -40,20 +49,28 @@ impl Daemon {
     ///
     /// When it does not serve.
     pub fn start_on_disk_of(size: &str) -> Self {
-        let mut daemon = Self {
+        let mut daemon = Self::new();
+        daemon.mount_disk("data", size);
+        daemon.start_again();
+        daemon
+    }
+
+    fn new() -> Self {
+        Self {
             host: Host::new(),
             process: None,
             disk: None,
-        };
-        let data = daemon.host.folder().join("data");
-        std::fs::create_dir(&data).expect("a folder");
-        let option = format!("size={size}");
-        let place = data.display().to_string();
+        }
+    }
+
+    fn mount_disk(&mut self, folder: &str, size: &str) {
+        let folder = self.host.folder().join(folder);
+        std::fs::create_dir(&folder).expect("a folder");
+        let option = format!("size={size},mode=755");
+        let place = folder.display().to_string();
         let mount = ["-t", "tmpfs", "-o", &option, "dhow-test", &place];
-        daemon.host.run("mount", &mount).ok();
-        daemon.disk = Some(data);
-        daemon.start_again();
-        daemon
+        self.host.run("mount", &mount).ok();
+        self.disk = Some(folder);
     }
 
     /// Starts the daemon that was stopped or killed.
@@ -321,6 +338,7 @@ impl Drop for Daemon {
             let _ = Command::new("kill").arg(process.id().to_string()).status();
             let _ = process.wait();
         }
+        self.remove_disk();
     }
 }
 
