@@ -25,8 +25,7 @@ tidy: ## Check format, lints, arrows, code map and file headers.
 test: setup build ## Run all tests, with real clients. Needs root.
 	cargo nextest run --locked --workspace
 
-vm-test: ## Run the tests of groups and runtime on a kernel with cgroup v2 alone, in qemu.
-	scripts/setup build
+vm-test: build ## Run what only some kernels have (cgroup v2 alone, systemd, AppArmor, quotas), in qemu.
 	scripts/vm-test
 
 demo: setup build ## Show the way from a Dockerfile to a running service. Needs root.

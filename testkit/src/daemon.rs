@@ -73,6 +73,28 @@ impl Daemon {
         self.disk = Some(folder);
     }
 
+    /// Starts a daemon whose data lie on the disk that is mounted there.
+    ///
+    /// # Panics
+    ///
+    /// When it does not serve.
+    pub fn start_on(mounted: &Path) -> Self {
+        let mut daemon = Self {
+            host: Host::new(),
+            process: None,
+            disk: None,
+        };
+        let data = daemon.host.folder().join("data");
+        std::fs::create_dir(&data).expect("a folder");
+        let below = mounted.join(daemon.host.instance());
+        std::fs::create_dir(&below).expect("a folder");
+        let bind = ["--bind", text(&below), text(&data)];
+        daemon.host.run("mount", &bind).ok();
+        daemon.disk = Some(data);
+        daemon.start_again();
+        daemon
+    }
+
     /// Starts the daemon that was stopped or killed.
     ///
     /// # Panics
@@ -310,6 +332,16 @@ impl Daemon {
             .ok();
     }
 
+    /// Makes the image `busybox` by `dhow` alone, where there is no `docker`.
+    ///
+    /// # Panics
+    ///
+    /// Without Debian's busybox-static.
+    pub fn busybox_by_dhow(&self) {
+        let archive = busybox::archive(&self.host);
+        self.dhow(&["import", text(&archive), "busybox"]).ok();
+    }
+
     /// Removes all containers, by force.
     ///
     /// # Panics
@@ -330,10 +362,10 @@ impl Drop for Daemon {
         if self.process.is_some() {
             // A failed test cleans up as well as it can.
             let _ = self.dhow(&["down", "--forget"]);
-            let ids = self.docker(&["ps", "-aq", "--no-trunc"]);
+            let ids = self.dhow(&["ps", "-aq", "--no-trunc"]);
             let mut arguments = vec!["rm", "-f", "-v"];
             arguments.extend(ids.stdout.lines());
-            let _ = self.docker(&arguments);
+            let _ = self.dhow(&arguments);
             let mut process = self.process.take().expect("it was just there");
             let _ = Command::new("kill").arg(process.id().to_string()).status();
             let _ = process.wait();
