@@ -89,6 +89,9 @@ pub(crate) fn identify(
     for name in further {
         identity.user.additional_gids.push(gid_of(name)?);
     }
+    // Whoever gives up the group for another must not lose what is denied to it
+    // (CVE-2022-36109).
+    identity.user.additional_gids.push(identity.user.gid);
     identity.user.additional_gids.sort_unstable();
     identity.user.additional_gids.dedup();
     Ok(identity)
@@ -162,13 +165,20 @@ mod tests {
 
     #[test]
     fn forms_of_users() {
-        check("", &[], 0, 0, &[], "/root");
-        check("web", &[], 33, 33, &[29, 44], "/var/www");
-        check("33", &["log", "100"], 33, 33, &[29, 44, 100], "/var/www");
-        check("web:log", &[], 33, 44, &[], "/var/www");
-        check("1000", &[], 1000, 0, &[], "/");
-        check("1000:1001", &[], 1000, 1001, &[], "/");
-        check("12ab", &[], 7, 7, &[], "/odd");
+        check("", &[], 0, 0, &[0], "/root");
+        check("web", &[], 33, 33, &[29, 33, 44], "/var/www");
+        check(
+            "33",
+            &["log", "100"],
+            33,
+            33,
+            &[29, 33, 44, 100],
+            "/var/www",
+        );
+        check("web:log", &[], 33, 44, &[44], "/var/www");
+        check("1000", &[], 1000, 0, &[0], "/");
+        check("1000:1001", &[], 1000, 1001, &[1001], "/");
+        check("12ab", &[], 7, 7, &[7], "/odd");
         for (user, part) in [
             (
                 "nobody",
