@@ -23,6 +23,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::cluster::{self, Clusters};
 use crate::instance::Instance;
 use crate::notify;
+use crate::remap;
 use crate::reserve::Reserve;
 
 /// How the daemon runs.
@@ -72,6 +73,13 @@ pub(crate) struct Options {
     /// Option of that log driver.
     #[arg(long, value_name = "NAME=VALUE", value_parser = name_and_value)]
     log_opt: Vec<(String, String)>,
+    /// Whose subordinate identifiers the users of containers are on the host:
+    /// default (the account dockremap), USER, USER:GROUP or UID:GID.
+    #[arg(long, value_name = "USER[:GROUP]")]
+    userns_remap: Option<String>,
+    /// Folder in which etc/passwd, etc/group, etc/subuid and etc/subgid are.
+    #[arg(long, value_name = "FOLDER", default_value = "/", hide = true)]
+    accounts_root: PathBuf,
 }
 
 impl Options {
@@ -266,6 +274,11 @@ async fn open_engine(
             descriptors.maximum.unwrap_or(u64::MAX),
         ),
         journal: "/run/systemd/journal/socket".into(),
+        remap: options
+            .userns_remap
+            .as_deref()
+            .map(|wanted| remap::resolve(wanted, &options.accounts_root))
+            .transpose()?,
     };
     Engine::open(config, images, networks, volumes)
         .await

@@ -81,6 +81,11 @@ impl Instance {
             std::fs::create_dir_all(folder)
                 .with_context(|| format!("make folder {}", folder.display()))?;
         }
+        // A program with root's set-id bit that a container made lies in there, and
+        // is nobody else's to run.
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o710);
+        std::fs::set_permissions(&self.data_root, mode)
+            .with_context(|| format!("close folder {}", self.data_root.display()))?;
         Ok(())
     }
 

@@ -6,6 +6,7 @@ mod instance;
 mod manual;
 mod notify;
 mod registry;
+mod remap;
 mod reserve;
 
 use std::process::ExitCode;

@@ -25,9 +25,7 @@ impl Daemon {
     ///
     /// When it does not.
     pub fn start() -> Self {
-        let mut daemon = Self::new();
-        daemon.start_again();
-        daemon
+        Self::start_with(|_| Vec::new())
     }
 
     /// Starts a daemon whose run folder is in memory, as `/run` is where it is
@@ -40,6 +38,19 @@ impl Daemon {
         let mut daemon = Self::new();
         daemon.mount_disk("run", "256m");
         daemon.start_again();
+        daemon
+    }
+
+    /// Starts a daemon with further options, which may name things of its host.
+    ///
+    /// # Panics
+    ///
+    /// When it does not serve.
+    pub fn start_with(options: impl FnOnce(&Host) -> Vec<String>) -> Self {
+        let mut daemon = Self::new();
+        let options = options(&daemon.host);
+        let options: Vec<&str> = options.iter().map(String::as_str).collect();
+        daemon.start_again_with(&options);
         daemon
     }
 

@@ -27,15 +27,38 @@ impl Reference {
     ///
     /// When it does not.
     pub fn start() -> Self {
+        Self::start_with(&[], "")
+    }
+
+    /// Starts one whose containers' users are others, 65536 from 100000 on.
+    ///
+    /// # Panics
+    ///
+    /// When it does not serve.
+    pub fn start_remapped() -> Self {
+        // The account is any that the machine has; its ranges are of this dockerd's
+        // mount namespace alone.
+        let ranges =
+            "mount --bind \"$RANGES\" /etc/subuid && mount --bind \"$RANGES\" /etc/subgid && ";
+        Self::start_with(&["--userns-remap", "daemon"], ranges)
+    }
+
+    /// Starts dockerd with further options, after a shell's commands.
+    fn start_with(options: &[&str], before: &str) -> Self {
         let host = Host::new();
         let dockerd = require("dockerd", "the Debian package docker.io");
         let folder = host.folder().to_owned();
+        let ranges = folder.join("ranges");
+        std::fs::write(&ranges, "daemon:100000:65536\n").expect("a file");
         let log = std::fs::File::create(folder.join("dockerd.log")).expect("a file");
         // It wants shared mounts, and leaves some: both in a namespace of its own.
         let process = host
             .command("unshare")
             .args(["--mount", "--propagation", "shared", "--"])
+            .args(["sh", "-c", &format!("{before}exec \"$@\""), "sh"])
+            .env("RANGES", ranges)
             .arg(dockerd)
+            .args(options)
             .arg("--data-root")
             .arg(folder.join("dockerd"))
             .arg("--exec-root")

@@ -4,6 +4,7 @@ use dhow_runtime::spec::{
     Cpu, Device, DeviceKind, DeviceRule, IdMapping, Memory, Mount, Namespace, NamespaceKind, Pids,
     Resources, Rlimit, User,
 };
+use dhow_runtime::{Alive, Create, Gate, Groups, Keyring, Pivot, RootSource, Streams};
 
 use crate::bundle::{Bundle, words};
 
@@ -389,24 +390,15 @@ fn namespaces_are_joined_by_path() {
     paths.iter().for_each(|path| unpin(path).unwrap());
 }
 
-#[test]
-fn an_overlay_is_nowhere_but_inside() {
-    use dhow_runtime::{Alive, Create, Gate, Groups, Keyring, Pivot, RootSource, Streams};
-    let mut bundle = Bundle::new("overlay", "echo new > /etc/new; rm /etc/passwd; exit 4");
-    std::os::unix::fs::symlink("busybox", bundle.rootfs().join("bin/rm")).unwrap();
-    let layer = |name: &str| {
-        let path = bundle.path().join(name);
-        std::fs::create_dir_all(&path).unwrap();
-        path
-    };
-    // Colons and commas are no separators here.
-    let top = layer("top:layer,x");
-    std::fs::create_dir(top.join("etc")).unwrap();
-    let root = RootSource::Overlay {
-        lower: vec![top, bundle.rootfs()],
-        upper: layer("upper"),
-        work: layer("work"),
-    };
+/// Directories for an overlay, beside the bundle's root.
+fn layer(bundle: &Bundle, name: &str) -> std::path::PathBuf {
+    let path = bundle.path().join(name);
+    std::fs::create_dir_all(&path).unwrap();
+    path
+}
+
+/// Runs the bundle on an overlay to its end; its code as a shell has it.
+fn run_on(bundle: &mut Bundle, root: &RootSource) -> i32 {
     bundle.spec.root = None;
     bundle.write();
     let runtime = bundle.runtime();
@@ -414,7 +406,7 @@ fn an_overlay_is_nowhere_but_inside() {
         .create(Create {
             id: &bundle.id,
             bundle: &dhow_runtime::Bundle::open(bundle.path()).unwrap(),
-            root: &root,
+            root,
             streams: Streams::inherited(),
             n_preserved: 0,
             pivot: Pivot::Change,
@@ -424,14 +416,116 @@ fn an_overlay_is_nowhere_but_inside() {
         })
         .unwrap();
     created.start().unwrap();
-    assert_eq!(created.process.wait().unwrap().shell_code(), 4);
+    let code = created.process.wait().unwrap().shell_code();
     created.container.delete(Alive::Refuse).unwrap();
+    code
+}
+
+#[test]
+fn an_overlay_is_nowhere_but_inside() {
+    let mut bundle = Bundle::new("overlay", "echo new > /etc/new; rm /etc/passwd; exit 4");
+    std::os::unix::fs::symlink("busybox", bundle.rootfs().join("bin/rm")).unwrap();
+    // Colons and commas are no separators here.
+    let top = layer(&bundle, "top:layer,x");
+    std::fs::create_dir(top.join("etc")).unwrap();
+    let root = RootSource::Overlay {
+        lower: vec![top, bundle.rootfs()],
+        upper: layer(&bundle, "upper"),
+        work: layer(&bundle, "work"),
+        mapped: false,
+    };
+    assert_eq!(run_on(&mut bundle, &root), 4);
     assert_eq!(
         std::fs::read_to_string(bundle.path().join("upper/etc/new")).unwrap(),
         "new\n"
     );
     assert!(bundle.rootfs().join("etc/passwd").exists());
     bundle.audit();
+}
+
+/// Nobody on disk is given to anybody else, whether the user namespace is new or
+/// there already, and nobody but root may enter what the layers lie in.
+#[test]
+fn layers_are_seen_through_a_user_namespace() {
+    use dhow_sys::holder::{Holder, Owner};
+    use dhow_sys::idmap::{IdMaps, Range};
+    use dhow_sys::namespace::{Kind, pin_open, unpin};
+    use std::os::fd::AsFd;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+    let script = "set -e; [ $(stat -c %u:%g /etc/passwd) = 0:0 ]; [ $(stat -c %u:%g /etc/own) = 5:6 ]; \
+        echo more >> /etc/own; echo new > /etc/new; chown 7:8 /etc/new; rm /etc/passwd; \
+        ! mknod /etc/null c 1 3; cat /part/deep; ! touch /part/new; exit 4";
+    let maps = {
+        let range = vec![Range {
+            inside: 0,
+            outside: 100_000,
+            count: 1000,
+        }];
+        IdMaps {
+            users: range.clone(),
+            groups: range,
+        }
+    };
+    for joined in [false, true] {
+        let mut bundle = Bundle::new("mapped", script);
+        for program in ["rm", "mknod", "touch"] {
+            let link = bundle.rootfs().join("bin").join(program);
+            let _ = std::os::unix::fs::symlink("busybox", link);
+        }
+        std::fs::write(bundle.rootfs().join("etc/own"), "text\n").unwrap();
+        chown(bundle.rootfs().join("etc/own"), Some(5), Some(6)).unwrap();
+        let (shown, empty) = (layer(&bundle, "shown:x"), layer(&bundle, "empty"));
+        std::fs::create_dir_all(shown.join("part")).unwrap();
+        std::fs::write(shown.join("part/deep"), "").unwrap();
+        let root = RootSource::Overlay {
+            lower: vec![bundle.rootfs()],
+            upper: layer(&bundle, "upper"),
+            work: layer(&bundle, "work"),
+            mapped: true,
+        };
+        let escaped = shown.display().to_string().replace(':', "\\:");
+        bundle.spec.mounts.push(Mount {
+            destination: "/part".into(),
+            kind: Some("overlay".into()),
+            source: Some("overlay".into()),
+            options: vec![
+                format!("lowerdir={escaped}:{}", empty.display()),
+                "X-mount.subdir=part".into(),
+                "idmap".into(),
+            ],
+            ..Mount::default()
+        });
+        let closed = std::fs::Permissions::from_mode(0o700);
+        std::fs::set_permissions(bundle.path(), closed).unwrap();
+        let pin = bundle.path().join("user");
+        let path = joined.then(|| {
+            let holder = Holder::start(Owner::New(&maps), &[]).unwrap();
+            pin_open(holder.open(Kind::User).unwrap().as_fd(), &pin).unwrap();
+            pin.clone()
+        });
+        if !joined {
+            let mapping = IdMapping {
+                container_id: 0,
+                host_id: 100_000,
+                size: 1000,
+            };
+            bundle.linux().uid_mappings = vec![mapping];
+            bundle.linux().gid_mappings = vec![mapping];
+        }
+        bundle.linux().namespaces.push(Namespace {
+            kind: NamespaceKind::User,
+            path,
+        });
+        let code = run_on(&mut bundle, &root);
+        unpin(&pin).unwrap();
+        assert_eq!(code, 4, "joined: {joined}");
+        let owner = |name: &str| {
+            let stat = std::fs::metadata(bundle.path().join("upper/etc").join(name)).unwrap();
+            (stat.uid(), stat.gid())
+        };
+        assert_eq!((owner("own"), owner("new")), ((5, 6), (7, 8)));
+        bundle.audit();
+    }
 }
 
 #[test]

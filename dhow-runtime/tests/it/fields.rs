@@ -405,11 +405,14 @@ fn what_cannot_be_is_refused() {
                 }];
             },
         ),
-        ("identities are mapped for bind mounts only", |bundle| {
-            let none = std::path::Path::new("none");
-            let mount = mount("tmpfs", none, "/tmp", "idmap");
-            bundle.spec.mounts.push(mount);
-        }),
+        (
+            "identities are mapped for bind mounts and read-only overlays only",
+            |bundle| {
+                let none = std::path::Path::new("none");
+                let mount = mount("tmpfs", none, "/tmp", "idmap");
+                bundle.spec.mounts.push(mount);
+            },
+        ),
         ("remount changes attributes of the mount only", |bundle| {
             let none = std::path::Path::new("none");
             let mount = mount("tmpfs", none, "/dev", "remount,size=1m");

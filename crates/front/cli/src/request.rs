@@ -28,7 +28,7 @@ pub struct Options {
     /// Mount a folder or volume (SOURCE:TARGET[:ro]).
     #[arg(short, long, value_name = "MOUNT")]
     pub volume: Vec<String>,
-    /// Mount something (type=bind|volume|tmpfs,source=…,target=…[,readonly]).
+    /// Mount something (type=bind|volume|tmpfs|image,source=…,target=…[,readonly]).
     #[arg(long, value_name = "MOUNT")]
     pub mount: Vec<String>,
     /// Mount an in-memory filesystem (PATH[:OPTIONS]).
@@ -386,6 +386,7 @@ fn parse_mount(text: &str) -> Result<Value, Error> {
             }
             "bind-propagation" => mount["BindOptions"]["Propagation"] = json!(value),
             "volume-nocopy" => mount["VolumeOptions"]["NoCopy"] = json!(value != "false"),
+            "image-subpath" => mount["ImageOptions"]["Subpath"] = json!(value),
             "volume-subpath" => mount["VolumeOptions"]["Subpath"] = json!(value),
             "tmpfs-size" => {
                 mount["TmpfsOptions"]["SizeBytes"] = json!(parse_bytes("tmpfs-size", value)?);

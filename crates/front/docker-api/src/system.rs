@@ -77,10 +77,6 @@ pub(crate) async fn info(State(door): State<Door>) -> Answer {
     let memory = rustix::system::sysinfo();
     let machine = Machine::here();
     let cgroup_version = if machine.has_pure_v2 { "2" } else { "1" };
-    let mut security = vec!["name=seccomp,profile=builtin", "name=cgroupns"];
-    if machine.apparmor {
-        security.insert(0, "name=apparmor");
-    }
     Ok(Json(json!({
         "ID": door.about.id,
         "Containers": records.len(),
@@ -141,10 +137,23 @@ pub(crate) async fn info(State(door): State<Door>) -> Answer {
         "RuncCommit": { "ID": "", "Expected": "" },
         "InitCommit": { "ID": "", "Expected": "" },
         "GenericResources": null,
-        "SecurityOptions": security,
+        "SecurityOptions": security_options(&door, machine),
         "Warnings": null,
     }))
     .into_response())
+}
+
+fn security_options(door: &Door, machine: Machine) -> Vec<&'static str> {
+    let mut options = Vec::new();
+    if machine.apparmor {
+        options.push("name=apparmor");
+    }
+    options.push("name=seccomp,profile=builtin");
+    if door.engine.config().remap.is_some() {
+        options.push("name=userns");
+    }
+    options.push("name=cgroupns");
+    options
 }
 
 fn operating_system() -> String {

@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::mount::{UnmountFlags, mount_bind, unmount};
@@ -185,6 +185,16 @@ fn remove(path: &Path) -> io::Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
+    }
+}
+
+impl From<OwnedFd> for Namespace {
+    /// The namespace that a descriptor of its file stands for.
+    fn from(file: OwnedFd) -> Self {
+        Self {
+            file: file.into(),
+            path: "(unpinned)".into(),
+        }
     }
 }
 

@@ -8,6 +8,9 @@
 pub mod capability;
 pub mod child;
 pub mod fdpass;
+mod file_owner;
+pub mod holder;
+pub mod idmap;
 pub mod memory;
 pub mod mount;
 pub mod namespace;
@@ -18,6 +21,7 @@ pub mod resolve;
 pub mod seccomp;
 pub mod socket;
 
+pub use file_owner::FileOwner;
 pub use rustix::io::Errno;
 
 /// Result of a system call.

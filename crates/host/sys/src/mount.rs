@@ -1,15 +1,18 @@
 //! Mounts as descriptors: made detached, changed, then put in place.
 
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
 };
 
-use crate::{Errno, Result, check};
+use crate::idmap::NOBODY;
+use crate::{Errno, FileOwner, Result, check};
 
 /// Attributes of a mount, by the numbers of mount_setattr(2): first `clear`, then `set`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -106,47 +109,153 @@ pub fn new(kind: &CStr, parameters: &[Parameter], attributes: u64) -> Result<Own
 /// # Errors
 ///
 /// What the mount calls say; kernels before 6.5 take as many lower directories
-/// as fit in one page of text, some 200.
+/// as fit in one parameter by the names of their descriptors, some 15.
 pub fn overlay(lower: &[&CStr], upper: &CStr, work: &CStr) -> Result<OwnedFd> {
-    let one_by_one = overlay_of(lower.iter().map(|path| (c"lowerdir+", *path)), upper, work);
+    layered(lower, Some((upper, work)))
+}
+
+/// Makes an overlay, as [`overlay`] does, whose layers are seen through a user
+/// namespace: what belongs to a number on disk belongs to whoever has that number
+/// in the namespace. All layers lie on one mount.
+///
+/// # Errors
+///
+/// `EINVAL` where the filesystem cannot map identities, `EOVERFLOW` if the
+/// namespace has no superuser, else as [`overlay`].
+pub fn overlay_mapped(
+    lower: &[&CStr],
+    upper: &CStr,
+    work: &CStr,
+    user: BorrowedFd<'_>,
+) -> Result<OwnedFd> {
+    let top = common_directory(lower.iter().copied().chain([upper, work]))?;
+    in_own_mounts(|| {
+        map_in_place(&top, user)?;
+        // The superuser of here has no number in that view; the one of the namespace
+        // has, and owns what the kernel makes for itself.
+        let root = rustix::fs::stat(work)?;
+        if root.st_uid == NOBODY || root.st_gid == NOBODY {
+            return Err(Errno::OVERFLOW);
+        }
+        let _owner = FileOwner::assume(root.st_uid, root.st_gid)?;
+        overlay(lower, upper, work)
+    })
+}
+
+/// Makes a detached mount of two layers or more, the topmost first, that cannot be
+/// written: all of it, or one directory in it. With a user namespace the layers are
+/// seen through that, as by [`overlay_mapped`].
+///
+/// # Errors
+///
+/// As [`overlay_mapped`], and what opening the directory says.
+pub fn view(
+    lower: &[&CStr],
+    user: Option<BorrowedFd<'_>>,
+    directory: Option<&CStr>,
+) -> Result<OwnedFd> {
+    if user.is_none() && directory.is_none() {
+        return layered(lower, None);
+    }
+    let top = common_directory(lower.iter().copied())?;
+    in_own_mounts(|| {
+        if let Some(user) = user {
+            map_in_place(&top, user)?;
+        }
+        let whole = layered(lower, None)?;
+        let Some(directory) = directory else {
+            return Ok(whole);
+        };
+        // A part is copied from a mount that is in its place.
+        attach(whole.as_fd(), open_path(&top)?.as_fd())?;
+        let root = open_path(&top)?;
+        let part = crate::resolve::open(root.as_fd(), directory, crate::resolve::Links::Follow)?;
+        copy(part.as_fd(), c"", Depth::One)
+    })
+}
+
+/// Runs `body` on a thread in a mount namespace of its own, from which nothing
+/// travels to others. The kernel takes layers and copies from mounts of the caller's
+/// namespace only (before 6.15).
+fn in_own_mounts(body: impl FnOnce() -> Result<OwnedFd> + Send) -> Result<OwnedFd> {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            crate::namespace::leave(crate::namespace::Kind::Mount.flag())?;
+            let nothing = Attributes::default();
+            change(CWD, c"/", Depth::Tree, nothing, Some(Propagation::Private))?;
+            body()
+        });
+        thread.join().unwrap_or(Err(Errno::IO))
+    })
+}
+
+/// Covers a directory with itself, seen through a user namespace.
+fn map_in_place(directory: &CStr, user: BorrowedFd<'_>) -> Result<()> {
+    let mapped = copy(CWD, directory, Depth::One)?;
+    map_identities(mapped.as_fd(), user, Depth::One)?;
+    attach(mapped.as_fd(), open_path(directory)?.as_fd())
+}
+
+fn open_path(directory: &CStr) -> Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(directory, flags, Mode::empty())
+}
+
+/// The innermost directory that all paths lie in.
+fn common_directory<'a>(paths: impl IntoIterator<Item = &'a CStr>) -> Result<CString> {
+    let mut paths = paths
+        .into_iter()
+        .map(|path| Path::new(OsStr::from_bytes(path.to_bytes())));
+    let mut common = paths.next().ok_or(Errno::INVAL)?.to_owned();
+    for path in paths {
+        while !path.starts_with(&common) {
+            if !common.pop() {
+                return Err(Errno::INVAL);
+            }
+        }
+    }
+    CString::new(common.into_os_string().into_vec()).map_err(|_| Errno::INVAL)
+}
+
+/// An overlay with or without a writable part (upper and work directory).
+fn layered(lower: &[&CStr], writable: Option<(&CStr, &CStr)>) -> Result<OwnedFd> {
+    let one_by_one = overlay_of(lower.iter().map(|path| (c"lowerdir+", *path)), writable);
     if one_by_one.as_ref().err() != Some(&Errno::INVAL) {
         return one_by_one;
     }
     // Older kernels take all of them in one text, with separators that names may
     // hold as well; the names of descriptors hold none.
-    let open = |path: &CStr| {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        rustix::fs::open(path, flags, Mode::empty())
-    };
     let name = |file: &OwnedFd| format!("/proc/self/fd/{}", file.as_raw_fd());
     let text = |text: String| CString::new(text).map_err(|_| Errno::INVAL);
-    let lower: Vec<OwnedFd> = lower.iter().map(|path| open(path)).collect::<Result<_>>()?;
-    let (upper, work) = (open(upper)?, open(work)?);
+    let lower: Vec<OwnedFd> = lower
+        .iter()
+        .map(|path| open_path(path))
+        .collect::<Result<_>>()?;
     let names: Vec<String> = lower.iter().map(name).collect();
-    let lower = text(names.join(":"))?;
-    overlay_of(
-        [(c"lowerdir", lower.as_c_str())],
-        &text(name(&upper))?,
-        &text(name(&work))?,
-    )
+    let names = text(names.join(":"))?;
+    let all = [(c"lowerdir", names.as_c_str())];
+    let Some((upper, work)) = writable else {
+        return overlay_of(all, None);
+    };
+    let (upper, work) = (open_path(upper)?, open_path(work)?);
+    overlay_of(all, Some((&text(name(&upper))?, &text(name(&work))?)))
 }
 
 fn overlay_of<'a>(
     lower: impl IntoIterator<Item = (&'a CStr, &'a CStr)>,
-    upper: &'a CStr,
-    work: &'a CStr,
+    writable: Option<(&'a CStr, &'a CStr)>,
 ) -> Result<OwnedFd> {
     let context = fsopen(c"overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    let above = [(c"upperdir", upper), (c"workdir", work)];
-    for (name, path) in lower.into_iter().chain(above) {
+    let above = writable.map(|(upper, work)| [(c"upperdir", upper), (c"workdir", work)]);
+    for (name, path) in lower.into_iter().chain(above.into_iter().flatten()) {
         fsconfig_set_string(&context, name, path)?;
     }
     fsconfig_create(&context)?;
-    fsmount(
-        &context,
-        FsMountFlags::FSMOUNT_CLOEXEC,
-        MountAttrFlags::empty(),
-    )
+    let attributes = match writable {
+        Some(_) => MountAttrFlags::empty(),
+        None => MountAttrFlags::MOUNT_ATTR_RDONLY,
+    };
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
 }
 
 /// A detached copy of the mount (or of the part of it) at a path.
@@ -273,4 +382,18 @@ pub fn cover_root(root: BorrowedFd<'_>) -> Result<()> {
     attach(root, slash.as_fd())?;
     rustix::process::chroot(c".")?;
     rustix::process::chdir(c"/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_lie_in_one_directory() {
+        let common = |paths: &[&CStr]| common_directory(paths.iter().copied());
+        assert_eq!(common(&[c"/a/b/c", c"/a/b/d", c"/a/bc"]), Ok(c"/a".into()));
+        assert_eq!(common(&[c"/a/b", c"/c"]), Ok(c"/".into()));
+        assert_eq!(common(&[c"/a/b"]), Ok(c"/a/b".into()));
+        assert_eq!(common(&[c"a", c"/b"]), Err(Errno::INVAL));
+    }
 }

@@ -167,9 +167,26 @@ pub fn pin_new(pins: &[(Kind, &Path)]) -> Result<()> {
 }
 
 fn pin(kind: Kind, path: &Path) -> Result<()> {
+    bind(
+        format!("/proc/thread-self/ns/{}", kind.name()).as_ref(),
+        path,
+    )
+}
+
+/// Pins a namespace that is open to a file, which is made and must not exist. It
+/// lives until [`unpin`].
+///
+/// # Errors
+///
+/// `EEXIST` if a file is there, else what mount(2) says; nothing is left behind
+/// then.
+pub fn pin_open(namespace: BorrowedFd<'_>, path: &Path) -> Result<()> {
+    bind(&crate::resolve::descriptor_path(namespace), path)
+}
+
+fn bind(source: &Path, path: &Path) -> Result<()> {
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
     drop(rustix::fs::open(path, flags, Mode::empty())?);
-    let source = format!("/proc/thread-self/ns/{}", kind.name());
     rustix::mount::mount_bind(source, path).inspect_err(|_| {
         let _ = std::fs::remove_file(path);
     })

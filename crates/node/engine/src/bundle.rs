@@ -4,6 +4,7 @@
 //! namespace) is handed in. What a container may and sees by default is what
 //! Docker gives it.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use dhow_runtime::spec::{
@@ -20,6 +21,7 @@ use crate::mounts::{MountKind, MountPoint};
 use crate::record::Record;
 use crate::seccomp::{self, Host};
 use crate::spec::{self, HostConfig};
+use crate::users::Users;
 
 /// What the kernel lets a default container do beyond an ordinary process.
 const DEFAULT_CAPABILITIES: [&str; 14] = [
@@ -77,6 +79,10 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) identity: &'a Identity,
     /// Where the network namespace is; none means the host's.
     pub(crate) network: Option<PathBuf>,
+    /// The layers of the images that are mounted, topmost first, by image.
+    pub(crate) images: BTreeMap<String, Vec<PathBuf>>,
+    /// Its user namespace; none means the host's.
+    pub(crate) users: Option<&'a Users>,
     /// `/proc/PID/ns/…` of a container whose namespaces are joined.
     pub(crate) joined: Vec<Namespace>,
     /// Host name; empty leaves the UTS namespace's.
@@ -126,6 +132,13 @@ pub(crate) fn compose(record: &Record, around: &Surroundings<'_>) -> Result<Spec
         namespaces.push(Namespace {
             kind: NamespaceKind::Network,
             path: Some(path.clone()),
+        });
+    }
+
+    if let Some(users) = around.users {
+        namespaces.push(Namespace {
+            kind: NamespaceKind::User,
+            path: Some(users.pin.clone()),
         });
     }
 
@@ -382,16 +395,21 @@ impl SecurityOptions {
     }
 }
 
-fn sysctls(
-    record: &Record,
-    around: &Surroundings<'_>,
-) -> std::collections::BTreeMap<String, String> {
+fn sysctls(record: &Record, around: &Surroundings<'_>) -> BTreeMap<String, String> {
     let mut sysctls = record.host.sysctls.clone();
     if around.network.is_some() && !record.host.privileged {
-        // Who is alone in a network namespace may use its low ports and ping.
+        // Who is alone in a network namespace may use its low ports and ping; a
+        // group that is nobody's cannot be named.
+        let groups = match around.users {
+            Some(users) => format!(
+                "0 {}",
+                users.n_groups.saturating_sub(1).min(i32::MAX as u32)
+            ),
+            None => format!("0 {}", i32::MAX),
+        };
         for (name, value) in [
             ("net.ipv4.ip_unprivileged_port_start", "0"),
-            ("net.ipv4.ping_group_range", "0 2147483647"),
+            ("net.ipv4.ping_group_range", groups.as_str()),
         ] {
             sysctls.entry(name.into()).or_insert_with(|| value.into());
         }
@@ -447,13 +465,25 @@ fn mounts(record: &Record, around: &Surroundings<'_>) -> Result<Vec<Mount>> {
             "cgroup",
             &[sys_access, "nosuid", "noexec", "nodev"],
         ),
-        mount(
+    ];
+    // Who is root in a user namespace mounts no queues of the host's.
+    if host.ipc_mode == "host" && around.users.is_some() {
+        if Path::new("/dev/mqueue").exists() {
+            all.push(mount(
+                "/dev/mqueue",
+                "bind",
+                "/dev/mqueue",
+                &["rbind", "nosuid", "noexec", "nodev"],
+            ));
+        }
+    } else {
+        all.push(mount(
             "/dev/mqueue",
             "mqueue",
             "mqueue",
             &["nosuid", "noexec", "nodev"],
-        ),
-    ];
+        ));
+    }
     if host.ipc_mode == "host" {
         all.push(mount(
             "/dev/shm",
@@ -479,7 +509,9 @@ fn mounts(record: &Record, around: &Surroundings<'_>) -> Result<Vec<Mount>> {
                 .any(|mount| mount.destination == destination)
             {
                 let source = files.join(name).display().to_string();
-                all.push(mount(&destination, "bind", &source, &["rbind", "rprivate"]));
+                let mut options = vec!["rbind", "rprivate"];
+                options.extend(around.users.map(|_| "idmap"));
+                all.push(mount(&destination, "bind", &source, &options));
             }
         }
     }
@@ -497,17 +529,39 @@ fn mounts(record: &Record, around: &Surroundings<'_>) -> Result<Vec<Mount>> {
     wanted.sort_by_key(|mount| Path::new(&mount.destination).components().count());
     for point in wanted {
         all.retain(|other| other.destination != Path::new(&point.destination));
-        all.push(mount_point(point)?);
+        let mut mount = mount_point(point, &around.images)?;
+        let is_ours = |users: &Users| match point.kind {
+            MountKind::Volume => users.volumes.contains(&point.name),
+            MountKind::Image => true,
+            MountKind::Bind | MountKind::Tmpfs => false,
+        };
+        if around.users.is_some_and(is_ours) {
+            mount.options.push("idmap".into());
+        }
+        all.push(mount);
     }
     Ok(all)
 }
 
-fn mount_point(point: &MountPoint) -> Result<Mount> {
+fn mount_point(point: &MountPoint, images: &BTreeMap<String, Vec<PathBuf>>) -> Result<Mount> {
     let (kind, source, mut options) = match point.kind {
         MountKind::Tmpfs => {
             let mut options = ["noexec", "nosuid", "nodev"].map(str::to_owned).to_vec();
             options.extend(point.tmpfs_options.iter().cloned());
             ("tmpfs", "tmpfs".to_owned(), options)
+        }
+        MountKind::Image => {
+            let layers = images.get(&point.source).map_or(&[][..], Vec::as_slice);
+            let layers: Vec<String> = layers
+                .iter()
+                .map(|layer| layer.display().to_string().replace('\\', "\\\\"))
+                .map(|layer| layer.replace(':', "\\:"))
+                .collect();
+            let mut options = vec![format!("lowerdir={}", layers.join(":"))];
+            if !point.subpath.is_empty() {
+                options.push(format!("X-mount.subdir={}", point.subpath));
+            }
+            ("overlay", "overlay".to_owned(), options)
         }
         MountKind::Bind | MountKind::Volume => {
             let reach = if point.non_recursive { "bind" } else { "rbind" };

@@ -13,10 +13,13 @@ use dhow_image::archive::{
     self, Devices, Ownership, PackOptions, Replace, UnpackOptions, Whiteouts,
 };
 use dhow_image::tar::{Archive, Entry, Kind, Writer};
+use dhow_sys::FileOwner;
+use dhow_sys::idmap::IdMaps;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
 
 use crate::engine::Engine;
 use crate::error::{Error, Result, at};
+use crate::{owners, users};
 
 /// What is at a path in a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +34,13 @@ pub struct PathStat {
     pub modified: SystemTime,
     /// Where a symbolic link leads; empty for anything else.
     pub link_target: String,
+}
+
+/// The root of a container.
+struct Root {
+    file: OwnedFd,
+    /// How its owners' numbers are to be read, if they are not the container's.
+    maps: Option<IdMaps>,
 }
 
 /// A path taken apart: where it lies, and what it is called there.
@@ -49,7 +59,7 @@ impl Engine {
     ///
     /// [`Error::NoSuchFile`].
     pub fn copy_stat(&self, name: &str, path: &str) -> Result<PathStat> {
-        let root = self.open_root(name)?;
+        let root = self.open_root(name)?.file;
         let missing = || Error::NoSuchFile {
             container: name.to_owned(),
             path: path.to_owned(),
@@ -86,14 +96,19 @@ impl Engine {
     ///
     /// [`Error::NoSuchFile`]; [`Error::File`] when it cannot be read to its end.
     pub fn copy_out(&self, name: &str, path: &str, output: &mut dyn Write) -> Result<()> {
-        let root = self.open_root(name)?;
+        let Root { file: root, maps } = self.open_root(name)?;
         let place = find(&root, path).map_err(|_| Error::NoSuchFile {
             container: name.to_owned(),
             path: path.to_owned(),
         })?;
         let mut writer = Writer::new(output);
+        let edit = |entry: &mut Entry| {
+            if let Some(maps) = &maps {
+                owners::inwards(entry, maps);
+            }
+        };
         let packed = if place.base == b"." {
-            pack_contents(&place, &mut writer)
+            pack_contents(&place, &mut writer, &edit)
         } else {
             let within = |candidate: &[u8]| {
                 candidate
@@ -105,6 +120,7 @@ impl Engine {
                 &mut writer,
                 &PackOptions {
                     filter: &within,
+                    edit: &edit,
                     ..PackOptions::default()
                 },
             )
@@ -133,7 +149,7 @@ impl Engine {
         if record.host.readonly_rootfs && !is_in_volume(&record, path) {
             return Err(Error::ReadOnly);
         }
-        let root = self.open_root(name)?;
+        let Root { file: root, maps } = self.open_root(name)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
         let directory = archive::open_in(&root, path.as_bytes(), flags).map_err(|error| {
             if error.kind() == io::ErrorKind::NotADirectory {
@@ -154,7 +170,14 @@ impl Engine {
                 devices: Devices::Create,
                 replace,
             };
-            archive::unpack(&mut archive, &directory, options)
+            let Some(maps) = &maps else {
+                return archive::unpack(&mut archive, &directory, options);
+            };
+            // Files can be made only as somebody the container knows.
+            let (uid, gid) = maps.outside(0, 0).unwrap_or_default();
+            let _owner = FileOwner::assume(uid, gid)?;
+            let edit = |entry: &mut Entry| owners::outwards(entry, maps);
+            archive::unpack_edited(&mut archive, &directory, options, &edit)
         })();
         match unpacked {
             Ok(_) => Ok(()),
@@ -166,23 +189,25 @@ impl Engine {
     }
 
     /// The root as the container sees it.
-    fn open_root(&self, name: &str) -> Result<OwnedFd> {
+    fn open_root(&self, name: &str) -> Result<Root> {
         let container = self.find(name)?;
         let record = container.record();
         if record.state.status.is_alive() {
             let path = format!("/proc/{}/root", record.state.pid);
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
             let opened = rustix::fs::openat(CWD, &path, flags, Mode::empty());
+            let maps = users::maps_inside(record.state.pid);
             // The number may have become another's only if it has ended.
             let now = container.record();
-            if let Ok(root) = opened
+            if let (Ok(file), Ok(maps)) = (opened, maps)
                 && now.state.status.is_alive()
                 && now.state.pid == record.state.pid
             {
-                return Ok(root);
+                return Ok(Root { file, maps });
             }
         }
-        Ok(self.images().open_rootfs(&record.id)?)
+        let file = self.images().open_rootfs(&record.id)?;
+        Ok(Root { file, maps: None })
     }
 }
 
@@ -225,7 +250,11 @@ fn find(root: &OwnedFd, path: &str) -> io::Result<Place> {
 }
 
 /// A directory and what is in it, below the name it is shown by.
-fn pack_contents<W: Write>(place: &Place, writer: &mut Writer<W>) -> io::Result<()> {
+fn pack_contents<W: Write>(
+    place: &Place,
+    writer: &mut Writer<W>,
+    edit: &dyn Fn(&mut Entry),
+) -> io::Result<()> {
     let shown: &[u8] = if place.shown == b"/" {
         b"."
     } else {
@@ -238,9 +267,11 @@ fn pack_contents<W: Write>(place: &Place, writer: &mut Writer<W>) -> io::Result<
     entry.mode = stat.st_mode & 0o7777;
     (entry.uid, entry.gid) = (stat.st_uid, stat.st_gid);
     entry.mtime = (stat.st_mtime, 0);
+    edit(&mut entry);
     writer.append(&entry, &mut io::empty())?;
     let options = PackOptions {
         prefix: &prefix,
+        edit,
         ..PackOptions::default()
     };
     archive::pack(&place.directory, writer, &options).map(drop)

@@ -18,6 +18,7 @@ use crate::mounts::{self, MountKind, MountPoint};
 use crate::names;
 use crate::record::{Record, SharedSandbox, State};
 use crate::spec::{Config, EndpointSettings, HostConfig};
+use crate::users;
 use crate::validate;
 use crate::volumes;
 
@@ -156,8 +157,20 @@ impl Engine {
         bundle::resources(&host)?;
         bundle::SecurityOptions::parse(&host.security_opt)?;
         crate::endpoints::check(&config, &host, &networks)?;
+        if self.inner.config.remap.is_some() && host.userns_mode != "host" && sandbox.is_none() {
+            users::check_mapped(&host)?;
+        }
 
         let mut points = mounts::parse(&host)?;
+        for point in &mut points {
+            if point.kind == MountKind::Image {
+                // A client that hears of a missing image pulls the container's.
+                let image = self.images().resolve(&point.name).map_err(|error| {
+                    Error::Invalid(format!("invalid mount config for type \"image\": {error}"))
+                })?;
+                point.source = image.id.to_string();
+            }
+        }
         for source in &host.volumes_from {
             points.extend(self.volumes_of(source, &points)?);
         }
@@ -265,7 +278,7 @@ impl Engine {
         let id = record.id.clone();
         for point in &mut record.mounts {
             match point.kind {
-                MountKind::Tmpfs => {}
+                MountKind::Tmpfs | MountKind::Image => {}
                 MountKind::Bind => {
                     let path = Path::new(&point.source);
                     if !path.exists() {

@@ -9,6 +9,7 @@ use dhow_network::Networks;
 use dhow_shim::Moment;
 use dhow_shim::client::{Executable, Shim, ShimError};
 use dhow_shim::wire::{self, ExitRecord};
+use dhow_sys::idmap::IdMaps;
 use dhow_volume::Volumes;
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
@@ -23,6 +24,7 @@ use crate::record::{Record, Status};
 use crate::sandbox::Sandboxes;
 use crate::skeleton;
 use crate::spec::LogConfig;
+use crate::users;
 
 /// Why there cannot be a size for all.
 const NO_DEFAULT_SIZE: &str = "Storage option overlay2.size is only supported on xfs mounted with \
@@ -51,6 +53,8 @@ pub struct Config {
     pub descriptors: (u64, u64),
     /// Socket of the system's journal.
     pub journal: PathBuf,
+    /// Who the users of containers are on the host; none means themselves.
+    pub remap: Option<IdMaps>,
 }
 
 /// All containers of one instance. Clones share them.
@@ -96,6 +100,9 @@ impl Engine {
         logs::check(&config.log, &config.journal)?;
         if config.size.is_some() && !images.has_quotas() {
             return Err(Error::Invalid(NO_DEFAULT_SIZE.to_owned()));
+        }
+        if let Some(maps) = &config.remap {
+            users::check_filesystem(&config.data, maps)?;
         }
         let (data, run) = (
             config.data.join("containers"),

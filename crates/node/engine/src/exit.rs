@@ -13,6 +13,7 @@ use crate::container::{Container, Ended};
 use crate::engine::Engine;
 use crate::record::{Record, Status};
 use crate::start::has_own_sandbox;
+use crate::users;
 
 impl Engine {
     /// Follows a shim's events until its program ends.
@@ -73,6 +74,7 @@ impl Engine {
             tracing::warn!(container = container.id, %error, "network is not cleaned up");
         }
         self.unmount_volumes(&container.record());
+        users::let_go(&container.run);
         let _ = std::fs::remove_dir_all(&container.run);
     }
 

@@ -13,6 +13,7 @@ use dhow_oci::{Digest, Reference};
 
 use crate::engine::Engine;
 use crate::error::Result;
+use crate::mounts::{MountKind, MountPoint};
 
 /// How often images are looked through.
 const COLLECT_EVERY: Duration = Duration::from_secs(300);
@@ -23,7 +24,11 @@ impl Engine {
         let id = id.to_string();
         self.list()
             .iter()
-            .filter(|record| record.image == id)
+            .filter(|record| {
+                let mounts =
+                    |point: &MountPoint| point.kind == MountKind::Image && point.source == id;
+                record.image == id || record.mounts.iter().any(mounts)
+            })
             .map(|record| User {
                 container: record.id.clone(),
                 running: record.state.status.is_alive(),

@@ -39,7 +39,9 @@ mod mounts;
 mod name_files;
 mod names;
 mod network;
+mod owners;
 mod record;
+mod remap;
 mod sandbox;
 mod seccomp;
 mod skeleton;
@@ -48,6 +50,7 @@ mod start;
 mod step;
 mod stop;
 mod usage;
+mod users;
 mod validate;
 mod volumes;
 
@@ -66,6 +69,7 @@ pub use machine::Machine;
 pub use mounts::{MountKind, MountPoint};
 pub use names::identifier;
 pub use record::{Health, Probe, Record, SharedSandbox, State, Status};
+pub use remap::{AccountFiles, DEFAULT_ACCOUNT, RemapError, remap};
 pub use sandbox::{Sandbox, SandboxSpec};
 pub use step::Step;
 pub use usage::{LinkUsage, Update};
@@ -79,4 +83,5 @@ pub use dhow_network::{
     Pool, PortMapping, Protocol, PublishSpec,
 };
 pub use dhow_shim::Moment;
+pub use dhow_sys::idmap::IdMaps;
 pub use dhow_volume::{Error as VolumeError, Volume, Volumes};

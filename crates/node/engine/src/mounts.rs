@@ -16,9 +16,10 @@ use crate::spec::{HostConfig, MountSpec};
 pub struct MountPoint {
     /// What it is.
     pub kind: MountKind,
-    /// Name of the volume; empty asks for an anonymous one.
+    /// Name of the volume, where empty asks for an anonymous one; of an image the
+    /// name it was asked for by.
     pub name: String,
-    /// Path on the host, once it is known.
+    /// Path on the host, once it is known; of an image its id.
     pub source: String,
     /// Absolute path in the container.
     pub destination: String,
@@ -34,7 +35,7 @@ pub struct MountPoint {
     pub make_source: bool,
     /// Mounts below the source stay out.
     pub non_recursive: bool,
-    /// Folder in the volume.
+    /// Folder in the volume or image.
     pub subpath: String,
     /// Options of an in-memory filesystem.
     pub tmpfs_options: Vec<String>,
@@ -60,6 +61,8 @@ pub enum MountKind {
     Volume,
     /// An in-memory filesystem.
     Tmpfs,
+    /// The files of an image.
+    Image,
 }
 
 /// How mounts are passed on; empty means `rprivate`.
@@ -217,10 +220,7 @@ fn parse_mount(spec: &MountSpec) -> Result<MountPoint> {
                 return Err(dhow_volume::Error::InvalidName(spec.source.clone()).into());
             }
             let options = spec.volume_options.clone().unwrap_or_default();
-            if Path::new(&options.subpath)
-                .components()
-                .any(|part| !matches!(part, Component::Normal(_)))
-            {
+            if !is_subpath(&options.subpath) {
                 return Err(invalid("subpath must be a relative path within the volume"));
             }
             mount.kind = MountKind::Volume;
@@ -262,14 +262,42 @@ fn parse_mount(spec: &MountSpec) -> Result<MountPoint> {
                 mount.tmpfs_options.push("ro".into());
             }
         }
-        "image" | "cluster" | "npipe" => {
+        "image" => {
+            if spec.source.is_empty() {
+                return Err(invalid("field Source must not be empty"));
+            }
+            if spec.bind_options.is_some()
+                || spec.volume_options.is_some()
+                || spec.tmpfs_options.is_some()
+            {
+                return Err(invalid(
+                    "field BindOptions, VolumeOptions and TmpfsOptions must not be specified",
+                ));
+            }
+            let options = spec.image_options.clone().unwrap_or_default();
+            if !is_subpath(&options.subpath) {
+                return Err(invalid("subpath must be a relative path within the image"));
+            }
+            mount.kind = MountKind::Image;
+            mount.name.clone_from(&spec.source);
+            mount.subpath = options.subpath;
+            // An image is not written to, whatever is asked for.
+            mount.writable = false;
+        }
+        "cluster" | "npipe" => {
             return Err(invalid(
-                "mounts of this type are not supported; use bind, volume or tmpfs",
+                "mounts of this type are not supported; use bind, volume, tmpfs or image",
             ));
         }
         _ => return Err(invalid("mount type unknown")),
     }
     Ok(mount)
+}
+
+/// Whether a path stays within what it is in; an empty one is all of it.
+fn is_subpath(path: &str) -> bool {
+    let mut parts = Path::new(path).components();
+    parts.all(|part| matches!(part, Component::Normal(_)))
 }
 
 fn check_destination(path: &str) -> Result<()> {
@@ -310,6 +338,31 @@ mod tests {
             (mounts[2].kind, mounts[2].name.as_str()),
             (MountKind::Volume, "")
         );
+    }
+
+    #[test]
+    fn images_are_mounted_to_be_read() {
+        let mount = |source: &str, subpath: &str| {
+            let spec = MountSpec {
+                kind: "image".into(),
+                source: source.into(),
+                target: "/x".into(),
+                image_options: Some(crate::spec::ImageOptions {
+                    subpath: subpath.into(),
+                }),
+                ..MountSpec::default()
+            };
+            parse_mount(&spec)
+        };
+        let point = mount("tools:1", "usr/lib").expect("good");
+        assert_eq!((point.kind, point.writable), (MountKind::Image, false));
+        assert_eq!(
+            (point.name.as_str(), point.subpath.as_str()),
+            ("tools:1", "usr/lib")
+        );
+        for (source, subpath) in [("", ""), ("a", "/etc"), ("a", "b/../../c"), ("a", "..")] {
+            mount(source, subpath).expect_err("bad");
+        }
     }
 
     #[test]

@@ -45,14 +45,20 @@ fn path(data: &Path) -> PathBuf {
 }
 
 impl Engine {
-    /// How the runtime mounts a root filesystem.
-    pub(crate) fn root_source(&self, rootfs: Rootfs) -> RootSource {
+    /// How the runtime mounts a root filesystem; `mapped` through the
+    /// container's user namespace.
+    pub(crate) fn root_source(&self, rootfs: Rootfs, mapped: bool) -> RootSource {
         let Rootfs {
             mut lower,
             upper,
             work,
         } = rootfs;
         lower.push(path(&self.inner.config.data));
-        RootSource::Overlay { lower, upper, work }
+        RootSource::Overlay {
+            lower,
+            upper,
+            work,
+            mapped,
+        }
     }
 }

@@ -260,10 +260,10 @@ pub struct RestartPolicy {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
 pub struct MountSpec {
-    /// `bind`, `volume` or `tmpfs`.
+    /// `bind`, `volume`, `tmpfs` or `image`.
     #[serde(rename = "Type")]
     pub kind: String,
-    /// Path on the host, or name of the volume.
+    /// Path on the host, or name of the volume or image.
     pub source: String,
     /// Path in the container.
     pub target: String,
@@ -278,6 +278,17 @@ pub struct MountSpec {
     /// Options of in-memory filesystems.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tmpfs_options: Option<TmpfsOptions>,
+    /// Options of images.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image_options: Option<ImageOptions>,
+}
+
+/// Options of images that are mounted.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct ImageOptions {
+    /// Folder in the image.
+    pub subpath: String,
 }
 
 /// Options of bind mounts.

@@ -1,6 +1,8 @@
 //! Starting a container: sandbox, bundle, shim, program; undone in reverse
 //! when a step fails.
 
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +24,7 @@ use crate::files;
 use crate::health;
 use crate::links;
 use crate::logs;
+use crate::mounts::MountKind;
 use crate::name_files;
 use crate::record::{Record, Status};
 use crate::spec::Config;
@@ -162,7 +165,9 @@ impl Engine {
             accounts::identify(&record.config.user, &record.host.group_add, &passwd, &group)?;
 
         self.mount_volumes(&record)?;
-        let network = self.network_namespace(&record)?;
+        let mut users = self.make_users(&record, &container.run)?;
+        let own = users.as_mut().and_then(|users| users.network.take());
+        let network = self.network_namespace(&record, own)?;
         let shares_names = record.host.network_mode.starts_with("container:");
         if !shares_names || record.sandbox.is_some() {
             name_files::write_to(self, &container.folder, &record)?;
@@ -183,6 +188,8 @@ impl Engine {
             &Surroundings {
                 identity: &identity,
                 network,
+                images: self.mounted_images(&record)?,
+                users: users.as_ref(),
                 joined: self.joined_namespaces(&record)?,
                 hostname: &hostname,
                 files: Some(&names),
@@ -195,12 +202,25 @@ impl Engine {
         let path = bundle.join("config.json");
         let bytes = serde_json::to_vec(&spec).expect("a configuration is plain values");
         std::fs::write(&path, bytes).map_err(at("write", path))?;
-        Ok(self.root_source(rootfs))
+        Ok(self.root_source(rootfs, users.is_some()))
+    }
+
+    /// The layers of the images that a container mounts, by image.
+    fn mounted_images(&self, record: &Record) -> Result<BTreeMap<String, Vec<PathBuf>>> {
+        let mut layers = BTreeMap::new();
+        for point in &record.mounts {
+            if point.kind == MountKind::Image {
+                let image = self.images().resolve(&point.source)?;
+                layers.insert(point.source.clone(), self.images().view_paths(&image)?);
+            }
+        }
+        Ok(layers)
     }
 
     /// Makes the container's sandbox and joins it to its networks; returns
-    /// where its network namespace is, none for the host's.
-    fn network_namespace(&self, record: &Record) -> Result<Option<PathBuf>> {
+    /// where its network namespace is, none for the host's. `own` is one that was
+    /// made for it.
+    fn network_namespace(&self, record: &Record, own: Option<OwnedFd>) -> Result<Option<PathBuf>> {
         if let Some(sandbox) = &record.sandbox {
             return Ok((!sandbox.host_network).then(|| self.networks().sandbox_path(&sandbox.id)));
         }
@@ -214,7 +234,10 @@ impl Engine {
         }
         // A sandbox of that name can only be what a crash left.
         self.networks().remove_sandbox(&record.id)?;
-        let path = self.networks().create_sandbox(&record.id)?;
+        let path = match own {
+            Some(namespace) => self.networks().adopt_sandbox(&record.id, namespace)?,
+            None => self.networks().create_sandbox(&record.id)?,
+        };
         for (network, spec) in self.endpoint_specs(record)? {
             let name = spec.name.clone();
             self.networks()
@@ -246,7 +269,7 @@ impl Engine {
         Ok(joined)
     }
 
-    fn running_pid(&self, name: &str) -> Result<i32> {
+    pub(crate) fn running_pid(&self, name: &str) -> Result<i32> {
         let record = self.get(name)?;
         if record.state.status.is_alive() {
             Ok(record.state.pid)

@@ -1,6 +1,7 @@
 //! Running one program in a root filesystem that is no container's: the steps
 //! of a build.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use dhow_image::Rootfs;
@@ -22,6 +23,7 @@ use crate::name_files;
 use crate::record::{Record, State};
 use crate::spec::{Config, HostConfig};
 use crate::start::told;
+use crate::users;
 
 /// A program to run to its end.
 #[derive(Debug, Clone)]
@@ -64,6 +66,7 @@ impl Engine {
             let networks = engine.networks().clone();
             let _ = spawn_blocking(move || {
                 let _ = networks.remove_sandbox(&name);
+                users::let_go(&run);
                 std::fs::remove_dir_all(&run)
             })
             .await;
@@ -106,11 +109,16 @@ impl Engine {
         let group = files::read_in_layers(&step.rootfs, Path::new("etc/group"));
         let identity = accounts::identify(&step.user, &[], &passwd, &group)?;
         let record = step_record(step);
+        let mut users = self.make_users(&record, run)?;
         let network = match step.network.as_str() {
             "host" => None,
             mode => {
                 self.networks().remove_sandbox(&step.name)?;
-                let path = self.networks().create_sandbox(&step.name)?;
+                let own = users.as_mut().and_then(|users| users.network.take());
+                let path = match own {
+                    Some(namespace) => self.networks().adopt_sandbox(&step.name, namespace)?,
+                    None => self.networks().create_sandbox(&step.name)?,
+                };
                 if mode != "none" {
                     let spec = EndpointSpec {
                         name: step.name.clone(),
@@ -127,6 +135,8 @@ impl Engine {
             &Surroundings {
                 identity: &identity,
                 network,
+                images: BTreeMap::new(),
+                users: users.as_ref(),
                 joined: Vec::new(),
                 hostname: "buildkitsandbox",
                 files: Some(run),
@@ -144,7 +154,7 @@ impl Engine {
             bundle,
             runtime_root: self.inner.config.run.join("runtime"),
             dir: run.join("shim"),
-            root: self.root_source(step.rootfs.clone()),
+            root: self.root_source(step.rootfs.clone(), users.is_some()),
             stdin: if step.stdin.is_some() {
                 Stdin::Once
             } else {
@@ -176,7 +186,7 @@ fn step_record(step: &Step) -> Record {
             cgroupns_mode: "private".into(),
             ..HostConfig::default()
         },
-        networks: std::collections::BTreeMap::new(),
+        networks: BTreeMap::new(),
         mounts: Vec::new(),
         sandbox: None,
         state: State::default(),

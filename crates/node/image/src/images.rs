@@ -268,6 +268,19 @@ impl Images {
         self.inner.snapshots.lower(top(&image.layers))
     }
 
+    /// The directories of a merged view of an image that cannot be written: two or
+    /// more, topmost first, as overlayfs wants them. They are there as long as the
+    /// image is.
+    ///
+    /// # Errors
+    /// What unpacking it again says, if a snapshot was lost.
+    pub fn view_paths(&self, image: &Image) -> Result<Vec<PathBuf>> {
+        self.note_use(&image.id);
+        let _pin = self.ensure_unpacked(&image.layers)?;
+        let snapshots = &self.inner.snapshots;
+        Ok(snapshots.view(snapshots.lower(top(&image.layers))?))
+    }
+
     /// Keeps a stack of layers from being swept until the hold is dropped,
     /// whatever happens to the images that refer to it.
     pub fn hold(&self, layers: &[Layer]) -> Hold {

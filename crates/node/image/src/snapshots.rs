@@ -246,14 +246,18 @@ impl Snapshots {
         Ok(lower)
     }
 
-    /// A merged, read-only view of a stack.
-    pub(crate) fn mount(&self, lower: &[PathBuf]) -> Result<OwnedFd> {
-        let mut lower = lower.to_vec();
+    /// The directories of a stack as a merged, read-only view wants them.
+    pub(crate) fn view(&self, mut lower: Vec<PathBuf>) -> Vec<PathBuf> {
         if lower.len() == 1 {
             // An overlay without a writable part wants two.
             lower.push(self.root.join("empty"));
         }
-        overlay::mount(&lower, None)
+        lower
+    }
+
+    /// A merged, read-only view of a stack.
+    pub(crate) fn mount(&self, lower: &[PathBuf]) -> Result<OwnedFd> {
+        overlay::mount(&self.view(lower.to_vec()), None)
     }
 
     /// Prepares a root filesystem on top of a stack; `size` is how many bytes may

@@ -59,20 +59,17 @@ impl Prepared {
     /// what we say they are: no router on a network of containers announces
     /// others.
     pub(crate) fn make() -> Result<Self, Error> {
-        let (namespace, socket) = Namespace::create_with(|| -> Result<Socket, Error> {
-            set("ipv6/conf/default/accept_ra", "0")?;
-            let socket = Socket::route().map_err(Error::kernel("open a sandbox"))?;
-            let mut batch = Batch::new();
-            batch.set_up(1);
-            socket
-                .run(&mut batch)
-                .map_err(Error::kernel("set the loopback link up"))?;
-            Ok(socket)
-        })?;
+        let (namespace, socket) = Namespace::create_with(furnish)?;
         Ok(Self {
             namespace,
             socket: socket?,
         })
+    }
+
+    /// Does the same for a new namespace that is there already.
+    pub(crate) fn furnish(namespace: Namespace) -> Result<Self, Error> {
+        let socket = namespace.run(furnish)??;
+        Ok(Self { namespace, socket })
     }
 
     /// Pins the namespace to `path`; see [`Namespace::pin`].
@@ -224,6 +221,18 @@ fn default_route(is_ipv4: bool, gateway: IpAddr, link: u32) -> Route {
         gateway: Some(gateway),
         link,
     }
+}
+
+/// Prepares the namespace that the thread is in.
+fn furnish() -> Result<Socket, Error> {
+    set("ipv6/conf/default/accept_ra", "0")?;
+    let socket = Socket::route().map_err(Error::kernel("open a sandbox"))?;
+    let mut batch = Batch::new();
+    batch.set_up(1);
+    socket
+        .run(&mut batch)
+        .map_err(Error::kernel("set the loopback link up"))?;
+    Ok(socket)
 }
 
 /// Sets a kernel parameter of the namespace that the thread is in; one that a

@@ -1,6 +1,6 @@
 //! Sandboxes: made, joined to networks, taken off them, removed.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -28,8 +28,23 @@ impl Networks {
     ///
     /// [`Error::Sandbox`] when there is one of this name or the kernel refuses.
     pub fn create_sandbox(&self, sandbox: &str) -> Result<PathBuf, Error> {
+        self.keep_sandbox(sandbox, self.background.take()?)
+    }
+
+    /// Makes a sandbox of a new network namespace that the caller has made, since it
+    /// is to belong to another user namespace than ours; else as
+    /// [`Self::create_sandbox`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::create_sandbox`].
+    pub fn adopt_sandbox(&self, sandbox: &str, namespace: OwnedFd) -> Result<PathBuf, Error> {
+        self.keep_sandbox(sandbox, Prepared::furnish(Namespace::from(namespace))?)
+    }
+
+    fn keep_sandbox(&self, sandbox: &str, prepared: Prepared) -> Result<PathBuf, Error> {
         let path = self.files.pin(sandbox);
-        let prepared = self.background.take()?.pin(&path)?;
+        let prepared = prepared.pin(&path)?;
         let mut fresh = self.fresh.lock();
         // Some are never joined to anything; those that are opened again cost
         // little.

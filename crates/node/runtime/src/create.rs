@@ -1,6 +1,6 @@
 //! `create`: from a bundle to a child that waits for its start.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 
 use dhow_sys::Errno;
 use dhow_sys::child::{Channel, Plan, Report, Step};
@@ -8,7 +8,7 @@ use dhow_sys::process::Process;
 
 use crate::error::{Result, RuntimeError};
 use crate::make::{Undo, make};
-use crate::{Bundle, Container, RootSource, Runtime};
+use crate::{Bundle, Container, RootSource, Runtime, Streams};
 
 /// What a container is made from.
 #[derive(Debug)]
@@ -65,47 +65,6 @@ pub enum Gate {
     Maker,
     /// Nobody needs to: the program runs when [`Runtime::create`] returns.
     Open,
-}
-
-/// The standard streams of a program.
-#[derive(Debug, Default)]
-pub struct Streams {
-    files: [Option<OwnedFd>; 3],
-    terminal: Option<OwnedFd>,
-}
-
-impl Streams {
-    /// Those of this process.
-    #[must_use]
-    pub fn inherited() -> Self {
-        Self::default()
-    }
-
-    /// These; what is absent is this process's.
-    #[must_use]
-    pub fn files(stdin: Option<OwnedFd>, stdout: Option<OwnedFd>, stderr: Option<OwnedFd>) -> Self {
-        Self {
-            files: [stdin, stdout, stderr],
-            terminal: None,
-        }
-    }
-
-    /// A new terminal, whose master is sent over a connected Unix socket.
-    #[must_use]
-    pub fn terminal(socket: OwnedFd) -> Self {
-        Self {
-            files: [None, None, None],
-            terminal: Some(socket),
-        }
-    }
-
-    pub(crate) fn take_terminal(&mut self) -> Option<OwnedFd> {
-        self.terminal.take()
-    }
-
-    pub(crate) fn into_files(self) -> [Option<OwnedFd>; 3] {
-        self.files
-    }
 }
 
 /// How the root is made the root.

@@ -8,7 +8,7 @@ use dhow_sys::process::Process;
 use crate::create::failure;
 use crate::error::{Result, RuntimeError};
 use crate::plan::{Compiled, compile_exec, process_state};
-use crate::spec;
+use crate::spec::{self, Namespace, NamespaceKind};
 use crate::state::Status;
 use crate::{Container, Streams};
 
@@ -75,6 +75,10 @@ impl Container {
             }
             (group, _) => group,
         };
+        let own_users = |namespace: &Namespace| namespace.kind == NamespaceKind::User;
+        if linux.namespaces.iter().any(own_users) {
+            request.streams.give(&request.process.user, init.pid)?;
+        }
         let Compiled {
             plan, mut warnings, ..
         } = compile_exec(crate::plan::ExecInput {

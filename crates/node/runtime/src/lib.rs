@@ -29,10 +29,11 @@ pub mod seccomp;
 pub mod spec;
 mod start;
 mod state;
+mod streams;
 
 pub use bundle::Bundle;
 pub use container::{Container, Runtime};
-pub use create::{Create, Created, Gate, Groups, Keyring, Pivot, Streams};
+pub use create::{Create, Created, Gate, Groups, Keyring, Pivot};
 pub use delete::Alive;
 pub use error::{Result, RuntimeError, chain};
 pub use exec::{Exec, Executed, Paused};
@@ -40,6 +41,7 @@ pub use kill::Reach;
 pub use moment::{Moment, MomentError};
 pub use root::RootSource;
 pub use state::{OciState, Status};
+pub use streams::Streams;
 
 /// Version of the OCI runtime specification that is spoken.
 pub const OCI_VERSION: &str = "1.2.1";

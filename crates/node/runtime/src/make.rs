@@ -8,8 +8,8 @@ use std::sync::OnceLock;
 
 use dhow_cgroup::Group;
 use dhow_sys::Errno;
-use dhow_sys::child::{Channel, Report, Step};
-use dhow_sys::namespace::Kind;
+use dhow_sys::child::{Channel, Plan, Report, Step};
+use dhow_sys::idmap::IdMaps;
 use dhow_sys::process::Process;
 use rustix::fs::{CWD, Mode, OFlags};
 
@@ -17,9 +17,9 @@ use crate::create::{Later, failure};
 use crate::error::{Result, RuntimeError};
 use crate::plan::{self, Compiled, Input, Namespaces};
 use crate::scope::Scope;
-use crate::spec::{Hooks, NamespaceKind, Spec};
+use crate::spec::{Hooks, Linux, NamespaceKind, Spec};
 use crate::state::{PREPARED, RECORD, Record, START, Status, VERSION};
-use crate::{Container, Create, Created, Gate, Moment, group, hooks, net_devices};
+use crate::{Container, Create, Created, Gate, Moment, group, hooks, net_devices, streams};
 
 /// Takes back what was made, unless all went well.
 pub(crate) struct Undo {
@@ -175,7 +175,7 @@ pub(crate) fn make(request: Create<'_>, dir: PathBuf, undo: &mut Undo) -> Result
                     }
                     break step;
                 };
-                let message = meet(meeting, spec, &container)?;
+                let message = meet(meeting, spec, &container, &plan)?;
                 channel
                     .go(&message)
                     .map_err(RuntimeError::sys("let the process go on"))?;
@@ -215,8 +215,9 @@ fn say_ahead(channel: &Channel) -> Result<()> {
 
 /// What a child waits for on its way to the start.
 enum Meeting {
-    /// The maps of its user namespace.
-    Maps,
+    /// What the root of its user namespace may not do for itself: its maps, and
+    /// who owns its streams.
+    Identities,
     /// Network devices that are moved in.
     Devices,
     /// Hooks that the maker runs; the state comes back for those it runs itself.
@@ -229,26 +230,34 @@ enum Meeting {
 
 /// The meetings of a plan, in its order.
 fn meetings(spec: &Spec, namespaces: &Namespaces) -> VecDeque<Meeting> {
-    let maps = namespaces.is_new(Kind::User).then_some(Meeting::Maps);
+    let identities = namespaces.has_user().then_some(Meeting::Identities);
     let linux = spec.linux.as_ref();
     let moves = linux.is_some_and(|linux| !linux.net_devices.is_empty());
     let hooks = spec.hooks.any_of_create().then_some(Meeting::Hooks);
     let listener = plan::asks(linux).then_some(Meeting::Listener);
     let devices = moves.then_some(Meeting::Devices);
-    let first = maps.into_iter().chain(devices);
+    let first = identities.into_iter().chain(devices);
     first.chain(hooks).chain(listener).collect()
 }
 
 /// Does what a child waits for; what it is told then.
-fn meet(meeting: Meeting, spec: &Spec, container: &Container) -> Result<Vec<u8>> {
+fn meet(meeting: Meeting, spec: &Spec, container: &Container, plan: &Plan) -> Result<Vec<u8>> {
     let linux = spec.linux.as_ref();
     let pid = container.record.pid;
     match meeting {
-        Meeting::Maps => {
-            let (users, groups) = linux.map_or((&[][..], &[][..]), |linux| {
-                (&linux.uid_mappings, &linux.gid_mappings)
+        Meeting::Identities => {
+            let maps = linux.map(Linux::id_maps).unwrap_or_default();
+            if maps != IdMaps::default() {
+                let failed = RuntimeError::sys("write the maps of the user namespace");
+                maps.write(pid).map_err(failed)?;
+            }
+            let files = plan.steps.iter().find_map(|step| match step {
+                Step::Streams { files, .. } => Some(files),
+                _ => None,
             });
-            plan::write_id_maps(pid, users, groups)?;
+            if let (Some(files), Some(process)) = (files, &spec.process) {
+                streams::give(files, &process.user, pid)?;
+            }
         }
         Meeting::Devices => {
             if let Some(linux) = linux {

@@ -21,5 +21,10 @@ pub enum RootSource {
         upper: PathBuf,
         /// Empty directory for the filesystem's own use.
         work: PathBuf,
+        /// Whether all of it is seen through the container's user namespace: who
+        /// has a number on disk has it in the container. Without, the numbers on
+        /// disk are the host's.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        mapped: bool,
     },
 }

@@ -198,12 +198,15 @@ pub(super) fn mount(point: &MountPoint) -> Value {
         MountKind::Bind => "bind",
         MountKind::Volume => "volume",
         MountKind::Tmpfs => "tmpfs",
+        MountKind::Image => "image",
     };
     let mut shown = Map::new();
     shown.insert("Type".into(), json!(kind));
     if point.kind == MountKind::Volume {
         shown.insert("Name".into(), json!(point.name));
         shown.insert("Driver".into(), json!("local"));
+    } else if point.kind == MountKind::Image {
+        shown.insert("Name".into(), json!(point.name));
     }
     let propagation = match point.kind {
         MountKind::Bind if point.propagation.is_empty() => "rprivate",

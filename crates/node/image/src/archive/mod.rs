@@ -18,7 +18,9 @@ pub(crate) use pack::is_opaque;
 pub use pack::{PackOptions, Packed, attributes, names, pack};
 pub(crate) use remove::remove_layer;
 pub use remove::remove_tree;
-pub use unpack::{Devices, Ownership, Replace, UnpackOptions, Unpacked, Whiteouts, clean, unpack};
+pub use unpack::{
+    Devices, Ownership, Replace, UnpackOptions, Unpacked, Whiteouts, clean, unpack, unpack_edited,
+};
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};

@@ -93,6 +93,20 @@ pub fn unpack<R: Read>(
     root: impl AsFd,
     options: UnpackOptions,
 ) -> io::Result<Unpacked> {
+    unpack_edited(archive, root, options, &|_| Ok(()))
+}
+
+/// Does the same with entries that `edit` may change, or refuse, before they are
+/// applied.
+///
+/// # Errors
+/// As [`unpack`], and what `edit` says.
+pub fn unpack_edited<R: Read>(
+    archive: &mut Archive<R>,
+    root: impl AsFd,
+    options: UnpackOptions,
+    edit: &dyn Fn(&mut Entry) -> io::Result<()>,
+) -> io::Result<Unpacked> {
     let mut unpacker = Unpacker {
         root: root.as_fd(),
         options,
@@ -102,8 +116,9 @@ pub fn unpack<R: Read>(
         unpacked: Unpacked::default(),
         buffer: vec![0; 256 << 10],
     };
-    while let Some(entry) = archive.next_entry()? {
-        unpacker.apply(&entry, archive).map_err(|error| {
+    while let Some(mut entry) = archive.next_entry()? {
+        let applied = edit(&mut entry).and_then(|()| unpacker.apply(&entry, archive));
+        applied.map_err(|error| {
             // What is wrong with the stream is not about this entry.
             if matches!(
                 error.kind(),

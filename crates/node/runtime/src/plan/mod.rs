@@ -10,6 +10,7 @@ mod options;
 mod process;
 mod root;
 mod sysctl;
+mod view;
 
 use std::ffi::CString;
 use std::os::fd::RawFd;
@@ -27,7 +28,6 @@ use crate::{Keyring, Pivot, RootSource, Streams};
 
 pub(crate) use exec::{Input as ExecInput, compile as compile_exec};
 pub(crate) use filter::{asks, process_state};
-pub(crate) use mounts::write_id_maps;
 pub(crate) use namespaces::Namespaces;
 
 /// What a plan is made from.
@@ -84,13 +84,14 @@ pub(crate) fn compile(input: Input<'_>) -> Result<Compiled> {
         ));
     }
     let mut warnings = Vec::new();
-    let root = root::open(spec, input.bundle, input.root)?;
+    let namespaces::Opened { user, born_into } = namespaces.open()?;
+    let root = root::open(spec, input.bundle, input.root, user.as_ref())?;
     let identity = process::identity(process, &namespaces, &mut warnings)?;
     let program = process::program(process, Some(&root), &mut warnings)?;
 
     let mut steps = Vec::with_capacity(64);
     let mut add = |step: Step| steps.push(step);
-    if namespaces.is_new(Kind::User) {
+    if namespaces.has_user() {
         add(Step::Rendezvous);
     }
     if !linux.net_devices.is_empty() {
@@ -111,7 +112,15 @@ pub(crate) fn compile(input: Input<'_>) -> Result<Compiled> {
     if namespaces.is_new(Kind::Cgroup) {
         add(Step::NewCgroupView);
     }
-    let namespaces::Opened { user, born_into } = namespaces.open()?;
+    add(Step::PrivateMounts);
+    // Still as who the maker is: the root of a user namespace is a stranger to the
+    // host's directories.
+    add(Step::AttachRoot(root::place(
+        spec,
+        input.bundle,
+        input.root,
+        input.state_dir,
+    )?));
     if namespaces.has_user() {
         add(Step::BecomeRoot);
     }
@@ -142,13 +151,6 @@ pub(crate) fn compile(input: Input<'_>) -> Result<Compiled> {
     }
     sysctl::compile(linux, &namespaces, &mut add)?;
 
-    add(Step::PrivateMounts);
-    add(Step::AttachRoot(root::place(
-        spec,
-        input.bundle,
-        input.root,
-        input.state_dir,
-    )?));
     let context = mounts::Context {
         bundle: input.bundle,
         namespaces: &namespaces,

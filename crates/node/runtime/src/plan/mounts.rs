@@ -5,17 +5,19 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use dhow_cgroup::Group;
-use dhow_sys::child::{Keep, MountSource, MountStep, Plan, ProcAllowed, Report, Step};
+use dhow_sys::child::{Keep, MountSource, MountStep, ProcAllowed, Step};
+use dhow_sys::holder::{Holder, Owner};
+use dhow_sys::idmap::IdMaps;
 use dhow_sys::mount::{self, Attributes, Depth, Parameter, Propagation};
-use dhow_sys::namespace::{self, Kind as NamespaceKind};
-use dhow_sys::resolve::{self, Kind, Links};
+use dhow_sys::namespace::Kind as NamespaceKind;
+use dhow_sys::resolve::{Kind, Links};
 use rustix::fs::{CWD, FileType};
 
-use super::namespaces::{Namespaces, id_map};
+use super::namespaces::Namespaces;
 use super::options::Options;
-use super::text;
+use super::{text, view};
 use crate::error::{Result, RuntimeError};
-use crate::spec::{IdMapping, Linux, Mount, Spec};
+use crate::spec::{Linux, Mount, Spec, ranges};
 
 /// What mounts depend on besides themselves.
 pub(super) struct Context<'a> {
@@ -55,7 +57,7 @@ fn is_dev(mount: &Mount) -> bool {
 }
 
 /// Whether it is for `/dev` or below, where links of the image are never followed.
-fn is_in_dev(mount: &Mount) -> bool {
+pub(super) fn is_in_dev(mount: &Mount) -> bool {
     mount.destination.starts_with("/dev")
 }
 
@@ -93,10 +95,13 @@ pub(super) fn compile(
         }
         return bind(context, &field, spec, options).map(add);
     }
+    if spec.kind.as_deref() == Some("overlay") && view::is_view(&options) {
+        return view::compile(context, &field, spec, options).map(add);
+    }
     if options.mapped.is_some() || !spec.uid_mappings.is_empty() || !spec.gid_mappings.is_empty() {
         return Err(RuntimeError::spec(
             field,
-            "identities are mapped for bind mounts only",
+            "identities are mapped for bind mounts and read-only overlays only",
         ));
     }
     let kind = spec.kind.as_deref().unwrap_or_default();
@@ -218,23 +223,7 @@ fn bind(context: &Context<'_>, field: &str, spec: &Mount, options: Options) -> R
         .mapped
         .or((!spec.uid_mappings.is_empty()).then_some(Depth::One));
     if let Some(depth) = mapped {
-        let own = |own: &[IdMapping], container: &[IdMapping]| {
-            if own.is_empty() {
-                container.to_vec()
-            } else {
-                own.to_vec()
-            }
-        };
-        let users = own(&spec.uid_mappings, &context.linux.uid_mappings);
-        let groups = own(&spec.gid_mappings, &context.linux.gid_mappings);
-        let made;
-        let namespace = match context.user {
-            Some(joined) if users.is_empty() && groups.is_empty() => joined,
-            _ => {
-                made = user_namespace(field, &users, &groups)?;
-                &made
-            }
-        };
+        let namespace = identities(context, field, spec)?;
         // `EINVAL` is what a filesystem says that cannot.
         mount::map_identities(tree.as_fd(), namespace.as_fd(), depth)
             .map_err(|error| RuntimeError::io("map the identities of", &source, error))?;
@@ -262,46 +251,35 @@ fn bind(context: &Context<'_>, field: &str, spec: &Mount, options: Options) -> R
     }))
 }
 
+/// The user namespace that a mount's identities are mapped through.
+pub(super) fn identities(context: &Context<'_>, field: &str, spec: &Mount) -> Result<OwnedFd> {
+    let mut maps = context.linux.id_maps();
+    if !spec.uid_mappings.is_empty() {
+        maps.users = ranges(&spec.uid_mappings);
+    }
+    if !spec.gid_mappings.is_empty() {
+        maps.groups = ranges(&spec.gid_mappings);
+    }
+    match context.user {
+        Some(joined) if maps == IdMaps::default() => joined.try_clone().map_err(|error| {
+            let error = dhow_sys::Errno::from_io_error(&error).unwrap_or(dhow_sys::Errno::MFILE);
+            RuntimeError::sys("duplicate the user namespace")(error)
+        }),
+        _ => user_namespace(field, &maps),
+    }
+}
+
 /// A user namespace with these maps, held by nothing but the descriptor.
-fn user_namespace(field: &str, users: &[IdMapping], groups: &[IdMapping]) -> Result<OwnedFd> {
-    if users.is_empty() || groups.is_empty() {
+pub(super) fn user_namespace(field: &str, maps: &IdMaps) -> Result<OwnedFd> {
+    if maps.users.is_empty() || maps.groups.is_empty() {
         return Err(RuntimeError::spec(
             field,
             "an identity-mapped mount needs both mappings",
         ));
     }
-    let failed = RuntimeError::sys("make a user namespace for a mount");
-    let plan = Plan {
-        new: vec![NamespaceKind::User],
-        steps: vec![Step::Rendezvous],
-        ..Plan::default()
-    };
-    let child = plan.launch().map_err(&failed)?;
-    let opened = (|| {
-        let reached = child.channel.next().map_err(&failed)?;
-        if !matches!(reached, Report::Reached { .. }) {
-            return Err(RuntimeError::Died(reached.to_string()));
-        }
-        write_id_maps(child.process.pid, users, groups)?;
-        let path = format!("/proc/{}/ns/user", child.process.pid);
-        namespace::open(path.as_ref(), NamespaceKind::User).map_err(&failed)
-    })();
-    // The end of the socket is the end of the child.
-    drop(child.channel);
-    child.process.wait().map_err(&failed)?;
-    opened
-}
-
-/// Writes the maps of a child's new user namespace.
-pub(crate) fn write_id_maps(pid: i32, users: &[IdMapping], groups: &[IdMapping]) -> Result<()> {
-    let proc = resolve::open_proc().map_err(RuntimeError::sys("open the host's /proc"))?;
-    for (file, mappings) in [("uid_map", users), ("gid_map", groups)] {
-        let path = text("linux", format!("{pid}/{file}"))?;
-        resolve::write_in_proc(proc.as_fd(), &path, id_map(mappings).as_bytes()).map_err(
-            |error| RuntimeError::io("write", format!("/proc/{pid}/{file}").as_ref(), error),
-        )?;
-    }
-    Ok(())
+    Holder::start(Owner::New(maps), &[])
+        .and_then(|holder| holder.open(NamespaceKind::User))
+        .map_err(RuntimeError::sys("make a user namespace for a mount"))
 }
 
 /// The control groups as the container sees them.

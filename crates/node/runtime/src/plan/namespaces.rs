@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use dhow_sys::namespace::{self, Kind};
 
 use crate::error::{Result, RuntimeError};
-use crate::spec::{IdMapping, Linux, NamespaceKind};
+use crate::spec::{Linux, NamespaceKind};
 
 /// The namespaces of a container; a kind that is not here is the runtime's own.
 #[derive(Debug, Default, Clone)]
@@ -136,17 +136,4 @@ pub(super) fn time_offsets(linux: &Linux) -> Option<String> {
         let _ = writeln!(text, "{clock} {} {}", offset.secs, offset.nanosecs);
     }
     Some(text).filter(|text| !text.is_empty())
-}
-
-/// The text `uid_map` and `gid_map` take.
-pub(crate) fn id_map(mappings: &[IdMapping]) -> String {
-    let mut text = String::new();
-    for mapping in mappings {
-        let _ = writeln!(
-            text,
-            "{} {} {}",
-            mapping.container_id, mapping.host_id, mapping.size
-        );
-    }
-    text
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use dhow_sys::mount::{self, Attributes, Depth, Propagation};
 use rustix::fs::{CWD, FileType};
 
-use super::{options, text};
+use super::{mounts, options, text};
 use crate::RootSource;
 use crate::error::{Result, RuntimeError};
 use crate::spec::{Linux, Spec};
@@ -22,8 +22,14 @@ fn directory(spec: &Spec, bundle: &Path) -> Result<PathBuf> {
     Ok(bundle.join(&root.path))
 }
 
-/// Makes the detached mount that becomes the root.
-pub(super) fn open(spec: &Spec, bundle: &Path, source: &RootSource) -> Result<OwnedFd> {
+/// Makes the detached mount that becomes the root. `user` is the container's user
+/// namespace, if that is there already.
+pub(super) fn open(
+    spec: &Spec,
+    bundle: &Path,
+    source: &RootSource,
+    user: Option<&OwnedFd>,
+) -> Result<OwnedFd> {
     match source {
         RootSource::Bundle => {
             let directory = directory(spec, bundle)?;
@@ -60,7 +66,12 @@ pub(super) fn open(spec: &Spec, bundle: &Path, source: &RootSource) -> Result<Ow
             .map_err(failed)?;
             Ok(root)
         }
-        RootSource::Overlay { lower, upper, work } => {
+        RootSource::Overlay {
+            lower,
+            upper,
+            work,
+            mapped,
+        } => {
             let Some(first) = lower.first() else {
                 return Err(RuntimeError::spec(
                     "root",
@@ -72,12 +83,23 @@ pub(super) fn open(spec: &Spec, bundle: &Path, source: &RootSource) -> Result<Ow
                 .map(|directory| text("root.lower", directory))
                 .collect::<Result<Vec<CString>>>()?;
             let lower: Vec<_> = texts.iter().map(CString::as_c_str).collect();
-            mount::overlay(
-                &lower,
-                &text("root.upper", upper)?,
-                &text("root.work", work)?,
-            )
-            .map_err(|error| RuntimeError::io("mount the overlay on", first, error))
+            let (upper, work) = (text("root.upper", upper)?, text("root.work", work)?);
+            let overlay = if *mapped {
+                let nothing = Linux::default();
+                let linux = spec.linux.as_ref().unwrap_or(&nothing);
+                let made;
+                let user = match user {
+                    Some(there) => there,
+                    None => {
+                        made = mounts::user_namespace("root", &linux.id_maps())?;
+                        &made
+                    }
+                };
+                mount::overlay_mapped(&lower, &upper, &work, user.as_fd())
+            } else {
+                mount::overlay(&lower, &upper, &work)
+            };
+            overlay.map_err(|error| RuntimeError::io("mount the overlay on", first, error))
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use dhow_sys::idmap::{IdMaps, Range};
 use serde::{Deserialize, Serialize};
 
 use super::Seccomp;
@@ -148,6 +149,26 @@ pub struct IdMapping {
     pub host_id: u32,
     /// How many.
     pub size: u32,
+}
+
+impl Linux {
+    /// The maps of a new user namespace.
+    pub(crate) fn id_maps(&self) -> IdMaps {
+        IdMaps {
+            users: ranges(&self.uid_mappings),
+            groups: ranges(&self.gid_mappings),
+        }
+    }
+}
+
+/// Mappings as the kernel has them.
+pub(crate) fn ranges(mappings: &[IdMapping]) -> Vec<Range> {
+    let range = |mapping: &IdMapping| Range {
+        inside: mapping.container_id,
+        outside: mapping.host_id,
+        count: mapping.size,
+    };
+    mappings.iter().map(range).collect()
 }
 
 /// Offset of one clock.

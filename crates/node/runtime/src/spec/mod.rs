@@ -14,6 +14,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use linux::ranges;
 pub use linux::{
     BlockIo, Cpu, Device, DeviceKind, DeviceRule, HugepageLimit, IdMapping, IntelRdt,
     InterfacePriority, Linux, Memory, MemoryPolicy, Namespace, NamespaceKind, NetDevice, Network,
