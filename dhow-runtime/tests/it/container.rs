@@ -428,8 +428,14 @@ fn an_overlay_is_nowhere_but_inside() {
     // Colons and commas are no separators here.
     let top = layer(&bundle, "top:layer,x");
     std::fs::create_dir(top.join("etc")).unwrap();
+    // More than one parameter of a mount holds.
+    let mut lower: Vec<_> = (0..60)
+        .map(|number| layer(&bundle, &format!("layer-{number}")))
+        .collect();
+    lower.insert(0, top);
+    lower.push(bundle.rootfs());
     let root = RootSource::Overlay {
-        lower: vec![top, bundle.rootfs()],
+        lower,
         upper: layer(&bundle, "upper"),
         work: layer(&bundle, "work"),
         mapped: false,
@@ -446,7 +452,7 @@ fn an_overlay_is_nowhere_but_inside() {
 /// Nobody on disk is given to anybody else, whether the user namespace is new or
 /// there already, and nobody but root may enter what the layers lie in.
 #[test]
-fn layers_are_seen_through_a_user_namespace() {
+fn mounts_map_identities_of_layers() {
     use dhow_sys::holder::{Holder, Owner};
     use dhow_sys::idmap::{IdMaps, Range};
     use dhow_sys::namespace::{Kind, pin_open, unpin};

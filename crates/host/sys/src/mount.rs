@@ -7,12 +7,16 @@ use std::path::Path;
 
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
-    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags,
+    fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount,
+    open_tree,
 };
 
 use crate::idmap::NOBODY;
 use crate::{Errno, FileOwner, Result, check};
+
+/// Bytes of text that mount(2) takes at most, with a zero at their end.
+const MAX_DATA: usize = 4096;
 
 /// Attributes of a mount, by the numbers of mount_setattr(2): first `clear`, then `set`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -109,9 +113,12 @@ pub fn new(kind: &CStr, parameters: &[Parameter], attributes: u64) -> Result<Own
 /// # Errors
 ///
 /// What the mount calls say; kernels before 6.5 take as many lower directories
-/// as fit in one parameter by the names of their descriptors, some 15.
+/// as fit in one page of text by the names of their descriptors, some 200.
 pub fn overlay(lower: &[&CStr], upper: &CStr, work: &CStr) -> Result<OwnedFd> {
-    layered(lower, Some((upper, work)))
+    match layered(lower, Some((upper, work))) {
+        Err(Errno::INVAL) => in_own_mounts(|| layered_at_once(lower, Some((upper, work)))),
+        made => made,
+    }
 }
 
 /// Makes an overlay, as [`overlay`] does, whose layers are seen through a user
@@ -138,7 +145,7 @@ pub fn overlay_mapped(
             return Err(Errno::OVERFLOW);
         }
         let _owner = FileOwner::assume(root.st_uid, root.st_gid)?;
-        overlay(lower, upper, work)
+        layered_here(lower, Some((upper, work)))
     })
 }
 
@@ -155,14 +162,17 @@ pub fn view(
     directory: Option<&CStr>,
 ) -> Result<OwnedFd> {
     if user.is_none() && directory.is_none() {
-        return layered(lower, None);
+        let made = layered(lower, None);
+        if made.as_ref().err() != Some(&Errno::INVAL) {
+            return made;
+        }
     }
     let top = common_directory(lower.iter().copied())?;
     in_own_mounts(|| {
         if let Some(user) = user {
             map_in_place(&top, user)?;
         }
-        let whole = layered(lower, None)?;
+        let whole = layered_here(lower, None)?;
         let Some(directory) = directory else {
             return Ok(whole);
         };
@@ -217,37 +227,22 @@ fn common_directory<'a>(paths: impl IntoIterator<Item = &'a CStr>) -> Result<CSt
     CString::new(common.into_os_string().into_vec()).map_err(|_| Errno::INVAL)
 }
 
-/// An overlay with or without a writable part (upper and work directory).
-fn layered(lower: &[&CStr], writable: Option<(&CStr, &CStr)>) -> Result<OwnedFd> {
-    let one_by_one = overlay_of(lower.iter().map(|path| (c"lowerdir+", *path)), writable);
-    if one_by_one.as_ref().err() != Some(&Errno::INVAL) {
-        return one_by_one;
+/// An overlay with or without a writable part (upper and work directory), made from
+/// mounts of this thread's own.
+fn layered_here(lower: &[&CStr], writable: Option<(&CStr, &CStr)>) -> Result<OwnedFd> {
+    match layered(lower, writable) {
+        Err(Errno::INVAL) => layered_at_once(lower, writable),
+        made => made,
     }
-    // Older kernels take all of them in one text, with separators that names may
-    // hold as well; the names of descriptors hold none.
-    let name = |file: &OwnedFd| format!("/proc/self/fd/{}", file.as_raw_fd());
-    let text = |text: String| CString::new(text).map_err(|_| Errno::INVAL);
-    let lower: Vec<OwnedFd> = lower
-        .iter()
-        .map(|path| open_path(path))
-        .collect::<Result<_>>()?;
-    let names: Vec<String> = lower.iter().map(name).collect();
-    let names = text(names.join(":"))?;
-    let all = [(c"lowerdir", names.as_c_str())];
-    let Some((upper, work)) = writable else {
-        return overlay_of(all, None);
-    };
-    let (upper, work) = (open_path(upper)?, open_path(work)?);
-    overlay_of(all, Some((&text(name(&upper))?, &text(name(&work))?)))
 }
 
-fn overlay_of<'a>(
-    lower: impl IntoIterator<Item = (&'a CStr, &'a CStr)>,
-    writable: Option<(&'a CStr, &'a CStr)>,
-) -> Result<OwnedFd> {
+/// The same as kernels since 6.5 take it, one directory after the other; `EINVAL`
+/// from those before.
+fn layered(lower: &[&CStr], writable: Option<(&CStr, &CStr)>) -> Result<OwnedFd> {
     let context = fsopen(c"overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    let lower = lower.iter().map(|path| (c"lowerdir+", *path));
     let above = writable.map(|(upper, work)| [(c"upperdir", upper), (c"workdir", work)]);
-    for (name, path) in lower.into_iter().chain(above.into_iter().flatten()) {
+    for (name, path) in lower.chain(above.into_iter().flatten()) {
         fsconfig_set_string(&context, name, path)?;
     }
     fsconfig_create(&context)?;
@@ -256,6 +251,38 @@ fn overlay_of<'a>(
         None => MountAttrFlags::MOUNT_ATTR_RDONLY,
     };
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+}
+
+/// The same by mount(2), in place and copied from there: whose text is a page long,
+/// where a parameter of the newer calls has 255 bytes. Separators are what names may
+/// hold as well; the names of descriptors hold none.
+fn layered_at_once(lower: &[&CStr], writable: Option<(&CStr, &CStr)>) -> Result<OwnedFd> {
+    let paths = lower.iter().copied();
+    let above = writable.map(|(upper, work)| [upper, work]);
+    let top = common_directory(paths.chain(above.into_iter().flatten()))?;
+    let name = |file: &OwnedFd| format!("/proc/self/fd/{}", file.as_raw_fd());
+    let lower: Vec<OwnedFd> = lower
+        .iter()
+        .map(|path| open_path(path))
+        .collect::<Result<_>>()?;
+    let names: Vec<String> = lower.iter().map(name).collect();
+    let mut data = format!("lowerdir={}", names.join(":"));
+    let mut flags = MountFlags::RDONLY;
+    let above = above.map(|paths| paths.map(open_path));
+    if let Some([upper, work]) = &above {
+        let (upper, work) = (upper.as_ref(), work.as_ref());
+        let upper = name(upper.map_err(|error| *error)?);
+        let work = name(work.map_err(|error| *error)?);
+        data.push_str(&format!(",upperdir={upper},workdir={work}"));
+        flags = MountFlags::empty();
+    }
+    // What is longer the kernel would cut off.
+    if data.len() >= MAX_DATA {
+        return Err(Errno::TOOBIG);
+    }
+    let data = CString::new(data).map_err(|_| Errno::INVAL)?;
+    rustix::mount::mount(c"overlay", &top, c"overlay", flags, data.as_c_str())?;
+    copy(CWD, &top, Depth::One)
 }
 
 /// A detached copy of the mount (or of the part of it) at a path.
