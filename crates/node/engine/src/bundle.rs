@@ -511,6 +511,7 @@ fn mounts(record: &Record, around: &Surroundings<'_>) -> Result<Vec<Mount>> {
                 let source = files.join(name).display().to_string();
                 let mut options = vec!["rbind", "rprivate"];
                 options.extend(around.users.map(|_| "idmap"));
+                options.extend(host.readonly_rootfs.then_some("ro"));
                 all.push(mount(&destination, "bind", &source, &options));
             }
         }
