@@ -285,3 +285,32 @@ fn what_is_no_container_yet_is_removed_too() {
     daemon.remove_containers();
     daemon.finish();
 }
+
+/// A step of a build outlives a daemon that is killed, and nobody waits for it.
+#[test]
+fn a_build_ends_with_its_daemon() {
+    let mut daemon = Daemon::start();
+    daemon.busybox();
+    let context = daemon.host().folder().join("context");
+    std::fs::create_dir(&context).expect("a folder");
+    let recipe = "FROM busybox\nRUN echo begun && exec sleep 1000\n";
+    std::fs::write(context.join("Dockerfile"), recipe).expect("written");
+    let context = context.display().to_string();
+    let mut build = daemon
+        .docker_command(&["build", &context])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("docker starts");
+    let said = std::io::BufReader::new(build.stdout.take().expect("it was piped"));
+    let mut lines = std::io::BufRead::lines(said);
+    let begun = lines.any(|line| line.is_ok_and(|line| line == "begun"));
+    assert!(begun, "the step runs");
+    daemon.kill();
+    let _ = build.wait();
+    let steps = daemon.host().folder().join("run/steps");
+    assert_eq!(names_in(steps.clone()).len(), 1);
+    daemon.start_again();
+    assert!(names_in(steps).is_empty());
+    // The audit looks for its process, namespaces and control group.
+    daemon.finish();
+}

@@ -129,6 +129,7 @@ impl Engine {
         engine.read_sandboxes()?;
         engine.read_containers(&data, &run)?;
         engine.take_up_again().await;
+        engine.end_steps().await;
         engine.remove_orphans();
         Ok(engine)
     }

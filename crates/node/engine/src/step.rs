@@ -76,6 +76,26 @@ impl Engine {
         .map_err(|error| Error::Runtime(error.to_string()))?
     }
 
+    /// Ends the steps of a daemon that died: nobody waits for them any more.
+    pub(crate) async fn end_steps(&self) {
+        let steps = self.inner.config.run.join("steps");
+        for entry in std::fs::read_dir(&steps).into_iter().flatten().flatten() {
+            let run = entry.path();
+            tracing::warn!(step = %run.display(), "its build is gone; ended");
+            if let Ok((shim, _)) = Shim::connect(&run.join("shim")).await {
+                let _ = shim.delete(Running::Kill).await;
+            }
+            let networks = self.networks().clone();
+            let _ = spawn_blocking(move || {
+                let name = run.file_name().unwrap_or_default().to_string_lossy();
+                let _ = networks.remove_sandbox(&name);
+                users::let_go(&run);
+                std::fs::remove_dir_all(&run)
+            })
+            .await;
+        }
+    }
+
     async fn run_step_in(
         &self,
         step: Step,
