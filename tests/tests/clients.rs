@@ -1,19 +1,29 @@
-//! Other people's clients of the Docker API, as they are: the SDK for Python
-//! and Compose. What they check, they check against dockerd as well.
+//! Other people's clients of the Docker API, as they are: the SDK for Python,
+//! testcontainers and Compose. What they check, they check against dockerd as
+//! well.
 
 use std::path::Path;
 use std::process::Command;
 
 use dhow_testkit::{Daemon, Host, Reference, cached};
 
-/// Runs the checks of `clients/docker_py.py` on a host, against a socket.
-fn docker_py(host: &Host, socket: &Path) {
-    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/docker_py.py");
+/// Runs the checks of a program in `clients` on a host, against a socket.
+fn checks(host: &Host, socket: &Path, program: &str, words: &[&str]) {
+    let config = host.folder().join("docker-config");
+    let plugins = config.join("cli-plugins");
+    std::fs::create_dir_all(&plugins).expect("a folder");
+    let plugin = cached("cli-plugins/docker-compose");
+    std::os::unix::fs::symlink(plugin, plugins.join("docker-compose")).expect("a link");
+    let clients = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients");
     let output = host
         .command(cached("python/bin/python"))
-        .arg(program)
+        .arg(clients.join(program))
+        .args(words)
         .env("DOCKER_HOST", format!("unix://{}", socket.display()))
-        .env("DOCKER_CONFIG", host.folder().join("docker-config"))
+        .env("DOCKER_CONFIG", config)
+        .env("DOCKER_BUILDKIT", "0")
+        .env("HOME", host.folder())
+        .env("PYTHONDONTWRITEBYTECODE", "1")
         .output()
         .expect("python starts");
     let said = String::from_utf8_lossy(&output.stdout);
@@ -28,7 +38,7 @@ fn docker_py(host: &Host, socket: &Path) {
 fn docker_py_finds_what_it_expects() {
     let daemon = Daemon::start();
     daemon.busybox();
-    docker_py(daemon.host(), &daemon.socket());
+    checks(daemon.host(), &daemon.socket(), "docker_py.py", &[]);
     assert_eq!(daemon.docker(&["ps", "-aq"]).ok(), "");
     daemon.finish();
 }
@@ -37,7 +47,35 @@ fn docker_py_finds_what_it_expects() {
 fn dockerd_gives_docker_py_the_same() {
     let reference = Reference::start();
     reference.busybox();
-    docker_py(reference.host(), &reference.socket());
+    checks(reference.host(), &reference.socket(), "docker_py.py", &[]);
+}
+
+#[test]
+fn testcontainers_finds_what_it_expects() {
+    let daemon = Daemon::start();
+    daemon.busybox();
+    let words = ["all"];
+    checks(
+        daemon.host(),
+        &daemon.socket(),
+        "testcontainers_py.py",
+        &words,
+    );
+    assert_eq!(daemon.docker(&["ps", "-aq"]).ok(), "");
+    daemon.finish();
+}
+
+#[test]
+fn dockerd_gives_testcontainers_the_same() {
+    let reference = Reference::start();
+    reference.busybox();
+    let words = ["all"];
+    checks(
+        reference.host(),
+        &reference.socket(),
+        "testcontainers_py.py",
+        &words,
+    );
 }
 
 /// A stack of two services, one of which is built, waits for the other's
