@@ -4,7 +4,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Stdio};
 
-use dhow_testkit::{Daemon, Host, Ran, require};
+use dhow_testkit::{Daemon, Host, Ran, Reference, require};
 
 /// Where the registry is on the tests' own host.
 const REGISTRY: &str = "127.0.0.1:5000";
@@ -129,21 +129,35 @@ fn images_go_to_a_registry_and_come_back() {
 fn changes_prune_and_refusals() {
     let daemon = Daemon::start();
     daemon.busybox();
-    let archive = daemon.host().folder().join("files.tar");
+    let docker = |words: &[&str]| daemon.docker(words);
+    change_prune_and_refuse(&docker, daemon.host());
+    daemon.finish();
+}
+
+#[test]
+fn dockerd_changes_prunes_and_refuses_alike() {
+    let reference = Reference::start();
+    reference.busybox();
+    let docker = |words: &[&str]| reference.docker(words);
+    change_prune_and_refuse(&docker, reference.host());
+}
+
+/// What is done with the image `busybox` and others made of it; none is left.
+fn change_prune_and_refuse(docker: &dyn Fn(&[&str]) -> Ran, host: &Host) {
+    let archive = host.folder().join("files.tar");
     let archive = archive.display().to_string();
-    daemon
-        .docker(&[
-            "create",
-            "--name",
-            "one",
-            "--network",
-            "none",
-            "busybox",
-            "true",
-        ])
-        .ok();
-    daemon.docker(&["export", "-o", &archive, "one"]).ok();
-    let import = |words: &[&str]| daemon.docker(&[&["import"], words, &[&archive]].concat());
+    docker(&[
+        "create",
+        "--name",
+        "one",
+        "--network",
+        "none",
+        "busybox",
+        "true",
+    ])
+    .ok();
+    docker(&["export", "-o", &archive, "one"]).ok();
+    let import = |words: &[&str]| docker(&[&["import"], words, &[&archive]].concat());
     import(&[
         "-c",
         "CMD [\"echo\", \"changed\"]",
@@ -151,37 +165,28 @@ fn changes_prune_and_refusals() {
         "LABEL kind=plain",
     ])
     .ok();
-    let listed = daemon
-        .docker(&["images", "-q", "--filter", "label=kind=plain"])
-        .ok();
+    let listed = docker(&["images", "-q", "--filter", "label=kind=plain"]).ok();
     let id = listed.trim();
-    let said = daemon
-        .docker(&["run", "--rm", "--network", "none", id])
-        .ok();
+    let said = docker(&["run", "--rm", "--network", "none", id]).ok();
     assert_eq!(said, "changed");
-    daemon
-        .docker(&["commit", "-c", "ENV A=b", "one", "committed"])
-        .ok();
-    let shown = daemon
-        .docker(&["inspect", "-f", "{{.Config.Env}}", "committed"])
-        .ok();
+    docker(&["commit", "-c", "ENV A=b", "one", "committed"]).ok();
+    let shown = docker(&["inspect", "-f", "{{.Config.Env}}", "committed"]).ok();
     assert!(shown.contains("A=b"), "{shown}");
 
     // Too young; then dangling; what has a name stays.
-    let prune = |words: &[&str]| daemon.docker(&[&["image", "prune", "-f"], words].concat());
+    let prune = |words: &[&str]| docker(&[&["image", "prune", "-f"], words].concat());
     let kept = prune(&["--filter", "until=1h"]).ok();
     assert!(!kept.contains(id), "{kept}");
     let gone = prune(&[]).ok();
     assert!(gone.contains(&format!("deleted: sha256:{id}")), "{gone}");
     let error = prune(&["--filter", "until=soon"]).fails(1);
-    assert!(error.contains("time or duration"), "{error}");
-    let error = daemon.docker(&["rmi", "busybox"]).fails(1);
+    assert!(error.contains("soon"), "{error}");
+    let error = docker(&["rmi", "busybox"]).fails(1);
     assert!(error.contains("must force"), "{error}");
-    daemon.docker(&["rm", "one"]).ok();
+    docker(&["rm", "one"]).ok();
     let gone = prune(&["-a"]).ok();
     assert!(gone.contains("untagged: busybox:latest"), "{gone}");
-    assert_eq!(daemon.docker(&["images", "-q"]).ok(), "");
-    daemon.finish();
+    assert_eq!(docker(&["images", "-q"]).ok(), "");
 }
 
 /// Who is still sending an archive that is not wanted hears why, rather than of a
