@@ -6,6 +6,8 @@
 //! uplink leads to.
 
 mod busybox;
+mod certificates;
+mod compose;
 mod containers;
 mod daemon;
 mod executables;
@@ -14,6 +16,8 @@ mod output;
 mod outside;
 mod reference;
 
+pub use certificates::certificates;
+pub use compose::Project;
 pub use daemon::Daemon;
 pub use executables::{cached, dhow, require, runtime};
 pub use host::Host;

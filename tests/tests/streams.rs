@@ -4,11 +4,9 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
-use dhow_testkit::{Daemon, require};
+use dhow_testkit::{Daemon, certificates};
 
 fn daemon() -> Daemon {
     let daemon = Daemon::start();
@@ -439,90 +437,6 @@ fn volumes_stand_for_filesystems_elsewhere() {
         "kept\n"
     );
     daemon.finish();
-}
-
-/// A certificate authority and what it signed, made with openssl.
-fn certificates(folder: &Path) {
-    let openssl = require("openssl", "the Debian package openssl");
-    let run = |arguments: &[&str]| {
-        let output = Command::new(&openssl)
-            .args(arguments)
-            .current_dir(folder)
-            .output()
-            .expect("openssl starts");
-        assert!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-    };
-    std::fs::write(folder.join("server.ext"), "subjectAltName=IP:127.0.0.1\n").expect("written");
-    std::fs::write(folder.join("client.ext"), "extendedKeyUsage=clientAuth\n").expect("written");
-    for authority in ["ca", "other"] {
-        let subject = format!("/CN={authority}");
-        let (key, out) = (format!("{authority}-key.pem"), format!("{authority}.pem"));
-        run(&[
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:P-256",
-            "-nodes",
-            "-days",
-            "2",
-            "-subj",
-            &subject,
-            "-keyout",
-            &key,
-            "-out",
-            &out,
-        ]);
-    }
-    for (name, authority, extension) in [
-        ("server", "ca", "server.ext"),
-        ("client", "ca", "client.ext"),
-        ("stranger", "other", "client.ext"),
-    ] {
-        let (key, request, out) = (
-            format!("{name}-key.pem"),
-            format!("{name}.csr"),
-            format!("{name}.pem"),
-        );
-        let subject = format!("/CN={name}");
-        run(&[
-            "req",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:P-256",
-            "-nodes",
-            "-subj",
-            &subject,
-            "-keyout",
-            &key,
-            "-out",
-            &request,
-        ]);
-        let (ca, ca_key) = (format!("{authority}.pem"), format!("{authority}-key.pem"));
-        run(&[
-            "x509",
-            "-req",
-            "-days",
-            "2",
-            "-in",
-            &request,
-            "-CA",
-            &ca,
-            "-CAkey",
-            &ca_key,
-            "-CAcreateserial",
-            "-extfile",
-            extension,
-            "-out",
-            &out,
-        ]);
-    }
 }
 
 #[test]
