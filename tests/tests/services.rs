@@ -2,7 +2,7 @@
 //! postgresql, run, published, limited, stopped, killed and restarted, with
 //! their data in volumes.
 
-use dhow_testkit::{Daemon, cached};
+use dhow_testkit::{Daemon, Ran, cached};
 
 #[test]
 fn real_servers_run_in_an_image_of_ours() {
@@ -14,7 +14,27 @@ fn real_servers_run_in_an_image_of_ours() {
     redis_keeps_its_data_through_a_kill(&daemon);
     postgresql_recovers_from_a_kill(&daemon);
     several_servers_live_under_one_init(&daemon);
+    testcontainers_waits_for_them(&daemon);
     daemon.finish();
+}
+
+fn testcontainers_waits_for_them(daemon: &Daemon) {
+    let program = concat!(env!("CARGO_MANIFEST_DIR"), "/clients/testcontainers_py.py");
+    let output = daemon
+        .host()
+        .command(cached("python/bin/python"))
+        .args([program, "services"])
+        .env(
+            "DOCKER_HOST",
+            format!("unix://{}", daemon.socket().display()),
+        )
+        .env("HOME", daemon.host().folder())
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .output()
+        .expect("python starts");
+    let ran = Ran::new("testcontainers".into(), &output);
+    let said = ran.ok();
+    assert!(said.ends_with("3 of 3 checks passed"), "{said}");
 }
 
 fn page(daemon: &Daemon, container: &str) -> String {
