@@ -386,9 +386,13 @@ def check_events(client):
     actions = [event["Action"] for event in seen]
     assert [a for a in actions if a in ("create", "start", "die", "destroy")] == ["create", "start", "die", "destroy"], actions
     die = next(event for event in seen if event["Action"] == "die")
-    assert die["Actor"]["Attributes"]["exitCode"] == "0" and die["from"].startswith(IMAGE) and die["status"] == "die"
+    attributes = die["Actor"]["Attributes"]
+    assert attributes["exitCode"] == "0" and attributes["image"].startswith(IMAGE)
+    # The fields of old are gone from 1.52 on.
+    if tuple(map(int, client.api._version.split("."))) < (1, 52):
+        assert die["from"].startswith(IMAGE) and die["status"] == "die" and die["id"]
     past = list(client.events(since=die["time"], until=die["time"] + 1, decode=True, filters={"event": "die"}))
-    assert any(event["id"] == die["id"] for event in past)
+    assert any(event["Actor"]["ID"] == die["Actor"]["ID"] for event in past)
 
 
 def check_wait_conditions(client):

@@ -1,29 +1,29 @@
 //! `/build`: images from Dockerfiles.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::{Duration, UNIX_EPOCH};
 
-use axum::Json;
 use axum::body::Body;
-use axum::extract::{RawQuery, State};
+use axum::extract::{Query, RawQuery, State};
 use axum::http::HeaderMap;
-use axum::response::IntoResponse;
 use base64::Engine as _;
 use bytes::Bytes;
 use dhow_build::{BuildOptions, CacheUse, Context, Event, Output, PullUse, RunRequest, RunStep};
-use dhow_engine::{Engine, Step};
-use dhow_image::RegistryAuth;
-use dhow_oci::Reference;
+use dhow_engine::{Engine, Moment, Step};
+use dhow_image::{Images, RegistryAuth, Removed, Step as Kept};
+use dhow_oci::{Digest, Reference};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::sync::mpsc;
 
-use crate::Door;
 use crate::body::reader;
-use crate::containers::blocking;
+use crate::containers::{Parameters, blocking};
 use crate::error::{Answer, Failure};
-use crate::filters::is_true;
+use crate::filters::{Filters, is_true};
 use crate::images::{platform, query_values};
 use crate::progress::{progress_body, progress_line};
+use crate::version::Version;
+use crate::{Door, prune as pruning};
 
 /// Events that wait for a slow client at most.
 const AHEAD: usize = 256;
@@ -71,6 +71,8 @@ pub(crate) async fn build(
             "building from a remote context is not supported: send the context with the request",
         ));
     }
+    refuse_unsupported(&query)?;
+    let quiet = is("q");
     let tags = query_values(&query, "t")
         .iter()
         .map(|text| Reference::parse(text).map(Reference::or_latest))
@@ -104,6 +106,7 @@ pub(crate) async fn build(
         let saying = async {
             while let Some(event) = events.recv().await {
                 let line = match event {
+                    Event::Stream(_) | Event::Progress(_) if quiet => continue,
                     Event::Stream(text) => json!({ "stream": text }),
                     Event::Progress(step) => progress_line(&step),
                     Event::Image(id) => json!({ "aux": { "ID": id.to_string() } }),
@@ -114,6 +117,9 @@ pub(crate) async fn build(
         let (built, ()) =
             tokio::join!(builder.build(context, options, Output::new(sender)), saying);
         let id = built.map_err(failure)?;
+        if quiet {
+            return Ok(vec![json!({ "stream": format!("{id}\n") })]);
+        }
         lines
             .send(json!({ "stream": format!("Successfully built {}\n", id.short()) }))
             .await;
@@ -137,11 +143,147 @@ fn failure(error: dhow_build::Error) -> Failure {
     Failure::bad(text)
 }
 
-/// `POST /build/prune`.
-pub(crate) async fn prune(State(door): State<Door>) -> Answer {
-    let images = door.engine.images().clone();
-    let pruned = blocking(move || images.prune_steps(&|_, _| true)).await??;
-    Ok(Json(json!({ "CachesDeleted": [], "SpaceReclaimed": pruned.reclaimed })).into_response())
+/// Refuses what the request asks for and would not get. Values that say
+/// "not set" are no such wish, and neither is what cannot make a difference:
+/// where to look for a cache, and whether containers of steps are kept.
+fn refuse_unsupported(query: &str) -> Answer<()> {
+    const LIMITS: [&str; 12] = [
+        "memory",
+        "memswap",
+        "cpushares",
+        "cpusetcpus",
+        "cpusetmems",
+        "cpuperiod",
+        "cpuquota",
+        "shmsize",
+        "ulimits",
+        "cgroupparent",
+        "extrahosts",
+        "securityopt",
+    ];
+    for name in LIMITS.into_iter().chain(["isolation", "outputs", "squash"]) {
+        let value = query_values(query, name).pop().unwrap_or_default();
+        if !matches!(
+            value.as_str(),
+            "" | "0" | "false" | "null" | "[]" | "{}" | "default"
+        ) {
+            return Err(Failure::bad(format!(
+                "build option {name}={value} is not supported: leave it out"
+            )));
+        }
+    }
+    if query_values(query, "version")
+        .last()
+        .is_some_and(|text| text == "2")
+    {
+        return Err(Failure::bad(
+            "BuildKit is not supported: build with DOCKER_BUILDKIT=0",
+        ));
+    }
+    Ok(())
+}
+
+const PRUNE_FILTERS: [&str; 8] = [
+    "description",
+    "id",
+    "inuse",
+    "parent",
+    "private",
+    "shared",
+    "type",
+    "until",
+];
+
+/// `POST /build/prune`: forgets steps of builds.
+pub(crate) async fn prune(
+    State(door): State<Door>,
+    version: Version,
+    Query(query): Parameters,
+) -> Answer {
+    let filters = Filters::parse(query.get("filters").map(String::as_str), &PRUNE_FILTERS)?;
+    let until = filters.until()?;
+    let (in_use, shared) = (filters.flag("inuse")?, filters.flag("shared")?);
+    let private = filters.flag("private")?;
+    let bytes = |name: &str| -> Answer<u64> {
+        let text = query.get(name).map_or("", String::as_str);
+        let parsed = if text.is_empty() { Ok(0) } else { text.parse() };
+        parsed.map_err(|_| Failure::bad(format!("invalid {name} {text:?}: not a number of bytes")))
+    };
+    if bytes("min-free-space")? > 0 {
+        return Err(Failure::bad(
+            "min-free-space is not supported: give reserved-space",
+        ));
+    }
+    // Whatever is the largest may stay.
+    let kept = bytes("keep-storage")?
+        .max(bytes("reserved-space")?)
+        .max(bytes("max-used-space")?);
+    let wanted = move |key: &Digest, step: &Kept, is_shared: bool| {
+        let used = UNIX_EPOCH + Duration::from_secs(step.used.try_into().unwrap_or(0));
+        until.is_none_or(|until| Moment::from(used) < until)
+            && filters.any("id", |id| key.hex().starts_with(id))
+            && filters.any("type", |kind| kind == "regular")
+            && filters.any("description", |text| step.note == text)
+            // Steps know no parents, and nobody is using one now.
+            && filters.get("parent").is_empty()
+            && in_use != Some(true)
+            && shared.is_none_or(|wanted| wanted == is_shared)
+            && private.is_none_or(|wanted| wanted != is_shared)
+    };
+    pruning::answer(version, &query, move |told| async move {
+        let images = door.engine.images().clone();
+        let pruned = blocking(move || {
+            let forgotten = choose(&images, kept, &wanted);
+            images.prune_steps(&|key, _| forgotten.contains(key))
+        })
+        .await??;
+        let mut ids = Vec::new();
+        for removed in &pruned.removed {
+            if let Removed::Deleted(key) = removed {
+                told.deleted(key.hex()).await;
+                ids.push(key.hex().to_owned());
+            }
+        }
+        let attributes = [("reclaimed".to_owned(), pruned.reclaimed.to_string())].into();
+        let events = door.engine.events();
+        events.announce("builder", "prune", "", attributes);
+        Ok(json!({ "CachesDeleted": ids, "SpaceReclaimed": pruned.reclaimed }))
+    })
+    .await
+}
+
+/// The steps to forget: those that are wanted, the ones used last excepted as
+/// long as all that stay take no more than `kept` bytes.
+fn choose(
+    images: &Images,
+    kept: u64,
+    wanted: &dyn Fn(&Digest, &Kept, bool) -> bool,
+) -> HashSet<Digest> {
+    let of_images: HashSet<_> = images
+        .list()
+        .iter()
+        .flat_map(|listed| &listed.image.layers)
+        .map(|layer| layer.chain_id.clone())
+        .collect();
+    let is_shared = |step: &Kept| {
+        let layer = step.layer.as_ref();
+        layer.is_some_and(|layer| of_images.contains(&layer.chain_id))
+    };
+    let mut steps: Vec<_> = images.steps().into_iter().collect();
+    steps.sort_by_key(|(_, step)| std::cmp::Reverse(step.used));
+    let mut size = 0;
+    let mut forgotten = HashSet::new();
+    for (key, step) in steps {
+        let is_shared = is_shared(&step);
+        // What an image has as well takes no room.
+        if !is_shared {
+            size += step.layer.as_ref().map_or(0, |layer| layer.size);
+        }
+        if (kept == 0 || size > kept) && wanted(&key, &step, is_shared) {
+            forgotten.insert(key);
+        }
+    }
+    forgotten
 }
 
 fn parse<T: Default + DeserializeOwned>(name: &str, text: &str) -> Answer<T> {

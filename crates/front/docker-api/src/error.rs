@@ -144,9 +144,18 @@ fn with_causes(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Any other path.
+/// Any other path. Those of swarms are answered as by a node of none.
 pub(crate) async fn no_such_page(uri: Uri) -> Failure {
-    let _ = uri;
+    let first = uri.path().split('/').nth(1).unwrap_or_default();
+    if matches!(
+        first,
+        "swarm" | "nodes" | "services" | "tasks" | "secrets" | "configs"
+    ) {
+        return Failure::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "This node is not a swarm manager. Swarms are not supported: use `dhow up` for a cluster.",
+        );
+    }
     Failure::new(StatusCode::NOT_FOUND, "page not found")
 }
 

@@ -2,15 +2,13 @@
 //! `{"name": {"value": true}}`.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime};
 
 use dhow_engine::Moment;
+use regex::Regex;
 use serde::Deserialize;
 
 use crate::error::{Answer, Failure};
-
-/// The last second of the year 9999, since the epoch.
-const LAST_SECOND: u64 = 253_402_300_799;
+use crate::moments::moment;
 
 /// Values by filter name.
 #[derive(Debug, Default, Clone)]
@@ -59,76 +57,101 @@ impl Filters {
     /// Whether all `label` filters (`name` or `name=value`) hold, and no
     /// `label!` filter does.
     pub(crate) fn labels(&self, labels: &BTreeMap<String, String>) -> bool {
-        let holds = |filter: &String| match filter.split_once('=') {
-            Some((name, value)) => labels.get(name).is_some_and(|found| found == value),
-            None => labels.contains_key(filter),
-        };
-        self.get("label").iter().all(holds) && !self.get("label!").iter().any(holds)
+        self.all_of("label", labels)
+            && !self
+                .get("label!")
+                .iter()
+                .any(|filter| holds(filter, labels))
+    }
+
+    /// Whether all values of a filter, `name` or `name=value`, hold.
+    pub(crate) fn all_of(&self, name: &str, pairs: &BTreeMap<String, String>) -> bool {
+        self.get(name).iter().all(|filter| holds(filter, pairs))
+    }
+}
+
+/// The values of a filter that are regular expressions, ready to be held
+/// against many texts.
+#[derive(Debug)]
+pub(crate) struct Patterns(Vec<(String, Option<Regex>)>);
+
+impl Patterns {
+    /// Whether there is none, or one of them is the text or is found in it.
+    pub(crate) fn fit(&self, text: &str) -> bool {
+        self.0.is_empty()
+            || self.0.iter().any(|(exact, pattern)| {
+                exact == text
+                    || pattern
+                        .as_ref()
+                        .is_some_and(|pattern| pattern.is_match(text))
+            })
     }
 }
 
 impl Filters {
-    /// Whether a moment lies before all that `until` names: times (seconds
-    /// since the epoch or RFC 3339), or spans of time from now back, as Go
-    /// writes them (`1h30m`).
+    /// The patterns of a filter. As Docker has it, what is no expression fits
+    /// only itself.
+    pub(crate) fn patterns(&self, name: &str) -> Patterns {
+        let patterns = self.get(name).iter();
+        Patterns(
+            patterns
+                .map(|text| (text.clone(), Regex::new(text).ok()))
+                .collect(),
+        )
+    }
+
+    /// A filter that is yes or no; none if it is absent.
     ///
     /// # Errors
     ///
     /// A refusal that names the value.
-    pub(crate) fn is_before(&self, moment: Moment) -> Answer<bool> {
-        for text in self.get("until") {
-            let until = match span(text) {
-                Some(span) => SystemTime::from(Moment::now()).checked_sub(span),
-                None => time(text).map(SystemTime::from),
-            }
-            .ok_or_else(|| {
-                Failure::bad(format!(
-                    "invalid filter 'until={text}': use a time or a span such as 24h"
-                ))
-            })?;
-            if SystemTime::from(moment) >= until {
-                return Ok(false);
-            }
+    pub(crate) fn flag(&self, name: &str) -> Answer<Option<bool>> {
+        match self.get(name) {
+            [] => Ok(None),
+            [value] => parse_flag(value)
+                .map(Some)
+                .ok_or_else(|| Failure::bad(format!("invalid filter '{name}=[{value}]'"))),
+            values => Err(Failure::bad(format!("invalid filter '{name}={values:?}'"))),
         }
-        Ok(true)
     }
 }
 
-/// Seconds since the epoch, with a fraction or without, or RFC 3339 in UTC.
-pub(crate) fn time(text: &str) -> Option<Moment> {
-    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
-    if whole.is_empty() || !whole.bytes().all(|byte| byte.is_ascii_digit()) {
-        return text.parse().ok();
+/// Whether `name` or `name=value` is among pairs.
+fn holds(filter: &str, pairs: &BTreeMap<String, String>) -> bool {
+    match filter.split_once('=') {
+        Some((name, value)) => pairs.get(name).is_some_and(|found| found == value),
+        None => pairs.contains_key(filter),
     }
-    let nanoseconds = format!("{fraction:0<9}").get(..9)?.parse().ok()?;
-    let since = Duration::new(whole.parse::<u64>().ok()?.min(LAST_SECOND), nanoseconds);
-    Some(Moment::from(SystemTime::UNIX_EPOCH + since))
 }
 
-/// A span of time as Go writes it: numbers with units, one after the other.
-fn span(text: &str) -> Option<Duration> {
-    let mut rest = text;
-    let mut total = Duration::ZERO;
-    while !rest.is_empty() {
-        let digits = rest.find(|letter: char| !letter.is_ascii_digit() && letter != '.')?;
-        let number: f64 = rest[..digits].parse().ok()?;
-        rest = &rest[digits..];
-        let end = rest
-            .find(|letter: char| letter.is_ascii_digit())
-            .unwrap_or(rest.len());
-        let seconds = match &rest[..end] {
-            "ns" => 1e-9,
-            "us" | "µs" => 1e-6,
-            "ms" => 1e-3,
-            "s" => 1.0,
-            "m" => 60.0,
-            "h" => 3600.0,
-            _ => return None,
-        };
-        total += Duration::try_from_secs_f64(number * seconds).ok()?;
-        rest = &rest[end..];
+impl Filters {
+    /// The moment that `until` names; none if it is absent.
+    ///
+    /// # Errors
+    ///
+    /// A refusal that names the value.
+    pub(crate) fn until(&self) -> Answer<Option<Moment>> {
+        match self.get("until") {
+            [] => Ok(None),
+            [text] => moment(text).map(Some).ok_or_else(|| {
+                Failure::bad(format!(
+                    "failed to parse value as time or duration: {text:?}: use a time or a span such as 24h"
+                ))
+            }),
+            _ => Err(Failure::bad(
+                "more than one until filter specified: give one moment",
+            )),
+        }
     }
-    (!text.is_empty()).then_some(total)
+}
+
+/// Yes or no, as Go reads it.
+pub(crate) fn parse_flag(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
+    }
 }
 
 /// A parameter that is true when it is `1`, `true` or the like.
@@ -146,23 +169,40 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spans_and_times() {
-        assert_eq!(span("1h30m"), Some(Duration::from_secs(5400)));
-        assert_eq!(span("1.5s"), Some(Duration::from_millis(1500)));
-        for bad in ["", "10", "h", "1x", "-1h", "1h m"] {
-            assert_eq!(span(bad), None, "{bad}");
-        }
-        assert_eq!(time("0.5"), time("1970-01-01T00:00:00.5Z"));
-        assert_eq!(time("tomorrow"), None);
-        let until = |text: &str| {
-            let filters = format!(r#"{{"until":["{text}"]}}"#);
-            Filters::parse(Some(&filters), &["until"]).expect("good")
+    fn there_is_one_until() {
+        let until = |texts: &[&str]| {
+            let filters = serde_json::json!({ "until": texts }).to_string();
+            let filters = Filters::parse(Some(&filters), &["until"]).expect("good");
+            filters.until()
         };
         let now = Moment::now();
-        assert!(until("0s").is_before(now).expect("good"));
-        assert!(!until("1h").is_before(now).expect("good"));
-        assert!(until("9999999999").is_before(now).expect("good"));
-        assert!(until("soon").is_before(now).is_err());
+        assert_eq!(until(&[]).expect("good"), None);
+        assert!(until(&["1h"]).expect("good").expect("given") < now);
+        assert!(until(&["9999999999"]).expect("good").expect("given") > now);
+        for bad in [&["soon"][..], &["1h", "2h"]] {
+            assert!(until(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn patterns_are_found_or_are_the_text() {
+        let fits = |pattern: &str, text: &str| {
+            let filters = serde_json::json!({ "name": [pattern] }).to_string();
+            let filters = Filters::parse(Some(&filters), &["name"]).expect("good");
+            filters.patterns("name").fit(text)
+        };
+        for (pattern, text, expected) in [
+            ("eb", "web", true),
+            ("^eb", "web", false),
+            ("^web$", "web", true),
+            ("^web$", "web2", false),
+            ("a|we+b", "weeb", true),
+            ("w[", "w[", true),
+            ("w[", "w[x", false),
+        ] {
+            assert_eq!(fits(pattern, text), expected, "{pattern} {text}");
+        }
+        assert!(Filters::default().patterns("name").fit("anything"));
     }
 
     #[test]

@@ -1,46 +1,64 @@
 //! `/images`: what is asked of images. Names contain slashes, so what follows
 //! `/images/` is taken apart here.
 
+mod view;
+
 use std::collections::BTreeMap;
+use std::time::{Duration, UNIX_EPOCH};
 
 use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, Query, RawQuery, State};
-use axum::http::{HeaderMap, Request, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
 use base64::Engine as _;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use dhow_engine::Moment;
 use dhow_image::{
     Commit, Image, Import, Listed, PruneScope, PullOptions, PushOptions, RegistryAuth, Removal,
     Removed,
 };
-use dhow_oci::{ContainerConfig, Platform, Reference};
-
+use dhow_oci::{Platform, Reference};
 use serde_json::{Value, json};
 
-use crate::Door;
 use crate::body::reader;
 use crate::containers::{Parameters, blocking, strip_nulls, tar_body};
 use crate::error::{Answer, Failure};
 use crate::filters::{Filters, is_true};
 use crate::progress::progress_body;
+use crate::version::Version;
+use crate::{Door, prune as pruning};
+
+pub(crate) use view::summary;
 
 /// What Docker says of numbers it was not asked for.
 const NOT_COUNTED: i64 = -1;
 
-pub(crate) async fn list(State(door): State<Door>, Query(query): Parameters) -> Answer {
-    let known = [
-        "before",
-        "dangling",
-        "label",
-        "label!",
-        "reference",
-        "since",
-        "until",
-    ];
-    let filters = Filters::parse(query.get("filters").map(String::as_str), &known)?;
-    let dangling = flag(&filters, "dangling")?;
-    let until = until(&filters)?;
+const FILTERS: [&str; 7] = [
+    "before",
+    "dangling",
+    "label",
+    "label!",
+    "reference",
+    "since",
+    "until",
+];
+
+pub(crate) async fn list(
+    State(door): State<Door>,
+    version: Version,
+    Query(query): Parameters,
+) -> Answer {
+    let filters = Filters::parse(query.get("filters").map(String::as_str), &FILTERS)?;
+    let dangling = filters.flag("dangling")?;
+    let until = filters.until()?;
+    let is = |name: &str, since| version.since(since) && is_true(query.get(name));
+    let with_manifests = is("manifests", 47);
+    if is("identity", 54) && !with_manifests {
+        return Err(Failure::bad(
+            "conflicting options: identity requires manifests=1",
+        ));
+    }
     let created = |name: &String| {
         door.engine
             .images()
@@ -49,13 +67,17 @@ pub(crate) async fn list(State(door): State<Door>, Query(query): Parameters) -> 
     };
     let before = filters.get("before").first().map(created).transpose()?;
     let since = filters.get("since").first().map(created).transpose()?;
+    let mut patterns = filters.get("reference").to_vec();
+    // The word of old for the same.
+    if version.before(41) && patterns.is_empty() {
+        patterns.extend(query.get("filter").filter(|text| !text.is_empty()).cloned());
+    }
     let shown: Vec<Value> = door
         .engine
         .images()
         .list()
         .into_iter()
         .filter_map(|mut listed| {
-            let patterns = filters.get("reference");
             if !patterns.is_empty() {
                 // Names that do not fit are not shown, either.
                 let fits = |name: &Reference| patterns.iter().any(|pattern| fits(pattern, name));
@@ -70,19 +92,37 @@ pub(crate) async fn list(State(door): State<Door>, Query(query): Parameters) -> 
         .filter(|listed| {
             filters.labels(&listed.image.config.config.labels)
                 && dangling.is_none_or(|wanted| listed.names.tags.is_empty() == wanted)
-                && until.is_none_or(|moment| listed.image.created < moment)
+                && until.is_none_or(|until| made(listed) < until)
                 && before.is_none_or(|moment| listed.image.created < moment)
                 && since.is_none_or(|moment| listed.image.created > moment)
         })
         .map(|listed| {
-            let shared = match is_true(query.get("shared-size")) {
-                true => i64::try_from(listed.shared_size).unwrap_or(i64::MAX),
-                false => NOT_COUNTED,
+            let count = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+            let shared = if is("shared-size", 42) {
+                count(listed.shared_size)
+            } else {
+                NOT_COUNTED
             };
-            summary(&listed, shared, NOT_COUNTED)
+            let users = door.engine.image_users(&listed.image.id);
+            let n_users = if version.since(51) {
+                count(users.len() as u64)
+            } else {
+                NOT_COUNTED
+            };
+            let mut shown = summary(&listed, version, shared, n_users);
+            if with_manifests {
+                shown["Manifests"] = view::manifests(&listed.image, &users);
+            }
+            shown
         })
         .collect();
     Ok(Json(shown).into_response())
+}
+
+/// When an image was made.
+fn made(listed: &Listed) -> Moment {
+    let since = Duration::from_secs(listed.image.created.try_into().unwrap_or(0));
+    (UNIX_EPOCH + since).into()
 }
 
 /// Whether a pattern fits a name, with its tag or without.
@@ -90,127 +130,12 @@ fn fits(pattern: &str, name: &Reference) -> bool {
     glob(pattern, &name.familiar()) || glob(pattern, &name.familiar_name())
 }
 
-/// What Docker shows of an image in lists.
-pub(crate) fn summary(listed: &Listed, shared_size: i64, n_containers: i64) -> Value {
-    let text = |names: &[Reference]| names.iter().map(Reference::familiar).collect::<Vec<_>>();
-    json!({
-        "Id": listed.image.id.to_string(),
-        "ParentId": "",
-        "RepoTags": text(&listed.names.tags),
-        "RepoDigests": text(&listed.names.digests),
-        "Created": listed.image.created,
-        "Size": listed.image.size(),
-        "SharedSize": shared_size,
-        "Labels": match &listed.image.config.config.labels {
-            none if none.is_empty() => Value::Null,
-            labels => json!(labels),
-        },
-        "Containers": n_containers,
-    })
-}
-
-/// A filter that is yes or no; none if it is absent.
-fn flag(filters: &Filters, name: &str) -> Answer<Option<bool>> {
-    match filters.get(name) {
-        [] => Ok(None),
-        [value] => match value.to_ascii_lowercase().as_str() {
-            "1" | "t" | "true" => Ok(Some(true)),
-            "0" | "f" | "false" => Ok(Some(false)),
-            _ => Err(Failure::bad(format!("invalid filter '{name}=[{value}]'"))),
-        },
-        values => Err(Failure::bad(format!("invalid filter '{name}={values:?}'"))),
-    }
-}
-
-/// The `until` filter, in seconds since the epoch: a moment, or how long ago.
-fn until(filters: &Filters) -> Answer<Option<i64>> {
-    let text = match filters.get("until") {
-        [] => return Ok(None),
-        [text] => text,
-        _ => return Err(Failure::bad("more than one until filter specified")),
-    };
-    let moment = seconds_of(text, std::time::SystemTime::now());
-    moment.map(Some).ok_or_else(|| {
-        Failure::bad(format!(
-            "failed to parse value as time or duration: {text:?}"
-        ))
-    })
-}
-
-/// Seconds since the epoch of `10m`, `1h30m`, `1700000000`, `2006-01-02`,
-/// `2006-01-02T15:04:05` or RFC 3339.
-fn seconds_of(text: &str, now: std::time::SystemTime) -> Option<i64> {
-    if text
-        .bytes()
-        .all(|byte| byte.is_ascii_digit() || byte == b'.')
-    {
-        return text.split('.').next()?.parse().ok();
-    }
-    let now = i64::try_from(
-        now.duration_since(std::time::UNIX_EPOCH)
-            .unwrap_or_default()
-            .as_secs(),
+/// `GET /images/search`: there is no index that could be asked.
+pub(crate) async fn search() -> Failure {
+    Failure::new(
+        StatusCode::NOT_IMPLEMENTED,
+        "searching a registry is not supported: name the image to pull it",
     )
-    .ok()?;
-    if let Some(ago) = duration(text) {
-        return now.checked_sub(ago);
-    }
-    let with_time = match text.contains('T') {
-        true => text.to_owned(),
-        false => format!("{text}T00:00:00"),
-    };
-    let zoned = |text: &str| {
-        let moment = text.parse::<dhow_engine::Moment>().ok()?;
-        let since = std::time::SystemTime::from(moment).duration_since(std::time::UNIX_EPOCH);
-        i64::try_from(since.ok()?.as_secs()).ok()
-    };
-    if with_time.ends_with('Z') {
-        return zoned(&with_time);
-    }
-    let (clock, offset) = match with_time.rfind(['+', '-']) {
-        Some(sign) if sign > with_time.find('T')? => with_time.split_at(sign),
-        _ => (&*with_time, ""),
-    };
-    Some(zoned(&format!("{clock}Z"))? - zone(offset)?)
-}
-
-/// Seconds of `+01:00`; none is UTC.
-fn zone(offset: &str) -> Option<i64> {
-    if offset.is_empty() {
-        return Some(0);
-    }
-    let (hours, minutes) = offset[1..].split_once(':')?;
-    let seconds = hours.parse::<i64>().ok()? * 3600 + minutes.parse::<i64>().ok()? * 60;
-    Some(if offset.starts_with('-') {
-        -seconds
-    } else {
-        seconds
-    })
-}
-
-/// Whole seconds of a duration as Go writes it.
-fn duration(text: &str) -> Option<i64> {
-    let mut total = 0.0;
-    let mut rest = text;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let number: f64 = rest[..digits].parse().ok()?;
-        let unit = rest[digits..]
-            .find(|c: char| c.is_ascii_digit())
-            .map_or(rest.len(), |end| digits + end);
-        total += number
-            * match &rest[digits..unit] {
-                "h" => 3600.0,
-                "m" => 60.0,
-                "s" => 1.0,
-                "ms" => 1e-3,
-                "us" | "µs" => 1e-6,
-                "ns" => 1e-9,
-                _ => return None,
-            };
-        rest = &rest[unit..];
-    }
-    (!text.is_empty() && total < 1e12).then_some(total as i64)
 }
 
 /// `*` for any text without a slash, `?` for any one character.
@@ -298,7 +223,24 @@ async fn import(
     Ok(([(header::CONTENT_TYPE, "application/json")], line).into_response())
 }
 
-pub(crate) async fn load(State(door): State<Door>, body: Body) -> Answer {
+pub(crate) async fn load(
+    State(door): State<Door>,
+    version: Version,
+    RawQuery(raw): RawQuery,
+    body: Body,
+) -> Answer {
+    if version.since(48) {
+        let wanted = platforms(&raw.unwrap_or_default(), "platform", version)?;
+        if let Some(other) = wanted
+            .iter()
+            .find(|one| Platform::host().fitness(one).is_none())
+        {
+            return Err(Failure::bad(format!(
+                "loading images for {other} is not supported: an archive's images for this machine ({}) are loaded",
+                Platform::host()
+            )));
+        }
+    }
     let mut input = reader(body);
     progress_body(move |progress, _| async move {
         let loaded = blocking(move || door.engine.image_load(&mut input, &progress)).await??;
@@ -320,12 +262,24 @@ pub(crate) async fn load(State(door): State<Door>, body: Body) -> Answer {
     .await
 }
 
-pub(crate) async fn save(State(door): State<Door>, request: Request<Body>) -> Answer {
-    let names: Vec<String> = query_values(request.uri().query().unwrap_or_default(), "names");
+pub(crate) async fn save(
+    State(door): State<Door>,
+    version: Version,
+    RawQuery(raw): RawQuery,
+) -> Answer {
+    let query = raw.unwrap_or_default();
+    let names: Vec<String> = query_values(&query, "names");
     if names.is_empty() {
         return Err(Failure::bad(
             "no image given: name at least one with names=",
         ));
+    }
+    if version.since(48) {
+        let wanted = platforms(&query, "platform", version)?;
+        for name in &names {
+            let image = door.engine.images().resolve(name)?;
+            with_platform(&image, name, wanted.first())?;
+        }
     }
     save_names(&door, names)
 }
@@ -379,102 +333,100 @@ fn percent_decode(text: &str) -> String {
 }
 
 /// `GET /images/NAME/json`, `/history`, `/get`.
-pub(crate) async fn get(State(door): State<Door>, Path(rest): Path<String>) -> Answer {
+pub(crate) async fn get(
+    State(door): State<Door>,
+    version: Version,
+    Path(rest): Path<String>,
+    RawQuery(raw): RawQuery,
+) -> Answer {
     let Some((name, what)) = rest.rsplit_once('/') else {
         return Err(crate::error::no_such_page(axum::http::Uri::default()).await);
     };
+    let query = raw.unwrap_or_default();
+    let find = |since| -> Answer<_> {
+        let image = door.engine.images().resolve(name)?;
+        if version.since(since) {
+            let wanted = platforms(&query, "platform", version)?;
+            with_platform(&image, name, wanted.first())?;
+        }
+        Ok(image)
+    };
     match what {
         "json" => {
-            let image = door.engine.images().resolve(name)?;
-            Ok(Json(full(&door, &image)?).into_response())
-        }
-        "history" => {
-            let image = door.engine.images().resolve(name)?;
-            let shown: Vec<Value> = door
-                .engine
-                .images()
-                .history(&image)
-                .iter()
-                .map(|entry| {
-                    let tags: Vec<String> = entry.tags.iter().map(Reference::familiar).collect();
-                    json!({
-                        "Id": entry.id.as_ref().map_or_else(|| "<missing>".to_owned(), ToString::to_string),
-                        "Created": entry.created,
-                        "CreatedBy": entry.created_by,
-                        "Tags": if tags.is_empty() { Value::Null } else { json!(tags) },
-                        "Size": entry.size,
-                        "Comment": entry.comment,
-                    })
-                })
-                .collect();
+            let with_manifests =
+                version.since(48) && is_true(query_values(&query, "manifests").last());
+            if with_manifests && !query_values(&query, "platform").is_empty() {
+                return Err(Failure::bad(
+                    "conflicting options: manifests and platform options cannot both be set",
+                ));
+            }
+            let image = find(49)?;
+            let mut shown = view::full(&door, &image, version)?;
+            if with_manifests {
+                let users = door.engine.image_users(&image.id);
+                shown["Manifests"] = view::manifests(&image, &users);
+            }
             Ok(Json(shown).into_response())
         }
-        "get" => save_names(&door, vec![name.to_owned()]),
+        "history" => Ok(Json(view::history(&door, &*find(48)?)).into_response()),
+        "get" => {
+            find(48)?;
+            save_names(&door, vec![name.to_owned()])
+        }
+        "attestations" if version.since(55) => {
+            find(55)?;
+            // Images here are single manifests, without any statement about them.
+            Ok(Json(json!([])).into_response())
+        }
         _ => Err(crate::error::no_such_page(axum::http::Uri::default()).await),
     }
 }
 
-fn full(door: &Door, image: &Image) -> Answer<Value> {
-    let names = door.engine.images().names(&image.id);
-    let text = |names: &[Reference]| names.iter().map(Reference::familiar).collect::<Vec<_>>();
-    let config = &image.config;
-    let paths = door.engine.images().layer_paths(image)?;
-    let mut paths = paths.iter().map(|path| path.display().to_string());
-    let mut data = json!({ "UpperDir": paths.next() });
-    let lower: Vec<String> = paths.collect();
-    if !lower.is_empty() {
-        data["LowerDir"] = json!(lower.join(":"));
+/// The platforms that a parameter names, each as OCI's JSON has them.
+fn platforms(query: &str, name: &str, version: Version) -> Answer<Vec<Platform>> {
+    let texts = query_values(query, name);
+    if texts.len() > 1 && version.before(52) {
+        return Err(Failure::bad(
+            "multiple platform parameters are not supported in this API version; use API version 1.52 or later",
+        ));
     }
-    let tagged = match image.tagged {
-        0 => "0001-01-01T00:00:00Z".to_owned(),
-        seconds => dhow_engine::Moment::from(
-            std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds.try_into().unwrap_or(0)),
-        )
-        .to_string(),
-    };
-    Ok(json!({
-        "Id": image.id.to_string(),
-        "RepoTags": text(&names.tags),
-        "RepoDigests": text(&names.digests),
-        "Parent": "",
-        "Comment": config.comment,
-        "Created": config.created,
-        "DockerVersion": config.docker_version,
-        "Author": config.author,
-        "Config": container_config(&config.config),
-        "Architecture": config.architecture,
-        "Variant": config.variant,
-        "Os": config.os,
-        "Size": image.size(),
-        "GraphDriver": { "Name": "overlay2", "Data": data },
-        "RootFS": { "Type": "layers", "Layers": config.rootfs.diff_ids },
-        "Metadata": { "LastTagTime": tagged },
-        "Descriptor": image.manifest,
-    }))
+    texts
+        .iter()
+        .map(|text| {
+            let platform: Platform = serde_json::from_str(text).map_err(|error| {
+                Failure::bad(format!("failed to parse platform {text:?}: {error}"))
+            })?;
+            if platform.os.is_empty() || platform.architecture.is_empty() {
+                return Err(Failure::bad(format!(
+                    "both OS and Architecture must be provided: {text}"
+                )));
+            }
+            Ok(platform)
+        })
+        .collect()
 }
 
-/// A configuration with every field Docker shows, also those not set.
-fn container_config(config: &ContainerConfig) -> Value {
-    let mut shown = json!({
-        "Hostname": "", "Domainname": "", "User": "",
-        "AttachStdin": false, "AttachStdout": false, "AttachStderr": false,
-        "Tty": false, "OpenStdin": false, "StdinOnce": false,
-        "Env": null, "Cmd": null, "Image": "", "Volumes": null, "WorkingDir": "",
-        "Entrypoint": null, "OnBuild": null, "Labels": null,
-    });
-    if let (Value::Object(shown), Ok(Value::Object(set))) =
-        (&mut shown, serde_json::to_value(config))
-    {
-        shown.extend(set);
+/// Refuses an image that is of another platform than the one asked for.
+pub(crate) fn with_platform(image: &Image, name: &str, wanted: Option<&Platform>) -> Answer<()> {
+    let own = image.config.platform();
+    match wanted {
+        Some(wanted) if wanted.fitness(&own).is_none() => Err(Failure::new(
+            StatusCode::NOT_FOUND,
+            format!(
+                "image with reference {name} was found but its platform ({own}) does not match the specified platform ({wanted})"
+            ),
+        )),
+        _ => Ok(()),
     }
-    shown
 }
 
 /// `POST /images/NAME/push` and `/tag`.
 pub(crate) async fn post(
     State(door): State<Door>,
+    version: Version,
     Path(rest): Path<String>,
     Query(query): Parameters,
+    RawQuery(raw): RawQuery,
     headers: HeaderMap,
 ) -> Answer {
     let get = |name: &str| query.get(name).map_or("", String::as_str);
@@ -498,6 +450,13 @@ pub(crate) async fn post(
                 "" => Reference::parse(name)?,
                 tag => with_tag(name, tag)?,
             };
+            if version.since(46) {
+                let wanted = platforms(&raw.unwrap_or_default(), "platform", version)?;
+                if let Some(wanted) = wanted.first() {
+                    let image = door.engine.images().resolve(&reference.familiar())?;
+                    with_platform(&image, &reference.familiar(), Some(wanted))?;
+                }
+            }
             let options = PushOptions {
                 auth: registry_auth(&headers)?,
             };
@@ -521,9 +480,19 @@ pub(crate) async fn post(
 
 pub(crate) async fn remove(
     State(door): State<Door>,
+    version: Version,
     Path(name): Path<String>,
     Query(query): Parameters,
 ) -> Answer {
+    if name.trim().is_empty() {
+        return Err(Failure::bad("image name cannot be blank"));
+    }
+    if version.since(50) && query.get("platforms").is_some_and(|text| !text.is_empty()) {
+        return Err(Failure::bad(
+            "removing single platforms is not supported: an image here is for one platform; leave platforms out",
+        ));
+    }
+    // There are no parents that noprune would keep.
     let how = if is_true(query.get("force")) {
         Removal::Forced
     } else {
@@ -540,31 +509,40 @@ fn removed_line(removed: &Removed) -> Value {
     }
 }
 
-pub(crate) async fn prune(State(door): State<Door>, Query(query): Parameters) -> Answer {
+pub(crate) async fn prune(
+    State(door): State<Door>,
+    version: Version,
+    Query(query): Parameters,
+) -> Answer {
     let known = ["dangling", "label", "label!", "until"];
     let filters = Filters::parse(query.get("filters").map(String::as_str), &known)?;
-    let scope = match flag(&filters, "dangling")? {
+    let scope = match filters.flag("dangling")? {
         Some(false) => PruneScope::Unused,
         _ => PruneScope::Dangling,
     };
-    let until = until(&filters)?;
-    let pruned = blocking(move || {
-        door.engine.image_prune(scope, &|listed| {
-            filters.labels(&listed.image.config.config.labels)
-                && until.is_none_or(|moment| listed.image.created < moment)
+    let until = filters.until()?;
+    pruning::answer(version, &query, move |told| async move {
+        let pruned = blocking(move || {
+            door.engine.image_prune(scope, &|listed| {
+                filters.labels(&listed.image.config.config.labels)
+                    && until.is_none_or(|until| made(listed) < until)
+            })
         })
+        .await??;
+        for removed in &pruned.removed {
+            if let Removed::Deleted(id) | Removed::Layer(id) = removed {
+                told.deleted(id.as_str()).await;
+            }
+        }
+        let deleted: Vec<Value> = pruned.removed.iter().map(removed_line).collect();
+        let deleted = if deleted.is_empty() {
+            Value::Null
+        } else {
+            Value::Array(deleted)
+        };
+        Ok(json!({ "ImagesDeleted": deleted, "SpaceReclaimed": pruned.reclaimed }))
     })
-    .await??;
-    let deleted: Vec<Value> = pruned.removed.iter().map(removed_line).collect();
-    let deleted = if deleted.is_empty() {
-        Value::Null
-    } else {
-        Value::Array(deleted)
-    };
-    Ok(
-        Json(json!({ "ImagesDeleted": deleted, "SpaceReclaimed": pruned.reclaimed }))
-            .into_response(),
-    )
+    .await
 }
 
 /// `POST /commit`.
@@ -682,30 +660,6 @@ mod tests {
             ("nginx", "nginx2", false),
         ] {
             assert_eq!(glob(pattern, text), fits, "{pattern} {text}");
-        }
-    }
-
-    #[test]
-    fn moments_are_read() {
-        let now = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000);
-        for (text, seconds) in [
-            ("24h", Some(1_000_000 - 86_400)),
-            ("1h30m", Some(1_000_000 - 5_400)),
-            ("1.5s", Some(1_000_000 - 1)),
-            ("0s", Some(1_000_000)),
-            ("1700000000", Some(1_700_000_000)),
-            ("1700000000.5", Some(1_700_000_000)),
-            ("1970-01-02", Some(86_400)),
-            ("1970-01-02T00:00:01", Some(86_401)),
-            ("1970-01-02T00:00:01Z", Some(86_401)),
-            ("1970-01-02T01:00:01+01:00", Some(86_401)),
-            ("", None),
-            ("bogus", None),
-            ("5", Some(5)),
-            ("5x", None),
-            ("h", None),
-        ] {
-            assert_eq!(seconds_of(text, now), seconds, "{text}");
         }
     }
 

@@ -17,12 +17,15 @@ mod exec;
 mod filters;
 mod hijack;
 mod images;
+mod moments;
 mod networks;
 mod progress;
+mod prune;
 mod server;
 mod system;
 mod tap;
 mod tls;
+mod version;
 mod volumes;
 mod websocket;
 
@@ -37,7 +40,7 @@ pub use server::{Listener, serve};
 pub use tls::{TlsFiles, TlsListener};
 
 /// The newest version of the API that is spoken.
-pub const API_VERSION: &str = "1.51";
+pub const API_VERSION: &str = "1.56";
 /// The oldest version of the API that is spoken.
 pub const MIN_API_VERSION: &str = "1.24";
 
@@ -84,6 +87,7 @@ fn routes(door: Door) -> Router {
         .route("/events", get(system::events))
         .route("/auth", post(system::auth))
         .route("/system/df", get(system::disk_usage))
+        .route("/plugins", get(system::plugins))
         .route("/containers/json", get(containers::list))
         .route("/containers/create", post(containers::create))
         .route("/containers/prune", post(containers::prune))
@@ -123,6 +127,7 @@ fn routes(door: Door) -> Router {
         .route("/images/create", post(images::create))
         .route("/images/load", post(images::load))
         .route("/images/get", get(images::save))
+        .route("/images/search", get(images::search))
         .route("/images/prune", post(images::prune))
         .route(
             "/images/{*rest}",
@@ -136,7 +141,9 @@ fn routes(door: Door) -> Router {
         .route("/volumes/prune", post(volumes::prune))
         .route(
             "/volumes/{name}",
-            get(volumes::inspect).delete(volumes::remove),
+            get(volumes::inspect)
+                .put(volumes::update)
+                .delete(volumes::remove),
         )
         .route("/networks", get(networks::list))
         .route("/networks/create", post(networks::create))

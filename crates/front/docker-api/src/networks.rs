@@ -3,8 +3,7 @@
 mod create;
 mod view;
 
-use std::collections::{BTreeMap, HashMap};
-use std::time::Duration;
+use std::collections::BTreeMap;
 
 use axum::Json;
 use axum::body::Bytes;
@@ -16,10 +15,11 @@ use dhow_engine::{Error, Moment, Network, NetworkError};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::Door;
-use crate::containers::{Parameters, blocking, moment, strip_nulls};
+use crate::containers::{Parameters, blocking, strip_nulls};
 use crate::error::{Answer, Failure};
-use crate::filters::Filters;
+use crate::filters::{Filters, parse_flag};
+use crate::version::Version;
+use crate::{Door, prune as pruning};
 
 pub(crate) use create::create;
 
@@ -52,7 +52,11 @@ struct Listed<'a> {
     labels: &'a BTreeMap<String, String>,
 }
 
-pub(crate) async fn list(State(door): State<Door>, Query(query): Parameters) -> Answer {
+pub(crate) async fn list(
+    State(door): State<Door>,
+    version: Version,
+    Query(query): Parameters,
+) -> Answer {
     let known = [
         "dangling", "driver", "id", "label", "label!", "name", "scope", "type",
     ];
@@ -62,24 +66,23 @@ pub(crate) async fn list(State(door): State<Door>, Query(query): Parameters) -> 
             return Err(Failure::bad(format!("invalid filter: 'type'='{kind}'")));
         }
     }
-    for wanted in filters.get("dangling") {
-        if !matches!(wanted.as_str(), "0" | "1" | "true" | "false") {
-            return Err(Failure::bad(
-                "invalid value for filter 'dangling', must be \"true\" (or \"1\"), or \"false\" (or \"0\")",
-            ));
-        }
-    }
+    let dangling = filters.flag("dangling").map_err(|_| {
+        Failure::bad(
+            "invalid value for filter 'dangling', must be \"true\" (or \"1\"), or \"false\" (or \"0\")",
+        )
+    })?;
+    let (ids, names) = (filters.patterns("id"), filters.patterns("name"));
     let fits = |one: Listed<'_>| {
         let is_built_in = is_predefined(one.name);
         filters.labels(one.labels)
-            && filters.any("id", |wanted| one.id.starts_with(wanted))
-            && filters.any("name", |wanted| one.name.contains(wanted))
+            && ids.fit(one.id)
+            && names.fit(one.name)
             && filters.any("driver", |wanted| one.driver == wanted)
             && filters.any("scope", |wanted| wanted == "local")
             && filters.any("type", |wanted| (wanted == "builtin") == is_built_in)
-            && filters.any("dangling", |wanted| {
-                let dangling = !is_built_in && door.engine.networks().endpoints(one.id).is_empty();
-                dangling == matches!(wanted, "1" | "true")
+            && dangling.is_none_or(|wanted| {
+                let is_used = !door.engine.networks().endpoints(one.id).is_empty();
+                wanted != (is_built_in || is_used)
             })
     };
     let mut shown: Vec<Value> = door
@@ -95,7 +98,7 @@ pub(crate) async fn list(State(door): State<Door>, Query(query): Parameters) -> 
                 labels: &network.spec.labels,
             })
         })
-        .map(|network| view::network(&door, network, false))
+        .map(|network| view::network(&door, network, version.before(28)))
         .collect();
     for (name, driver) in BUILT_IN {
         let id = view::built_in_id(name);
@@ -109,15 +112,47 @@ pub(crate) async fn list(State(door): State<Door>, Query(query): Parameters) -> 
             shown.push(view::built_in(&door, name, driver));
         }
     }
+    shown.iter_mut().for_each(|one| by_version(one, version));
     Ok(Json(shown).into_response())
 }
 
-pub(crate) async fn inspect(State(door): State<Door>, Path(name): Path<String>) -> Answer {
-    if let Some((name, driver)) = find_built_in(&name) {
-        return Ok(Json(view::built_in(&door, name, driver)).into_response());
+/// Takes away what a version did not know of.
+fn by_version(shown: &mut Value, version: Version) {
+    if version.before(48)
+        && let Some(fields) = shown.as_object_mut()
+    {
+        fields.shift_remove("EnableIPv4");
     }
-    let network = door.engine.networks().get(&name)?;
-    Ok(Json(view::network(&door, &network, true)).into_response())
+}
+
+pub(crate) async fn inspect(
+    State(door): State<Door>,
+    version: Version,
+    Path(name): Path<String>,
+    Query(query): Parameters,
+) -> Answer {
+    // What more there would be to say is of services, which are not there.
+    if let Some(text) = query.get("verbose").filter(|text| !text.is_empty())
+        && parse_flag(text).is_none()
+    {
+        return Err(Failure::bad(format!("invalid value for verbose: {text}")));
+    }
+    let scope = query.get("scope").map_or("", String::as_str);
+    if !matches!(scope, "" | "local") {
+        return Err(NetworkError::NotFound(name).into());
+    }
+    let mut shown = if let Some((name, driver)) = find_built_in(&name) {
+        view::built_in(&door, name, driver)
+    } else {
+        let network = door.engine.networks().get(&name)?;
+        let mut shown = view::network(&door, &network, true);
+        if version.since(52) {
+            shown["Status"] = view::status(&door, &network);
+        }
+        shown
+    };
+    by_version(&mut shown, version);
+    Ok(Json(shown).into_response())
 }
 
 pub(crate) async fn remove(State(door): State<Door>, Path(name): Path<String>) -> Answer {
@@ -140,83 +175,50 @@ pub(crate) async fn remove(State(door): State<Door>, Path(name): Path<String>) -
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-pub(crate) async fn prune(State(door): State<Door>, Query(query): Parameters) -> Answer {
+pub(crate) async fn prune(
+    State(door): State<Door>,
+    version: Version,
+    Query(query): Parameters,
+) -> Answer {
     let filters = Filters::parse(
         query.get("filters").map(String::as_str),
         &["label", "label!", "until"],
     )?;
-    let until = match filters.get("until") {
-        [] => None,
-        [one] => Some(until_moment(one)?),
-        _ => {
-            return Err(Failure::bad(
-                "more than one until filter specified: give one moment",
-            ));
+    let until = filters.until()?;
+    pruning::answer(version, &query, |told| async move {
+        let mut deleted = Vec::new();
+        for network in door.engine.networks().list() {
+            let wanted_by_stopped = door
+                .engine
+                .list()
+                .iter()
+                .any(|record| record.networks.contains_key(&network.spec.name));
+            let is_old = match (until, network.spec.created.parse::<Moment>()) {
+                (Some(until), Ok(created)) => created < until,
+                _ => until.is_none(),
+            };
+            if is_predefined(&network.spec.name)
+                || wanted_by_stopped
+                || !is_old
+                || !filters.labels(&network.spec.labels)
+            {
+                continue;
+            }
+            let networks = door.engine.networks().clone();
+            let id = network.spec.id.clone();
+            // One that is in use is not pruned.
+            if blocking(move || networks.remove(&id)).await?.is_ok() {
+                announce(&door, &network, "destroy");
+                told.deleted(&network.spec.name).await;
+                deleted.push(network.spec.name);
+            }
         }
-    };
-    let mut deleted = Vec::new();
-    for network in door.engine.networks().list() {
-        let wanted_by_stopped = door
-            .engine
-            .list()
-            .iter()
-            .any(|record| record.networks.contains_key(&network.spec.name));
-        let is_old = match (until, network.spec.created.parse::<Moment>()) {
-            (Some(until), Ok(created)) => created < until,
-            _ => until.is_none(),
-        };
-        if is_predefined(&network.spec.name)
-            || wanted_by_stopped
-            || !is_old
-            || !filters.labels(&network.spec.labels)
-        {
-            continue;
-        }
-        let networks = door.engine.networks().clone();
-        let id = network.spec.id.clone();
-        // One that is in use is not pruned.
-        if blocking(move || networks.remove(&id)).await?.is_ok() {
-            announce(&door, &network, "destroy");
-            deleted.push(network.spec.name);
-        }
-    }
-    Ok(Json(json!({ "NetworksDeleted": deleted })).into_response())
-}
-
-/// A moment, or how long ago it was (`1h30m`).
-fn until_moment(text: &str) -> Answer<Moment> {
-    if let Some(ago) = duration(text) {
-        let now = std::time::SystemTime::now();
-        return Ok(now.checked_sub(ago).unwrap_or(std::time::UNIX_EPOCH).into());
-    }
-    let query = HashMap::from([("until".to_owned(), text.to_owned())]);
-    moment(&query, "until")?.ok_or_else(|| Failure::bad(format!("invalid until filter {text:?}")))
-}
-
-/// Numbers with units, as Go writes durations.
-fn duration(text: &str) -> Option<Duration> {
-    let mut rest = text;
-    let mut total = Duration::ZERO;
-    while !rest.is_empty() {
-        let unit_at = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let number: f64 = rest[..unit_at].parse().ok()?;
-        let after = &rest[unit_at..];
-        let unit_end = after
-            .find(|c: char| c.is_ascii_digit())
-            .unwrap_or(after.len());
-        let seconds = match &after[..unit_end] {
-            "h" => 3600.0,
-            "m" => 60.0,
-            "s" => 1.0,
-            "ms" => 1e-3,
-            "us" | "µs" => 1e-6,
-            "ns" => 1e-9,
-            _ => return None,
-        };
-        total = total.checked_add(Duration::try_from_secs_f64(number * seconds).ok()?)?;
-        rest = &after[unit_end..];
-    }
-    (!text.is_empty()).then_some(total)
+        let attributes = [("reclaimed".to_owned(), "0".to_owned())].into();
+        let events = door.engine.events();
+        events.announce("network", "prune", "", attributes);
+        Ok(json!({ "NetworksDeleted": deleted }))
+    })
+    .await
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -277,28 +279,4 @@ fn announce(door: &Door, network: &Network, action: &str) {
     door.engine
         .events()
         .announce("network", action, &network.spec.id, attributes);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_are_written_as_in_go() {
-        for (text, seconds) in [
-            ("24h", 86_400.0),
-            ("1h30m", 5400.0),
-            ("1.5s", 1.5),
-            ("10ms", 0.01),
-        ] {
-            assert_eq!(
-                duration(text),
-                Some(Duration::from_secs_f64(seconds)),
-                "{text}"
-            );
-        }
-        for bad in ["", "h", "10", "1x", "2026-11-28T00:00:00Z", "-1h"] {
-            assert_eq!(duration(bad), None, "{bad}");
-        }
-    }
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::{HeaderValue, Request, Response, StatusCode, Uri, header};
+use axum::http::{HeaderValue, Request, Response, header};
 use axum::response::IntoResponse;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -17,10 +17,10 @@ use rustix::fs::{Gid, Mode};
 use tokio::net::UnixListener;
 use tower::ServiceExt;
 
-use crate::error::Failure;
+use crate::API_VERSION;
 use crate::tap::{Duplex, Tap};
 use crate::tls::TlsListener;
-use crate::{API_VERSION, MIN_API_VERSION};
+use crate::version::Version;
 
 /// A Unix socket that only its owner and its group may use.
 #[derive(Debug)]
@@ -162,9 +162,10 @@ async fn answer(
     router: Router,
     mut request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
-    let mut response = match unversioned(request.uri()) {
-        Ok(uri) => {
+    let mut response = match Version::take_off(request.uri()) {
+        Ok((version, uri)) => {
             *request.uri_mut() = uri;
+            request.extensions_mut().insert(version);
             router.oneshot(request.map(Body::new)).await?
         }
         Err(failure) => failure.into_response(),
@@ -178,66 +179,4 @@ async fn answer(
         HeaderValue::from_static(concat!("Dhow/", env!("CARGO_PKG_VERSION"), " (linux)")),
     );
     Ok(response)
-}
-
-/// Takes the version off a path, and refuses versions that are not spoken.
-fn unversioned(uri: &Uri) -> Result<Uri, Failure> {
-    let whole = uri.path_and_query().map_or("/", |path| path.as_str());
-    let Some(rest) = whole.strip_prefix("/v") else {
-        return parse(whole);
-    };
-    let (version, rest) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
-    let Some(number) = minor(version) else {
-        return parse(whole);
-    };
-    let (oldest, newest) = (
-        minor(MIN_API_VERSION).unwrap_or_default(),
-        minor(API_VERSION).unwrap_or_default(),
-    );
-    if number < oldest {
-        return Err(Failure::bad(format!(
-            "client version {version} is too old. Minimum supported API version is {MIN_API_VERSION}, please upgrade your client to a newer version"
-        )));
-    }
-    if number > newest {
-        return Err(Failure::bad(format!(
-            "client version {version} is too new. Maximum supported API version is {API_VERSION}"
-        )));
-    }
-    parse(rest)
-}
-
-fn parse(path: &str) -> Result<Uri, Failure> {
-    path.parse()
-        .map_err(|_| Failure::new(StatusCode::NOT_FOUND, "page not found"))
-}
-
-/// The number behind `1.`.
-fn minor(version: &str) -> Option<u32> {
-    version.strip_prefix("1.")?.parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn versions_are_taken_off() {
-        let path = |text: &str| {
-            unversioned(&text.parse().expect("a URI"))
-                .map(|uri| uri.to_string())
-                .ok()
-        };
-        assert_eq!(
-            path("/v1.41/containers/json?all=1").as_deref(),
-            Some("/containers/json?all=1")
-        );
-        assert_eq!(
-            path("/containers/json").as_deref(),
-            Some("/containers/json")
-        );
-        assert_eq!(path("/volumes/x").as_deref(), Some("/volumes/x"));
-        assert_eq!(path("/v1.23/info"), None);
-        assert_eq!(path("/v1.99/info"), None);
-    }
 }

@@ -1,22 +1,23 @@
 //! The daemon itself: ping, version, info, events, disk usage, logins.
 
-use std::convert::Infallible;
+mod events;
+mod usage;
 
 use axum::Json;
-use axum::body::{Body, Bytes};
-use axum::extract::{Query, State};
+use axum::body::Bytes;
+use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
-use dhow_engine::{Event, Machine, Status};
+use dhow_engine::{Machine, Status};
 use dhow_image::RegistryAuth;
-use futures_util::stream;
 use serde_json::{Value, json};
-use tokio::sync::broadcast::error::RecvError;
 
-use crate::containers::{Listing, Parameters, blocking};
 use crate::error::{Answer, Failure};
-use crate::filters::Filters;
-use crate::{API_VERSION, Door, MIN_API_VERSION, volumes};
+use crate::version::Version;
+use crate::{API_VERSION, Door, MIN_API_VERSION};
+
+pub(crate) use events::events;
+pub(crate) use usage::disk_usage;
 
 pub(crate) async fn ping() -> impl IntoResponse {
     (
@@ -64,7 +65,7 @@ fn architecture() -> &'static str {
     }
 }
 
-pub(crate) async fn info(State(door): State<Door>) -> Answer {
+pub(crate) async fn info(State(door): State<Door>, version: Version) -> Answer {
     let system = rustix::system::uname();
     let records = door.engine.list();
     let count = |status: Status| {
@@ -77,7 +78,7 @@ pub(crate) async fn info(State(door): State<Door>) -> Answer {
     let memory = rustix::system::sysinfo();
     let machine = Machine::here();
     let cgroup_version = if machine.has_pure_v2 { "2" } else { "1" };
-    Ok(Json(json!({
+    let mut shown = json!({
         "ID": door.about.id,
         "Containers": records.len(),
         "ContainersRunning": running,
@@ -133,14 +134,41 @@ pub(crate) async fn info(State(door): State<Door>) -> Answer {
         "LiveRestoreEnabled": true,
         "Isolation": "",
         "InitBinary": "dhow-runtime",
-        "ContainerdCommit": { "ID": "", "Expected": "" },
-        "RuncCommit": { "ID": "", "Expected": "" },
-        "InitCommit": { "ID": "", "Expected": "" },
+        "ContainerdCommit": { "ID": "" },
+        "RuncCommit": { "ID": "" },
+        "InitCommit": { "ID": "" },
         "GenericResources": null,
         "SecurityOptions": security_options(&door, machine),
         "Warnings": null,
-    }))
-    .into_response())
+    });
+    by_version(&mut shown, version);
+    Ok(Json(shown).into_response())
+}
+
+/// Adds what only some versions show.
+fn by_version(info: &mut Value, version: Version) {
+    if version.since(44) {
+        info["CDISpecDirs"] = json!([]);
+    }
+    if version.before(47) {
+        for field in [
+            "AllowNondistributableArtifactsCIDRs",
+            "AllowNondistributableArtifactsHostnames",
+        ] {
+            info["RegistryConfig"][field] = Value::Null;
+        }
+    }
+    if version.since(49) {
+        info["FirewallBackend"] = json!({ "Driver": "nftables" });
+    } else {
+        for field in ["ContainerdCommit", "RuncCommit", "InitCommit"] {
+            info[field]["Expected"] = json!("");
+        }
+    }
+    if version.before(50) {
+        info["BridgeNfIptables"] = json!(false);
+        info["BridgeNfIp6tables"] = json!(false);
+    }
 }
 
 fn security_options(door: &Door, machine: Machine) -> Vec<&'static str> {
@@ -163,117 +191,9 @@ fn operating_system() -> String {
         .map_or_else(|| "Linux".into(), |name| name.trim_matches('"').into())
 }
 
-pub(crate) async fn events(State(door): State<Door>, Query(query): Parameters) -> Answer {
-    let known = [
-        "config",
-        "container",
-        "daemon",
-        "event",
-        "image",
-        "label",
-        "label!",
-        "network",
-        "node",
-        "plugin",
-        "scope",
-        "secret",
-        "service",
-        "type",
-        "volume",
-    ];
-    let filters = Filters::parse(query.get("filters").map(String::as_str), &known)?;
-    let nanoseconds = |name: &str| -> Answer<Option<i64>> {
-        let moment = crate::containers::moment(&query, name)?;
-        Ok(moment.map(|moment| {
-            let time: std::time::SystemTime = moment.into();
-            let since = time
-                .duration_since(std::time::UNIX_EPOCH)
-                .unwrap_or_default();
-            i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
-        }))
-    };
-    let since = nanoseconds("since")?;
-    // Zero is how clients say that there is no end.
-    let until = nanoseconds("until")?.filter(|until| *until != 0);
-    let (past, future) = door.engine.events().listen(since);
-    let deadline = until.map(|until| {
-        let now: std::time::SystemTime = dhow_engine::Moment::now().into();
-        let now = now
-            .duration_since(std::time::UNIX_EPOCH)
-            .unwrap_or_default();
-        let until = std::time::Duration::from_nanos(until.try_into().unwrap_or(0));
-        tokio::time::Instant::now() + until.saturating_sub(now)
-    });
-    let past = past
-        .into_iter()
-        .filter(move |event| until.is_none_or(|until| event.time <= until));
-    let future = stream::unfold(future, move |mut receiver| async move {
-        loop {
-            let received = match deadline {
-                Some(deadline) => tokio::time::timeout_at(deadline, receiver.recv())
-                    .await
-                    .ok()?,
-                None => receiver.recv().await,
-            };
-            match received {
-                Ok(event) => return Some((event, receiver)),
-                // A listener that fell behind goes on with what is left.
-                Err(RecvError::Lagged(_)) => {}
-                Err(RecvError::Closed) => return None,
-            }
-        }
-    });
-    use futures_util::StreamExt;
-    let body = stream::iter(past).chain(future).filter_map(move |event| {
-        let line = wanted(&filters, &event).then(|| Bytes::from(format!("{}\n", view(&event))));
-        std::future::ready(line.map(Ok::<_, Infallible>))
-    });
-    Ok((
-        [(header::CONTENT_TYPE, "application/json")],
-        Body::from_stream(body),
-    )
-        .into_response())
-}
-
-fn wanted(filters: &Filters, event: &Event) -> bool {
-    let named = |name: &str| {
-        event.id.starts_with(name)
-            || event
-                .attributes
-                .get("name")
-                .is_some_and(|known| known == name)
-    };
-    let about = |kind: &str| {
-        filters.get(kind).is_empty() || (event.kind == kind && filters.any(kind, named))
-    };
-    filters.any("type", |kind| event.kind == kind)
-        && filters.any("event", |action| {
-            event.action == action || event.action.split(':').next() == Some(action)
-        })
-        && ["container", "image", "volume", "network"]
-            .into_iter()
-            .all(about)
-        && filters.labels(&event.attributes)
-}
-
-fn view(event: &Event) -> Value {
-    let mut shown = json!({
-        "Type": event.kind,
-        "Action": event.action,
-        "Actor": { "ID": event.id, "Attributes": event.attributes },
-        "scope": "local",
-        "time": event.time / 1_000_000_000,
-        "timeNano": event.time,
-    });
-    // Fields of old, for containers and images.
-    if matches!(event.kind, "container" | "image") {
-        shown["status"] = json!(event.action);
-        shown["id"] = json!(event.id);
-        if let Some(image) = event.attributes.get("image") {
-            shown["from"] = json!(image);
-        }
-    }
-    shown
+/// `GET /plugins`: there are none.
+pub(crate) async fn plugins() -> Json<Value> {
+    Json(json!([]))
 }
 
 pub(crate) async fn auth(State(door): State<Door>, body: Bytes) -> Answer {
@@ -295,50 +215,4 @@ pub(crate) async fn auth(State(door): State<Door>, body: Bytes) -> Answer {
         }
         Err(error) => Err(error.into()),
     }
-}
-
-pub(crate) async fn disk_usage(State(door): State<Door>) -> Answer {
-    let shown = blocking(move || -> Result<Value, Failure> {
-        let usage = door.engine.images().disk_usage();
-        let images: Vec<Value> = door
-            .engine
-            .images()
-            .list()
-            .iter()
-            .map(|listed| {
-                let count = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
-                let n_users = door.engine.image_users(&listed.image.id).len();
-                crate::images::summary(listed, count(listed.shared_size), count(n_users as u64))
-            })
-            .collect();
-        let mut listing = Listing::new(&door);
-        let containers: Vec<Value> = door
-            .engine
-            .list()
-            .iter()
-            .map(|record| json!(listing.entry(record, true)))
-            .collect();
-        let volumes: Vec<Value> = door
-            .engine
-            .volumes()
-            .iter()
-            .map(|volume| {
-                let mut shown = volumes::view(&door, volume);
-                shown["UsageData"] = json!({
-                    "Size": volumes::size_below(&door.engine.volume_path(&volume.name)),
-                    "RefCount": door.engine.volume_users(&volume.name).len(),
-                });
-                shown
-            })
-            .collect();
-        Ok(json!({
-            "LayersSize": usage.layers,
-            "Images": images,
-            "Containers": containers,
-            "Volumes": volumes,
-            "BuildCache": [{ "ID": "steps", "Type": "regular", "Description": "layers of build steps", "InUse": false, "Shared": false, "Size": usage.build_cache, "CreatedAt": "1970-01-01T00:00:00Z", "UsageCount": 0 }],
-        }))
-    })
-    .await??;
-    Ok(Json(shown).into_response())
 }

@@ -11,10 +11,11 @@ use dhow_engine::Volume;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::Door;
 use crate::containers::{Parameters, blocking, strip_nulls};
 use crate::error::{Answer, Failure};
 use crate::filters::{Filters, is_true};
+use crate::version::Version;
+use crate::{Door, prune as pruning};
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
@@ -52,17 +53,18 @@ pub(crate) async fn create(State(door): State<Door>, body: Bytes) -> Answer {
 pub(crate) async fn list(State(door): State<Door>, Query(query): Parameters) -> Answer {
     let known = ["dangling", "driver", "label", "label!", "name"];
     let filters = Filters::parse(query.get("filters").map(String::as_str), &known)?;
+    let names = filters.patterns("name");
+    let dangling = filters.flag("dangling")?;
     let shown: Vec<Value> = door
         .engine
         .volumes()
         .iter()
         .filter(|volume| {
             filters.labels(&volume.labels)
-                && filters.any("name", |name| volume.name.contains(name))
+                && names.fit(&volume.name)
                 && filters.any("driver", |driver| driver == "local")
-                && filters.any("dangling", |wanted| {
-                    let dangling = door.engine.volume_users(&volume.name).is_empty();
-                    dangling == !matches!(wanted, "0" | "false")
+                && dangling.is_none_or(|wanted| {
+                    wanted == door.engine.volume_users(&volume.name).is_empty()
                 })
         })
         .map(|volume| view(&door, volume))
@@ -73,6 +75,14 @@ pub(crate) async fn list(State(door): State<Door>, Query(query): Parameters) -> 
 pub(crate) async fn inspect(State(door): State<Door>, Path(name): Path<String>) -> Answer {
     let volume = door.engine.volume(&name)?;
     Ok(Json(view(&door, &volume)).into_response())
+}
+
+/// `PUT /volumes/NAME`: only volumes of a cluster can be changed.
+pub(crate) async fn update() -> Failure {
+    Failure::new(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "volume update only valid for cluster volumes, but swarm is unavailable",
+    )
 }
 
 pub(crate) async fn remove(
@@ -88,33 +98,41 @@ pub(crate) async fn remove(
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-pub(crate) async fn prune(State(door): State<Door>, Query(query): Parameters) -> Answer {
+pub(crate) async fn prune(
+    State(door): State<Door>,
+    version: Version,
+    Query(query): Parameters,
+) -> Answer {
     let filters = Filters::parse(
         query.get("filters").map(String::as_str),
         &["all", "label", "label!"],
     )?;
-    let all = filters.get("all").iter().any(|value| is_true(Some(value)));
-    let engine = door.engine.clone();
-    let events = engine.events();
-    let (deleted, reclaimed) = blocking(move || {
-        let (mut deleted, mut reclaimed) = (Vec::new(), 0);
-        for volume in door.engine.volumes() {
-            let is_wanted = (all || volume.is_anonymous) && filters.labels(&volume.labels);
-            if !is_wanted || !door.engine.volume_users(&volume.name).is_empty() {
-                continue;
+    // Before 1.42 all that nobody used went, with names or without.
+    let all = version.before(42) || filters.flag("all")?.unwrap_or_default();
+    pruning::answer(version, &query, move |told| async move {
+        let engine = door.engine.clone();
+        let (deleted, reclaimed) = blocking(move || {
+            let (mut deleted, mut reclaimed) = (Vec::new(), 0);
+            for volume in door.engine.volumes() {
+                let is_wanted = (all || volume.is_anonymous) && filters.labels(&volume.labels);
+                if !is_wanted || !door.engine.volume_users(&volume.name).is_empty() {
+                    continue;
+                }
+                let size = size_below(&door.engine.volume_path(&volume.name));
+                if door.engine.volume_remove(&volume.name).is_ok() {
+                    told.deleted_blocking(&volume.name);
+                    deleted.push(volume.name);
+                    reclaimed += size;
+                }
             }
-            let size = size_below(&door.engine.volume_path(&volume.name));
-            if door.engine.volume_remove(&volume.name).is_ok() {
-                deleted.push(volume.name);
-                reclaimed += size;
-            }
-        }
-        (deleted, reclaimed)
+            (deleted, reclaimed)
+        })
+        .await?;
+        let attributes = [("reclaimed".to_owned(), reclaimed.to_string())].into();
+        engine.events().announce("volume", "prune", "", attributes);
+        Ok(json!({ "VolumesDeleted": deleted, "SpaceReclaimed": reclaimed }))
     })
-    .await?;
-    let attributes = [("reclaimed".to_owned(), reclaimed.to_string())].into();
-    events.announce("volume", "prune", "", attributes);
-    Ok(Json(json!({ "VolumesDeleted": deleted, "SpaceReclaimed": reclaimed })).into_response())
+    .await
 }
 
 pub(crate) fn view(door: &Door, volume: &Volume) -> Value {

@@ -22,8 +22,8 @@ pub enum Owner<'a> {
 #[derive(Debug)]
 pub struct Holder {
     process: Process,
-    /// Its end is the end of the process.
-    channel: Option<Channel>,
+    /// The process ends with it, also when this one is killed.
+    channel: Channel,
 }
 
 impl Holder {
@@ -52,11 +52,11 @@ impl Holder {
         let launched = plan.launch()?;
         let holder = Self {
             process: launched.process,
-            channel: Some(launched.channel),
+            channel: launched.channel,
         };
-        match holder.channel.as_ref().map(Channel::next) {
-            Some(Ok(Report::Reached { .. })) => {}
-            Some(Ok(Report::Failed { error, .. })) => return Err(error),
+        match holder.channel.next() {
+            Ok(Report::Reached { .. }) => {}
+            Ok(Report::Failed { error, .. }) => return Err(error),
             _ => return Err(Errno::CHILD),
         }
         if let Some(maps) = maps {
@@ -78,8 +78,9 @@ impl Holder {
 
 impl Drop for Holder {
     fn drop(&mut self) {
-        self.channel = None;
-        // It is a child of ours, and there is nobody to tell.
+        // The channel's end would do, but another child that was made meanwhile
+        // may hold it as well. There is nobody to tell of an error.
+        let _ = self.process.signal(libc::SIGKILL);
         let _ = self.process.wait();
     }
 }

@@ -219,7 +219,8 @@ fn common_directory<'a>(paths: impl IntoIterator<Item = &'a CStr>) -> Result<CSt
     let mut common = paths.next().ok_or(Errno::INVAL)?.to_owned();
     for path in paths {
         while !path.starts_with(&common) {
-            if !common.pop() {
+            // A relative path ends in nothing, with which every path begins.
+            if !common.pop() || common.as_os_str().is_empty() {
                 return Err(Errno::INVAL);
             }
         }

@@ -42,7 +42,7 @@ const DEFAULT_CAPABILITIES: [&str; 14] = [
 ];
 
 /// Paths that a default container cannot read.
-pub(crate) const MASKED_PATHS: [&str; 12] = [
+pub const MASKED_PATHS: [&str; 12] = [
     "/proc/acpi",
     "/proc/asound",
     "/proc/interrupts",
@@ -58,7 +58,7 @@ pub(crate) const MASKED_PATHS: [&str; 12] = [
 ];
 
 /// Paths that a default container cannot write.
-pub(crate) const READONLY_PATHS: [&str; 5] = [
+pub const READONLY_PATHS: [&str; 5] = [
     "/proc/bus",
     "/proc/fs",
     "/proc/irq",

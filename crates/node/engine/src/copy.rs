@@ -7,8 +7,10 @@
 
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use dhow_image::Rootfs;
 use dhow_image::archive::{
     self, Devices, Ownership, PackOptions, Replace, UnpackOptions, Whiteouts,
 };
@@ -19,7 +21,8 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
 
 use crate::engine::Engine;
 use crate::error::{Error, Result, at};
-use crate::{owners, users};
+use crate::record::Record;
+use crate::{accounts, files, owners, users};
 
 /// What is at a path in a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +44,24 @@ struct Root {
     file: OwnedFd,
     /// How its owners' numbers are to be read, if they are not the container's.
     maps: Option<IdMaps>,
+}
+
+/// How files are put into a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CopyIn {
+    /// What may be replaced.
+    pub replace: Replace,
+    /// Whose they are then.
+    pub owner: CopyOwner,
+}
+
+/// Whose files are that were put into a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CopyOwner {
+    /// As the archive says.
+    Recorded,
+    /// The user the container runs as; root's without one.
+    User,
 }
 
 /// A path taken apart: where it lies, and what it is called there.
@@ -136,14 +157,14 @@ impl Engine {
     /// # Errors
     ///
     /// [`Error::NoSuchFile`]; [`Error::Invalid`] for a path that is no
-    /// directory, an archive that is none, or a kind that may not be replaced;
-    /// [`Error::ReadOnly`].
+    /// directory, an archive that is none, a kind that may not be replaced, or
+    /// a user that the container does not know; [`Error::ReadOnly`].
     pub fn copy_in(
         &self,
         name: &str,
         path: &str,
         input: impl Read + Send,
-        replace: Replace,
+        how: CopyIn,
     ) -> Result<()> {
         let record = self.get(name)?;
         if record.host.readonly_rootfs && !is_in_volume(&record, path) {
@@ -161,14 +182,20 @@ impl Engine {
                 }
             }
         })?;
+        let ownership = match how.owner {
+            CopyOwner::User if !record.config.user.is_empty() => {
+                user_of(&record, &self.images().rootfs(&record.id)?)?
+            }
+            CopyOwner::User | CopyOwner::Recorded => Ownership::Recorded,
+        };
         let unpacked = (|| {
             let input = archive::Decompressor::new(input)?;
             let mut archive = Archive::new(input, self.images().read_limits());
             let options = UnpackOptions {
                 whiteouts: Whiteouts::Literal,
-                ownership: Ownership::Recorded,
+                ownership,
                 devices: Devices::Create,
-                replace,
+                replace: how.replace,
             };
             let Some(maps) = &maps else {
                 return archive::unpack(&mut archive, &directory, options);
@@ -209,6 +236,17 @@ impl Engine {
         let file = self.images().open_rootfs(&record.id)?;
         Ok(Root { file, maps: None })
     }
+}
+
+/// The user the container runs as, by its image's accounts or its own.
+fn user_of(record: &Record, rootfs: &Rootfs) -> Result<Ownership> {
+    let passwd = files::read_in_layers(rootfs, Path::new("etc/passwd"));
+    let group = files::read_in_layers(rootfs, Path::new("etc/group"));
+    let user = accounts::identify(&record.config.user, &[], &passwd, &group)?.user;
+    Ok(Ownership::Fixed {
+        uid: user.uid,
+        gid: user.gid,
+    })
 }
 
 /// Finds a path: links on the way are followed inside the root, one at its end

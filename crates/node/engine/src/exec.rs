@@ -206,7 +206,8 @@ impl Engine {
             .join("root");
         let passwd = files::read_in_root(&root, Path::new("etc/passwd"));
         let group = files::read_in_root(&root, Path::new("etc/group"));
-        let identity = accounts::identify(user, &record.host.group_add, &passwd, &group)?;
+        let mut identity = accounts::identify(user, &record.host.group_add, &passwd, &group)?;
+        identity.user.umask = record.host.umask;
         let mut host = record.host.clone();
         host.privileged |= options.privileged;
         let capabilities = bundle::capabilities(&host)?;

@@ -55,8 +55,9 @@ mod validate;
 mod volumes;
 
 pub use attach::{AttachOptions, Attached};
+pub use bundle::{MASKED_PATHS, READONLY_PATHS};
 pub use container::{Ended, WaitFor};
-pub use copy::PathStat;
+pub use copy::{CopyIn, CopyOwner, PathStat};
 pub use create::{Accepted, Creation};
 pub use engine::{Config, Engine};
 pub use error::{Error, Result};

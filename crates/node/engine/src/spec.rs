@@ -211,6 +211,9 @@ pub struct HostConfig {
     pub pids_limit: Option<i64>,
     /// Resource limits of its processes.
     pub ulimits: Vec<Ulimit>,
+    /// Permission bits that new files of its processes go without.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub umask: Option<u32>,
     /// Whether an init of ours is its first process.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub init: Option<bool>,

@@ -161,8 +161,9 @@ impl Engine {
 
         let passwd = files::read_in_layers(&rootfs, Path::new("etc/passwd"));
         let group = files::read_in_layers(&rootfs, Path::new("etc/group"));
-        let identity =
+        let mut identity =
             accounts::identify(&record.config.user, &record.host.group_add, &passwd, &group)?;
+        identity.user.umask = record.host.umask;
 
         self.mount_volumes(&record)?;
         let mut users = self.make_users(&record, &container.run)?;

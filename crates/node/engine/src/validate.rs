@@ -144,6 +144,11 @@ pub(crate) fn host(host: &HostConfig, machine: Machine) -> Result<()> {
             ));
         }
     }
+    if let Some(umask) = host.umask.filter(|umask| *umask > 0o777) {
+        return refuse(format!(
+            "invalid umask {umask:#o}: it has permission bits only, 0 to 0o777"
+        ));
+    }
     size(host)?;
     Ok(())
 }

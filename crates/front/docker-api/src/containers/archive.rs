@@ -5,7 +5,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
-use dhow_engine::{Moment, PathStat, Replace};
+use dhow_engine::{CopyIn, CopyOwner, Moment, PathStat, Replace};
 use serde_json::json;
 
 use crate::Door;
@@ -56,15 +56,22 @@ pub(crate) async fn put(
     body: Body,
 ) -> Answer {
     let path = path(&query)?;
-    let replace = if is_true(query.get("noOverwriteDirNonDir")) {
-        Replace::SameKind
-    } else {
-        Replace::Anything
+    let how = CopyIn {
+        replace: if is_true(query.get("noOverwriteDirNonDir")) {
+            Replace::SameKind
+        } else {
+            Replace::Anything
+        },
+        owner: if is_true(query.get("copyUIDGID")) {
+            CopyOwner::User
+        } else {
+            CopyOwner::Recorded
+        },
     };
     let engine = door.engine.clone();
     let input = reader(body);
     engine.tell(&name, "extract-to-dir");
-    blocking(move || engine.copy_in(&name, &path, input, replace)).await??;
+    blocking(move || engine.copy_in(&name, &path, input, how)).await??;
     Ok(StatusCode::OK.into_response())
 }
 

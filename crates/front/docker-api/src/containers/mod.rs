@@ -10,15 +10,17 @@ mod view;
 use std::collections::HashMap;
 
 use axum::Json;
+use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use dhow_engine::{Record, Status};
 use serde_json::{Value, json};
 
-use crate::Door;
 use crate::error::{Answer, Failure};
-use crate::filters::{Filters, is_true};
+use crate::filters::{Filters, Patterns, is_true};
+use crate::version::Version;
+use crate::{Door, prune as pruning};
 
 pub(crate) use archive::{get as archive_get, put as archive_put};
 pub(crate) use create::create;
@@ -32,13 +34,53 @@ pub(crate) use view::strip_nulls;
 /// Parameters of a request's query.
 pub(crate) type Parameters = Query<HashMap<String, String>>;
 
-const FILTERS: [&str; 14] = [
-    "ancestor", "before", "expose", "exited", "health", "id", "is-task", "label", "name",
-    "network", "publish", "since", "status", "volume",
+const FILTERS: [&str; 16] = [
+    "ancestor",
+    "annotation",
+    "before",
+    "exited",
+    "expose",
+    "health",
+    "id",
+    "is-task",
+    "isolation",
+    "label",
+    "name",
+    "network",
+    "publish",
+    "since",
+    "status",
+    "volume",
 ];
 
-pub(crate) async fn list(State(door): State<Door>, Query(query): Parameters) -> Answer {
+const STATES: [&str; 7] = [
+    "created",
+    "dead",
+    "exited",
+    "paused",
+    "removing",
+    "restarting",
+    "running",
+];
+const HEALTH: [&str; 4] = ["healthy", "none", "starting", "unhealthy"];
+
+pub(crate) async fn list(
+    State(door): State<Door>,
+    version: Version,
+    Query(query): Parameters,
+) -> Answer {
     let filters = Filters::parse(query.get("filters").map(String::as_str), &FILTERS)?;
+    if version.before(56) && !filters.get("annotation").is_empty() {
+        return Err(Failure::bad("invalid filter 'annotation'"));
+    }
+    let wanted = Wanted {
+        is_task: filters.flag("is-task")?,
+        names: filters.patterns("name"),
+        ids: filters.patterns("id"),
+        filters,
+    };
+    wanted.check()?;
+    let filters = &wanted.filters;
     let limit: i64 = match query.get("limit").map_or("", String::as_str) {
         "" => 0,
         text => text
@@ -59,12 +101,12 @@ pub(crate) async fn list(State(door): State<Door>, Query(query): Parameters) -> 
     // Written one by one: a thousand trees of values at once cost more than
     // what is in them.
     let (mut body, mut n_shown) = (vec![b'['], 0_usize);
-    let mut listing = Listing::new(&door);
+    let mut listing = Listing::new(&door, version);
     for record in &records {
         let fits = (all || record.state.status.is_alive())
             && before.is_none_or(|moment| record.created < moment)
             && since.is_none_or(|moment| record.created > moment)
-            && matches(&door, record, &filters);
+            && wanted.matches(&door, record);
         if fits {
             if n_shown > 0 {
                 body.push(b',');
@@ -81,19 +123,56 @@ pub(crate) async fn list(State(door): State<Door>, Query(query): Parameters) -> 
     Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
 }
 
+/// What a list is to show.
+struct Wanted {
+    filters: Filters,
+    /// Patterns of names, with their slash or without.
+    names: Patterns,
+    ids: Patterns,
+    is_task: Option<bool>,
+}
+
+impl Wanted {
+    /// Refuses what nothing could ever fit.
+    fn check(&self) -> Answer<()> {
+        let refuse = |name: &str, value: &str, known: &str| {
+            Err(Failure::bad(format!(
+                "invalid filter '{name}={value}': {known}"
+            )))
+        };
+        for status in self.filters.get("status") {
+            if !STATES.contains(&status.as_str()) {
+                return refuse("status", status, &format!("use {}", STATES.join(", ")));
+            }
+        }
+        for code in self.filters.get("exited") {
+            if code.parse::<i32>().is_err() {
+                return refuse("exited", code, "use an exit code");
+            }
+        }
+        for health in self.filters.get("health") {
+            if !HEALTH.contains(&health.as_str()) {
+                return refuse("health", health, &format!("use {}", HEALTH.join(", ")));
+            }
+        }
+        Ok(())
+    }
+
+    fn matches(&self, door: &Door, record: &Record) -> bool {
+        let filters = &self.filters;
+        self.ids.fit(&record.id)
+            && (self.names.fit(&record.name) || self.names.fit(&format!("/{}", record.name)))
+            && self.is_task != Some(true)
+            && matches(door, record, filters)
+    }
+}
+
 fn matches(door: &Door, record: &Record, filters: &Filters) -> bool {
     let state = &record.state;
     filters.labels(&record.config.labels)
-        && filters.any("id", |id| record.id.starts_with(id))
-        && filters.any("name", |name| {
-            let bare = name.trim_start_matches(['^', '/']).trim_end_matches('$');
-            match (name.starts_with('^'), name.ends_with('$')) {
-                (true, true) => record.name == bare,
-                (true, false) => record.name.starts_with(bare),
-                (false, true) => record.name.ends_with(bare),
-                (false, false) => record.name.contains(bare),
-            }
-        })
+        && filters.all_of("annotation", &record.host.annotations)
+        // Windows' word; here there is only one kind.
+        && filters.any("isolation", |wanted| wanted == "default")
         && filters.any("status", |status| state.status.word() == status)
         && filters.any("exited", |code| {
             state.status == Status::Exited && code.parse() == Ok(state.exit_code)
@@ -145,40 +224,68 @@ fn matches(door: &Door, record: &Record, filters: &Filters) -> bool {
 
 pub(crate) async fn inspect(
     State(door): State<Door>,
+    version: Version,
     Path(name): Path<String>,
     Query(query): Parameters,
 ) -> Answer {
     let record = door.engine.get(&name)?;
-    Ok(Json(view::full(&door, &record, is_true(query.get("size")))?).into_response())
+    let with_size = is_true(query.get("size"));
+    Ok(Json(view::full(&door, &record, version, with_size)?).into_response())
 }
 
-pub(crate) async fn start(State(door): State<Door>, Path(name): Path<String>) -> Answer {
+/// Longest body of a start request that may still mean none, in bytes.
+const NO_BODY: usize = 7;
+
+pub(crate) async fn start(
+    State(door): State<Door>,
+    Path(name): Path<String>,
+    Query(query): Parameters,
+    body: Bytes,
+) -> Answer {
+    if body.len() > NO_BODY {
+        return Err(Failure::bad(
+            "starting container with non-empty request body was deprecated since API v1.22 and removed in v1.24",
+        ));
+    }
+    if query.get("checkpoint").is_some_and(|name| !name.is_empty()) {
+        return Err(Failure::bad(
+            "checkpoints are not supported: leave checkpoint out",
+        ));
+    }
     door.engine.start(&name).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
 pub(crate) async fn stop(
     State(door): State<Door>,
+    version: Version,
     Path(name): Path<String>,
     Query(query): Parameters,
 ) -> Answer {
-    let signal = query.get("signal").map(String::as_str);
+    let signal = signal(version, &query);
     door.engine.stop(&name, signal, seconds(&query)?).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
 pub(crate) async fn restart(
     State(door): State<Door>,
+    version: Version,
     Path(name): Path<String>,
     Query(query): Parameters,
 ) -> Answer {
-    let signal = query.get("signal").map(String::as_str);
+    let signal = signal(version, &query);
     door.engine.restart(&name, signal, seconds(&query)?).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
+/// The signal that a stop begins with, if it is not the container's own.
+fn signal(version: Version, query: &HashMap<String, String>) -> Option<&str> {
+    let signal = query.get("signal").filter(|_| version.since(42));
+    signal.map(String::as_str).filter(|text| !text.is_empty())
+}
+
 fn seconds(query: &HashMap<String, String>) -> Answer<Option<i64>> {
-    match query.get("t") {
+    match query.get("t").filter(|text| !text.is_empty()) {
         Some(text) => text.parse().map(Some).map_err(|_| {
             Failure::bad(format!("invalid timeout {text:?}: not a number of seconds"))
         }),
@@ -258,35 +365,45 @@ pub(crate) async fn remove(
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-pub(crate) async fn prune(State(door): State<Door>, Query(query): Parameters) -> Answer {
+pub(crate) async fn prune(
+    State(door): State<Door>,
+    version: Version,
+    Query(query): Parameters,
+) -> Answer {
     let filters = Filters::parse(
         query.get("filters").map(String::as_str),
         &["label", "label!", "until"],
     )?;
-    let mut deleted = Vec::new();
-    let mut reclaimed = 0;
-    for record in door.engine.list() {
-        let is_stopped = matches!(
-            record.state.status,
-            Status::Created | Status::Exited | Status::Dead
-        );
-        let fits = filters.labels(&record.config.labels) && filters.is_before(record.created)?;
-        if !is_stopped || !fits {
-            continue;
+    let until = filters.until()?;
+    pruning::answer(version, &query, |told| async move {
+        let mut deleted = Vec::new();
+        let mut reclaimed = 0;
+        for record in door.engine.list() {
+            let is_stopped = matches!(
+                record.state.status,
+                Status::Created | Status::Exited | Status::Dead
+            );
+            let fits = filters.labels(&record.config.labels)
+                && until.is_none_or(|until| record.created < until);
+            if !is_stopped || !fits {
+                continue;
+            }
+            let size = door.engine.images().written(&record.id).unwrap_or_default();
+            if door.engine.remove(&record.id, false, false).await.is_ok() {
+                told.deleted(&record.id).await;
+                reclaimed += size;
+                deleted.push(Value::String(record.id.clone()));
+            }
         }
-        let size = door.engine.images().written(&record.id).unwrap_or_default();
-        if door.engine.remove(&record.id, false, false).await.is_ok() {
-            reclaimed += size;
-            deleted.push(Value::String(record.id.clone()));
-        }
-    }
-    let attributes = [("reclaimed".to_owned(), reclaimed.to_string())].into();
-    let events = door.engine.events();
-    events.announce("container", "prune", "", attributes);
-    let deleted = if deleted.is_empty() {
-        Value::Null
-    } else {
-        Value::Array(deleted)
-    };
-    Ok(Json(json!({ "ContainersDeleted": deleted, "SpaceReclaimed": reclaimed })).into_response())
+        let attributes = [("reclaimed".to_owned(), reclaimed.to_string())].into();
+        let events = door.engine.events();
+        events.announce("container", "prune", "", attributes);
+        let deleted = if deleted.is_empty() {
+            Value::Null
+        } else {
+            Value::Array(deleted)
+        };
+        Ok(json!({ "ContainersDeleted": deleted, "SpaceReclaimed": reclaimed }))
+    })
+    .await
 }

@@ -19,9 +19,10 @@ use tokio::sync::mpsc;
 use crate::Door;
 use crate::detach::DetachKeys;
 use crate::error::{Answer, Failure};
-use crate::filters::{is_true, time};
+use crate::filters::is_true;
 use crate::hijack::{Carrying, Handover, Session};
-use crate::websocket;
+use crate::version::Version;
+use crate::{moments, websocket};
 
 use super::Parameters;
 
@@ -115,12 +116,21 @@ fn session(
 /// `GET /containers/{id}/attach/ws`: the streams as messages, unframed.
 pub(crate) async fn attach_websocket(
     State(door): State<Door>,
+    version: Version,
     Path(name): Path<String>,
     Query(query): Parameters,
     upgrade: WebSocketUpgrade,
 ) -> Answer {
     let record = door.engine.get(&name)?;
-    let options = attach_options(&record, &query);
+    let mut options = attach_options(&record, &query);
+    if version.before(42) {
+        // All of them, whatever is asked for.
+        options = AttachOptions {
+            stdin: record.config.open_stdin,
+            stdout: true,
+            stderr: true,
+        };
+    }
     let terminal = record.config.tty;
     let session = session(&door, &record, &query, options)?;
     Ok(upgrade.on_upgrade(move |socket| async move {
@@ -163,6 +173,7 @@ pub(crate) async fn wait(
 
 pub(crate) async fn logs(
     State(door): State<Door>,
+    version: Version,
     Path(name): Path<String>,
     Query(query): Parameters,
 ) -> Answer {
@@ -194,7 +205,7 @@ pub(crate) async fn logs(
         let line = logs.next().await?;
         Some((Ok::<_, Infallible>(frame(&line, shown, terminal)), logs))
     });
-    let kind = if terminal {
+    let kind = if terminal || version.before(42) {
         "application/vnd.docker.raw-stream"
     } else {
         "application/vnd.docker.multiplexed-stream"
@@ -264,7 +275,7 @@ pub(crate) fn moment(query: &HashMap<String, String>, name: &str) -> Answer<Opti
     let Some(text) = query.get(name).filter(|text| !text.is_empty()) else {
         return Ok(None);
     };
-    time(text)
+    moments::moment(text)
         .map(Some)
         .ok_or_else(|| Failure::bad(format!("invalid value for {name:?}: {text:?}")))
 }

@@ -10,10 +10,13 @@ use serde_json::Value;
 
 use super::view::{Attachment, mount, networks, seconds, sizes, status_text};
 use crate::Door;
+use crate::version::Version;
 
 /// Makes the entries of one list.
 pub(crate) struct Listing<'a> {
     door: &'a Door,
+    /// Whose words it speaks.
+    version: Version,
     /// Networks by the name that containers give.
     networks: HashMap<String, Option<Arc<Network>>>,
     /// Ids of images by the name that containers give; none if it means none.
@@ -38,6 +41,8 @@ pub(crate) struct Summary<'a> {
     host_config: Host<'a>,
     network_settings: Settings,
     mounts: Vec<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    health: Option<Health<'a>>,
     /// Bytes it has written.
     #[serde(skip_serializing_if = "Option::is_none")]
     size_rw: Option<u64>,
@@ -50,8 +55,15 @@ pub(crate) struct Summary<'a> {
 #[serde(rename_all = "PascalCase")]
 struct Host<'a> {
     network_mode: &'a str,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    annotations: &'a BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    annotations: Option<&'a BTreeMap<String, String>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Health<'a> {
+    status: &'a str,
+    failing_streak: u32,
 }
 
 #[derive(Serialize)]
@@ -74,9 +86,10 @@ struct Port<'a> {
 }
 
 impl<'a> Listing<'a> {
-    pub(crate) fn new(door: &'a Door) -> Self {
+    pub(crate) fn new(door: &'a Door, version: Version) -> Self {
         Self {
             door,
+            version,
             networks: HashMap::new(),
             images: HashMap::new(),
         }
@@ -113,12 +126,14 @@ impl<'a> Listing<'a> {
             status: status_text(record),
             host_config: Host {
                 network_mode: &record.host.network_mode,
-                annotations: &record.host.annotations,
+                annotations: Some(&record.host.annotations)
+                    .filter(|all| self.version.since(46) && !all.is_empty()),
             },
             network_settings: Settings {
                 networks: attachments,
             },
             mounts: record.mounts.iter().map(mount).collect(),
+            health: self.version.since(52).then(|| health(record)),
             size_rw: sizes.map(|(written, _)| written),
             size_root_fs: sizes.map(|(_, all)| all),
         }
@@ -137,6 +152,19 @@ impl<'a> Listing<'a> {
             Some(id) if *id == record.image => name,
             _ => &record.image,
         }
+    }
+}
+
+fn health(record: &Record) -> Health<'_> {
+    match &record.state.health {
+        Some(health) => Health {
+            status: &health.status,
+            failing_streak: health.failing_streak,
+        },
+        None => Health {
+            status: "none",
+            failing_streak: 0,
+        },
     }
 }
 

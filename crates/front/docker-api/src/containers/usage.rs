@@ -17,6 +17,7 @@ use serde_json::{Map, Value, json};
 use crate::Door;
 use crate::error::{Answer, Failure};
 use crate::filters::is_true;
+use crate::version::Version;
 
 use super::Parameters;
 use super::streams::blocking;
@@ -89,16 +90,19 @@ fn table(text: &str, pids: &[i32]) -> Answer<(Vec<String>, Vec<Vec<String>>)> {
 /// `GET /containers/{id}/stats`: one sample, or one a second.
 pub(crate) async fn stats(
     State(door): State<Door>,
+    version: Version,
     Path(name): Path<String>,
     Query(query): Parameters,
 ) -> Answer {
     let record = door.engine.get(&name)?;
     let streams = query.get("stream").is_none_or(|text| is_true(Some(text)));
-    let waits = !streams && !is_true(query.get("one-shot"));
+    let is_one_shot = version.since(41) && is_true(query.get("one-shot"));
+    let waits = !streams && !is_one_shot;
     let sampler = Sampler {
+        version,
         engine: door.engine.clone(),
         id: record.id.clone(),
-        before: Map::new(),
+        before: cpu(None),
         read: NEVER.into(),
     };
     let body = if streams {
@@ -128,6 +132,7 @@ pub(crate) async fn stats(
 
 /// Reads one container, again and again.
 struct Sampler {
+    version: Version,
     engine: Engine,
     id: String,
     before: Map<String, Value>,
@@ -156,7 +161,6 @@ impl Sampler {
         let mut sample = json!({
             "id": record.id,
             "name": format!("/{}", record.name),
-            "os_type": "linux",
             "read": read,
             "preread": std::mem::replace(&mut self.read, read.clone()),
             "num_procs": 0,
@@ -167,6 +171,9 @@ impl Sampler {
             "precpu_stats": std::mem::replace(&mut self.before, cpu.clone()),
             "cpu_stats": Value::Object(std::mem::take(&mut cpu)),
         });
+        if self.version.since(52) {
+            sample["os_type"] = json!("linux");
+        }
         if let Some(usage) = &usage {
             sample["pids_stats"] = json!({ "current": usage.pids.current });
             if let Some(limit) = usage.pids.limit {
@@ -244,9 +251,13 @@ fn memory(usage: &Stats) -> Value {
         "stats": memory.details,
         "limit": memory.limit.unwrap_or_else(machine_memory),
     });
-    if memory.max_usage > 0 {
-        shown["max_usage"] = memory.max_usage.into();
-        shown["failcnt"] = memory.n_failures.into();
+    for (field, number) in [
+        ("max_usage", memory.max_usage),
+        ("failcnt", memory.n_failures),
+    ] {
+        if number > 0 {
+            shown[field] = number.into();
+        }
     }
     shown
 }
@@ -273,22 +284,18 @@ fn blkio(usage: Option<&Stats>) -> Value {
                 })
             })
             .collect();
-        if rows.is_empty() {
-            Value::Null
-        } else {
-            rows.into()
-        }
+        rows.into()
     };
     json!({
         "io_service_bytes_recursive":
             list(|one| [("read", one.read_bytes), ("write", one.written_bytes)]),
         "io_serviced_recursive": list(|one| [("read", one.n_reads), ("write", one.n_writes)]),
-        "io_queue_recursive": null,
-        "io_service_time_recursive": null,
-        "io_wait_time_recursive": null,
-        "io_merged_recursive": null,
-        "io_time_recursive": null,
-        "sectors_recursive": null,
+        "io_queue_recursive": [],
+        "io_service_time_recursive": [],
+        "io_wait_time_recursive": [],
+        "io_merged_recursive": [],
+        "io_time_recursive": [],
+        "sectors_recursive": [],
     })
 }
 
@@ -299,15 +306,32 @@ struct Changes {
     limits: HostConfig,
 }
 
+/// Rules for single devices, which can be changed from 1.55 on.
+const OF_DEVICES: [&str; 5] = [
+    "BlkioWeightDevice",
+    "BlkioDeviceReadBps",
+    "BlkioDeviceWriteBps",
+    "BlkioDeviceReadIOps",
+    "BlkioDeviceWriteIOps",
+];
+
 /// `POST /containers/{id}/update`.
 pub(crate) async fn update(
     State(door): State<Door>,
+    version: Version,
     Path(name): Path<String>,
     body: Bytes,
 ) -> Answer {
     let bad = |error: serde_json::Error| Failure::bad(format!("invalid JSON: {error}"));
     let mut value: Value = serde_json::from_slice(&body).map_err(bad)?;
     strip_nulls(&mut value);
+    if let Some(field) = OF_DEVICES.iter().find(|field| !value[**field].is_null())
+        && version.since(55)
+    {
+        return Err(Failure::bad(format!(
+            "changing {field} of a container is not supported: leave it out"
+        )));
+    }
     let policy = value
         .get("RestartPolicy")
         .cloned()

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use dhow_engine::spec::{EndpointIpam, EndpointSettings};
+use dhow_engine::spec::{EndpointIpam, EndpointSettings, HostConfig};
 use dhow_engine::{Endpoint, Moment, MountKind, MountPoint, Network, Record, Status};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::Door;
 use crate::error::Answer;
+use crate::version::Version;
 
 /// The time that Docker shows for "never".
 const NEVER: &str = "0001-01-01T00:00:00Z";
@@ -28,7 +29,12 @@ pub(crate) fn strip_nulls(value: &mut Value) {
 }
 
 /// Everything about one container.
-pub(super) fn full(door: &Door, record: &Record, with_size: bool) -> Answer<Value> {
+pub(super) fn full(
+    door: &Door,
+    record: &Record,
+    version: Version,
+    with_size: bool,
+) -> Answer<Value> {
     let endpoints = door.engine.networks().sandbox_endpoints(&record.id);
     let folder = door
         .engine
@@ -48,8 +54,12 @@ pub(super) fn full(door: &Door, record: &Record, with_size: bool) -> Answer<Valu
     let network = |name: &str| door.engine.networks().get(name).ok().map(Arc::new);
     let mut config = serde_json::to_value(&record.config).unwrap_or_default();
     config["Hostname"] = json!(record.hostname());
-    config["OnBuild"] = Value::Null;
-    let mut host = serde_json::to_value(&record.host).unwrap_or_default();
+    if version.before(52) {
+        config["OnBuild"] = Value::Null;
+    }
+    null_if_empty(&mut config, &["Env", "Volumes"]);
+    leave_out_if_empty(&mut config, &["ExposedPorts"]);
+    let mut host = host_view(&record.host);
     // What other systems have, some clients look for here.
     for (field, nothing) in [
         ("Cgroup", json!("")),
@@ -102,7 +112,6 @@ pub(super) fn full(door: &Door, record: &Record, with_size: bool) -> Answer<Valu
         "Mounts": record.mounts.iter().map(mount).collect::<Vec<_>>(),
         "Config": config,
         "NetworkSettings": {
-            "Bridge": "",
             "SandboxID": if first.is_some() { record.id.as_str() } else { "" },
             "SandboxKey": first.map_or_else(String::new, |_| {
                 door.engine.networks().sandbox_path(&record.id).display().to_string()
@@ -111,34 +120,17 @@ pub(super) fn full(door: &Door, record: &Record, with_size: bool) -> Answer<Valu
             "Networks": networks(record, &endpoints, network),
         },
     });
-    // The addresses on the default network stand outside as well.
-    let default = endpoints.iter().find(|endpoint| {
-        door.engine
-            .networks()
-            .get(&endpoint.network)
-            .is_ok_and(|found| found.spec.name == "bridge")
-    });
-    let network = default.and_then(|one| network(&one.network));
-    let outside = Attachment::new(network.as_deref(), &EndpointSettings::default(), default);
-    let outside = serde_json::to_value(outside).expect("plain values");
-    let settings = &mut shown["NetworkSettings"];
-    for field in [
-        "EndpointID",
-        "Gateway",
-        "GlobalIPv6Address",
-        "GlobalIPv6PrefixLen",
-        "IPAddress",
-        "IPPrefixLen",
-        "IPv6Gateway",
-        "MacAddress",
-    ] {
-        settings[field] = outside[field].clone();
+    if version.since(48)
+        && let Ok(image) = door.engine.images().resolve(&record.image)
+    {
+        shown["ImageManifestDescriptor"] = json!(image.manifest);
     }
-    settings["HairpinMode"] = json!(false);
-    settings["LinkLocalIPv6Address"] = json!("");
-    settings["LinkLocalIPv6PrefixLen"] = json!(0);
-    settings["SecondaryIPAddresses"] = Value::Null;
-    settings["SecondaryIPv6Addresses"] = Value::Null;
+    if version.before(45) {
+        old_aliases(&mut shown["NetworkSettings"]["Networks"], record);
+    }
+    if version.before(52) {
+        old_network_settings(&mut shown["NetworkSettings"]);
+    }
     if let Some(health) = &state.health {
         shown["State"]["Health"] = json!({
             "Status": health.status,
@@ -157,6 +149,114 @@ pub(super) fn full(door: &Door, record: &Record, with_size: bool) -> Answer<Valu
         shown["SizeRootFs"] = json!(all);
     }
     Ok(shown)
+}
+
+/// What a container gets of its host: what was not asked for is null, or what
+/// it gets unless told otherwise.
+fn host_view(host: &HostConfig) -> Value {
+    let mut shown = serde_json::to_value(host).unwrap_or_default();
+    let lists: Vec<String> = shown
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter(|(_, value)| value.is_array() || value.is_object())
+        .map(|(name, _)| name.clone())
+        .filter(|name| !matches!(name.as_str(), "LogConfig" | "RestartPolicy"))
+        .collect();
+    leave_out_if_empty(&mut shown, &["Mounts"]);
+    let lists: Vec<&str> = lists.iter().map(String::as_str).collect();
+    null_if_empty(&mut shown, &lists);
+    leave_out_if_empty(&mut shown, &["Runtime"]);
+    shown["ConsoleSize"] = json!(host.console_size.unwrap_or_default());
+    let is_open = host.privileged
+        || host
+            .security_opt
+            .iter()
+            .any(|option| option == "systempaths=unconfined");
+    if !is_open {
+        for (field, paths) in [
+            ("MaskedPaths", &dhow_engine::MASKED_PATHS[..]),
+            ("ReadonlyPaths", &dhow_engine::READONLY_PATHS[..]),
+        ] {
+            if shown[field].is_null() {
+                shown[field] = json!(paths);
+            }
+        }
+    }
+    shown
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+        _ => false,
+    }
+}
+
+fn null_if_empty(shown: &mut Value, fields: &[&str]) {
+    for field in fields {
+        if let Some(value) = shown.get_mut(*field)
+            && is_empty(value)
+        {
+            *value = Value::Null;
+        }
+    }
+}
+
+fn leave_out_if_empty(shown: &mut Value, fields: &[&str]) {
+    let Some(shown) = shown.as_object_mut() else {
+        return;
+    };
+    for field in fields {
+        if shown.get(*field).is_some_and(is_empty) {
+            shown.shift_remove(*field);
+        }
+    }
+}
+
+/// Before 1.45 a container's short id and host name stood among its aliases.
+fn old_aliases(networks: &mut Value, record: &Record) {
+    for (name, network) in networks.as_object_mut().into_iter().flatten() {
+        if matches!(name.as_str(), "bridge" | "host" | "none") {
+            continue;
+        }
+        let mut aliases = network["Aliases"].as_array().cloned().unwrap_or_default();
+        for further in [json!(record.id[..12]), json!(record.hostname())] {
+            if !aliases.contains(&further) {
+                aliases.push(further);
+            }
+        }
+        network["Aliases"] = aliases.into();
+    }
+}
+
+/// Before 1.52 the addresses on the default network stood outside as well, with
+/// what nobody sets any more.
+fn old_network_settings(settings: &mut Value) {
+    let bridge = settings["Networks"]["bridge"].clone();
+    for (field, nothing) in [
+        ("EndpointID", json!("")),
+        ("Gateway", json!("")),
+        ("GlobalIPv6Address", json!("")),
+        ("GlobalIPv6PrefixLen", json!(0)),
+        ("IPAddress", json!("")),
+        ("IPPrefixLen", json!(0)),
+        ("IPv6Gateway", json!("")),
+        ("MacAddress", json!("")),
+    ] {
+        settings[field] = match &bridge[field] {
+            Value::Null => nothing,
+            known => known.clone(),
+        };
+    }
+    settings["Bridge"] = json!("");
+    settings["HairpinMode"] = json!(false);
+    settings["LinkLocalIPv6Address"] = json!("");
+    settings["LinkLocalIPv6PrefixLen"] = json!(0);
+    settings["SecondaryIPAddresses"] = Value::Null;
+    settings["SecondaryIPv6Addresses"] = Value::Null;
 }
 
 pub(super) fn sizes(door: &Door, record: &Record) -> (u64, u64) {

@@ -1,5 +1,8 @@
 //! Networks as the API shows them.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
 use dhow_engine::Network;
 use serde_json::{Map, Value, json};
 
@@ -65,6 +68,42 @@ pub(super) fn network(door: &Door, network: &Network, with_containers: bool) -> 
         "Options": spec.options,
         "Labels": spec.labels,
     })
+}
+
+/// How many addresses of a network's subnets are taken, and how many are left
+/// to be given away.
+pub(super) fn status(door: &Door, network: &Network) -> Value {
+    let endpoints = door.engine.networks().endpoints(&network.spec.id);
+    let mut subnets = Map::new();
+    for pool in &network.spec.pools {
+        let subnet = pool.subnet.network();
+        let is_ipv4 = subnet.address.is_ipv4();
+        let mut taken: BTreeSet<IpAddr> = endpoints
+            .iter()
+            .filter_map(|endpoint| endpoint.address(is_ipv4))
+            .chain(pool.auxiliary.values().copied())
+            .chain([pool.gateway, subnet.address])
+            .collect();
+        // The last address of IPv4 speaks to all.
+        if let IpAddr::V4(first) = subnet.address {
+            let hosts = u32::MAX.checked_shr(subnet.length.into()).unwrap_or(0);
+            taken.insert(IpAddr::V4((u32::from(first) | hosts).into()));
+        }
+        let range = pool.range.unwrap_or(subnet);
+        let size = 1_u128
+            .checked_shl(if is_ipv4 { 32 } else { 128 } - u32::from(range.length))
+            .unwrap_or(u128::MAX);
+        let n_taken = taken.iter().filter(|one| range.contains(**one)).count();
+        let n_left = size.saturating_sub(n_taken as u128);
+        subnets.insert(
+            subnet.to_string(),
+            json!({
+                "IPsInUse": taken.len(),
+                "DynamicIPsAvailable": u64::try_from(n_left).unwrap_or(u64::MAX),
+            }),
+        );
+    }
+    json!({ "IPAM": { "Subnets": subnets } })
 }
 
 /// The identifier of a built-in network.
