@@ -64,10 +64,14 @@ fn main() -> ExitCode {
         }
         Role::Man(man) => told(manual::write_pages(&man, Arguments::command())),
         Role::Client(command) => {
-            if matches!(command, dhow_cli::Command::Up(_))
-                && let Err(error) = notify::ensure_daemon(&arguments.connection.host)
-            {
-                return told(Err(error));
+            if matches!(command, dhow_cli::Command::Up(_)) {
+                let address = match arguments.connection.address() {
+                    Ok(address) => address,
+                    Err(error) => return error.report(),
+                };
+                if let Err(error) = notify::ensure_daemon(&address) {
+                    return told(Err(error));
+                }
             }
             runtime.block_on(dhow_cli::run(&arguments.connection, command))
         }

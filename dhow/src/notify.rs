@@ -49,6 +49,10 @@ fn address(name: &[u8]) -> std::io::Result<SocketAddr> {
 /// When it cannot be started.
 pub(crate) fn ensure_daemon(host: &str) -> Result<()> {
     let socket = host.strip_prefix("unix://").unwrap_or(host);
+    if socket.contains("://") {
+        // Another machine's, which is not ours to start.
+        return Ok(());
+    }
     match UnixStream::connect(socket) {
         Err(error)
             if matches!(

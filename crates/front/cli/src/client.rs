@@ -1,4 +1,4 @@
-//! HTTP to the daemon's socket: one connection a request.
+//! HTTP to the daemon: one connection a request.
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
@@ -9,10 +9,13 @@ use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
-use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 
+use crate::connection::{Connection, Endpoint};
 use crate::error::Error;
+
+/// The version of the API whose answers this client reads: 1. and this.
+const API_VERSION: u32 = 51;
 
 /// What is not escaped in paths and queries.
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC
@@ -28,30 +31,51 @@ type Body = BoxBody<Bytes, std::io::Error>;
 /// A client of one daemon.
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
-    socket: String,
+    endpoint: Endpoint,
+    /// The version that is spoken, as paths begin with it.
+    prefix: String,
 }
 
 impl Client {
-    pub(crate) fn new(host: &str) -> Result<Self, Error> {
-        let socket = host.strip_prefix("unix://").unwrap_or(host);
-        if socket.contains("://") {
-            return Err(Error::Usage(format!(
-                "{host} is no socket: only unix:///PATH is supported"
-            )));
+    /// A client of the daemon that `connection` names. One that may be of
+    /// another version is asked what it speaks.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Usage`] and [`Error::File`] for what makes no sense, and what
+    /// the daemon says.
+    pub(crate) async fn connect(connection: &Connection) -> Result<Self, Error> {
+        let endpoint = connection.endpoint()?;
+        let mut client = Self {
+            endpoint,
+            prefix: String::new(),
+        };
+        let mut version = API_VERSION;
+        if client.endpoint.is_foreign() {
+            let spoken = client.head("/_ping", "api-version").await?;
+            let spoken = spoken.strip_prefix("1.").and_then(|text| text.parse().ok());
+            version = spoken.unwrap_or(version).min(version);
         }
-        Ok(Self {
-            socket: socket.to_owned(),
-        })
+        client.prefix = format!("/v1.{version}");
+        Ok(client)
     }
 
-    async fn send(&self, request: Request<Body>) -> Result<Response<Incoming>, Error> {
-        let stream =
-            UnixStream::connect(&self.socket)
-                .await
-                .map_err(|source| Error::Unreachable {
-                    socket: self.socket.clone(),
-                    source,
-                })?;
+    /// The version of the API that is spoken.
+    pub(crate) fn version(&self) -> &str {
+        self.prefix.trim_start_matches("/v")
+    }
+
+    async fn send(&self, mut request: Request<Body>) -> Result<Response<Incoming>, Error> {
+        let path = format!("{}{}", self.prefix, request.uri());
+        *request.uri_mut() = path.parse().expect("paths are escaped");
+        let stream = self
+            .endpoint
+            .connect()
+            .await
+            .map_err(|source| Error::Unreachable {
+                socket: self.endpoint.address().to_owned(),
+                source,
+            })?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(connection.with_upgrades());

@@ -86,26 +86,6 @@ pub struct Rename {
     new: String,
 }
 
-/// `dhow ps`.
-#[derive(Debug, Args)]
-pub struct List {
-    /// Show those that do not run as well.
-    #[arg(short, long)]
-    all: bool,
-    /// Print ids only.
-    #[arg(short, long)]
-    quiet: bool,
-    /// Show only those that fit (NAME=VALUE).
-    #[arg(short, long)]
-    filter: Vec<String>,
-    /// Print ids in full.
-    #[arg(long)]
-    no_trunc: bool,
-    /// Print as JSON, or by a template such as '{{.Names}}'.
-    #[arg(long)]
-    format: Option<String>,
-}
-
 /// `dhow logs`.
 #[derive(Debug, Args)]
 pub struct Logs {
@@ -375,104 +355,6 @@ pub(crate) fn filters(texts: &[String]) -> Result<String, Error> {
     Ok(Value::Object(map).to_string())
 }
 
-pub(crate) async fn list(client: &Client, list: List) -> Outcome {
-    let query = query(&[
-        ("all", u8::from(list.all).to_string()),
-        ("filters", filters(&list.filter)?),
-    ]);
-    let containers = client.get(&format!("/containers/json{query}")).await?;
-    let containers = containers.as_array().cloned().unwrap_or_default();
-    let id = |value: &Value| {
-        let id = show::text(value, "Id");
-        if list.no_trunc {
-            id.to_owned()
-        } else {
-            show::short(id).to_owned()
-        }
-    };
-    if list.quiet {
-        containers
-            .iter()
-            .for_each(|container| show::line(id(container)));
-        return Ok(0);
-    }
-    let names = |container: &Value| -> String {
-        let names = container["Names"].as_array().cloned().unwrap_or_default();
-        let names: Vec<&str> = names
-            .iter()
-            .filter_map(Value::as_str)
-            .map(|name| name.trim_start_matches('/'))
-            .collect();
-        names.join(",")
-    };
-    if let Some(format) = &list.format {
-        let values: Vec<Value> = containers
-            .iter()
-            .map(|container| {
-                json!({
-                    "ID": id(container),
-                    "Names": names(container),
-                    "Image": container["Image"],
-                    "Command": container["Command"],
-                    "CreatedAt": container["Created"],
-                    "Ports": ports(container),
-                    "State": container["State"],
-                    "Status": container["Status"],
-                    "Labels": container["Labels"],
-                })
-            })
-            .collect();
-        show::formatted(format, &values)?;
-        return Ok(0);
-    }
-    let rows: Vec<Vec<String>> = containers
-        .iter()
-        .map(|container| {
-            let mut command = format!("{:?}", show::text(container, "Command"));
-            if !list.no_trunc && command.chars().count() > 22 {
-                command = command.chars().take(20).chain("…\"".chars()).collect();
-            }
-            vec![
-                id(container),
-                show::text(container, "Image").to_owned(),
-                command,
-                show::ago(container["Created"].as_i64().unwrap_or_default()),
-                show::text(container, "Status").to_owned(),
-                ports(container),
-                names(container),
-            ]
-        })
-        .collect();
-    show::table(
-        &[
-            "CONTAINER ID",
-            "IMAGE",
-            "COMMAND",
-            "CREATED",
-            "STATUS",
-            "PORTS",
-            "NAMES",
-        ],
-        &rows,
-    );
-    Ok(0)
-}
-
-fn ports(container: &Value) -> String {
-    let ports = container["Ports"].as_array().cloned().unwrap_or_default();
-    let shown: Vec<String> = ports
-        .iter()
-        .map(|port| {
-            let inner = format!("{}/{}", port["PrivatePort"], show::text(port, "Type"));
-            match port["PublicPort"].as_u64() {
-                Some(outer) => format!("{}:{outer}->{inner}", show::text(port, "IP")),
-                None => inner,
-            }
-        })
-        .collect();
-    shown.join(", ")
-}
-
 pub(crate) async fn logs(client: &Client, logs: Logs) -> Outcome {
     let path = format!("/containers/{}", escape(&logs.name));
     let facts = client.get(&format!("{path}/json")).await?;
@@ -678,7 +560,7 @@ pub(crate) async fn inspect(client: &Client, inspect: Inspect) -> Outcome {
         }
     }
     match &inspect.format {
-        Some(format) => show::formatted(format, &found)?,
+        Some(format) => show::inspected(format, found)?,
         None => show::line(format_args!("{:#}", Value::Array(found))),
     }
     if failed { Err(Error::Told) } else { Ok(0) }

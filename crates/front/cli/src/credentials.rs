@@ -20,6 +20,14 @@ const TOKEN_USER: &str = "<token>";
 /// What helpers say when they have nothing.
 const NOT_FOUND: &str = "credentials not found";
 
+/// The folder with Docker's configuration: `DOCKER_CONFIG` or `~/.docker`.
+pub(crate) fn folder() -> PathBuf {
+    std::env::var_os("DOCKER_CONFIG")
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".docker")))
+        .unwrap_or_else(|| PathBuf::from("/root/.docker"))
+}
+
 /// A user's credentials.
 #[derive(Debug)]
 pub(crate) struct Credentials {
@@ -33,11 +41,7 @@ impl Credentials {
     /// # Errors
     /// If it is there but cannot be read.
     pub(crate) fn open() -> Result<Credentials, Error> {
-        let folder = std::env::var_os("DOCKER_CONFIG")
-            .map(PathBuf::from)
-            .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".docker")))
-            .unwrap_or_else(|| PathBuf::from("/root/.docker"));
-        Credentials::read(folder.join("config.json"))
+        Credentials::read(folder().join("config.json"))
     }
 
     fn read(path: PathBuf) -> Result<Credentials, Error> {

@@ -15,7 +15,9 @@ pub enum Error {
         message: String,
     },
     /// The daemon cannot be reached.
-    #[error("cannot connect to the daemon at {socket}: is it running? Start it with: dhow daemon")]
+    #[error(
+        "cannot connect to the daemon at {socket}: {source}; is it running? Start it with: dhow daemon"
+    )]
     Unreachable {
         /// Where it was looked for.
         socket: String,

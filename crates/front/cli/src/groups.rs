@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::client::{Client, query};
 use crate::containers::filters;
-use crate::{Command, Outcome, containers, copy, images, run, show, terminal, usage};
+use crate::{Command, Outcome, containers, copy, images, ps, run, show, terminal, usage};
 
 /// What is asked of containers.
 #[derive(Debug, Subcommand)]
@@ -33,7 +33,7 @@ pub enum Container {
     Logs(containers::Logs),
     /// List containers.
     #[command(visible_aliases = ["list", "ps"])]
-    Ls(containers::List),
+    Ls(ps::List),
     /// Freeze all processes of containers.
     Pause(containers::Names),
     /// Show where the ports of a container are published.

@@ -15,6 +15,7 @@ use crate::client::{Client, escape, query};
 use crate::containers::filters;
 use crate::credentials::Credentials;
 use crate::error::Error;
+use crate::listing::{self, Row};
 use crate::request::pairs;
 use crate::{Outcome, progress, show};
 
@@ -270,6 +271,12 @@ pub(crate) async fn list(client: &Client, list: List) -> Outcome {
             .flatten()
             .filter_map(Value::as_str)
             .collect();
+        let digests: Vec<&str> = image["RepoDigests"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect();
         let names = if tags.is_empty() {
             vec!["<none>:<none>"]
         } else {
@@ -277,41 +284,55 @@ pub(crate) async fn list(client: &Client, list: List) -> Outcome {
         };
         for name in names {
             let (repository, tag) = name.rsplit_once(':').unwrap_or((name, "<none>"));
-            rows.push(json!({
-                "Repository": repository,
-                "Tag": tag,
-                "ID": id,
-                "CreatedSince": show::ago(image["Created"].as_i64().unwrap_or_default()),
-                "Size": show::size(image["Size"].as_u64().unwrap_or_default()),
-            }));
+            let created = image["Created"].as_i64().unwrap_or_default();
+            let bytes = image["Size"].as_u64().unwrap_or_default();
+            let digest = digests
+                .iter()
+                .filter_map(|digest| digest.split_once('@'))
+                .find(|(name, _)| *name == repository)
+                .map_or("<none>", |(_, digest)| digest);
+            rows.push(Row::new([
+                ("Containers", "N/A".into()),
+                ("CreatedAt", show::moment(created).into()),
+                ("CreatedSince", show::ago(created).into()),
+                ("Digest", digest.into()),
+                ("ID", id.into()),
+                ("Repository", repository.into()),
+                ("SharedSize", "N/A".into()),
+                ("Size", show::size(bytes).into()),
+                ("Tag", tag.into()),
+                ("UniqueSize", "N/A".into()),
+                ("VirtualSize", show::fine_size(bytes).into()),
+            ]));
         }
     }
-    if let Some(format) = &list.format {
-        show::formatted(format, &rows)?;
-        return Ok(0);
-    }
     if list.quiet {
-        let mut ids: Vec<&str> = rows.iter().map(|row| show::text(row, "ID")).collect();
+        let mut ids: Vec<&str> = rows.iter().map(|row| row.text("ID")).collect();
         ids.dedup();
         ids.into_iter().for_each(show::line);
         return Ok(0);
     }
-    let fields = ["Repository", "Tag", "ID", "CreatedSince", "Size"];
-    let cells: Vec<Vec<String>> = rows
-        .iter()
-        .map(|row| {
-            fields
-                .iter()
-                .map(|field| show::text(row, field).to_owned())
-                .collect()
-        })
-        .collect();
-    show::table(
-        &["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"],
-        &cells,
-    );
+    let format = match list.format.as_deref().unwrap_or("table") {
+        "table" => "table {{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}",
+        format => format,
+    };
+    listing::print(format, &TITLES, &rows)?;
     Ok(0)
 }
+
+const TITLES: [(&str, &str); 11] = [
+    ("Containers", "CONTAINERS"),
+    ("CreatedAt", "CREATED AT"),
+    ("CreatedSince", "CREATED"),
+    ("Digest", "DIGEST"),
+    ("ID", "IMAGE ID"),
+    ("Repository", "REPOSITORY"),
+    ("SharedSize", "SHARED SIZE"),
+    ("Size", "SIZE"),
+    ("Tag", "TAG"),
+    ("UniqueSize", "UNIQUE SIZE"),
+    ("VirtualSize", "SIZE"),
+];
 
 pub(crate) async fn history(client: &Client, history: History) -> Outcome {
     let entries = client

@@ -6,47 +6,38 @@
 
 mod client;
 mod cluster;
+mod connection;
 mod containers;
 mod copy;
 mod credentials;
+mod disk;
 mod error;
 mod groups;
 mod images;
 mod limits;
+mod listing;
 mod login;
 mod networking;
 mod networks;
 mod progress;
+mod ps;
 mod request;
 mod run;
 mod show;
 mod system;
+mod template;
 mod terminal;
 mod usage;
 mod volumes;
 
 use std::process::ExitCode;
 
-use clap::{Args, Subcommand};
+use clap::Subcommand;
 
+pub use connection::Connection;
 pub use error::Error;
 
 use client::Client;
-
-/// How the daemon is reached.
-#[derive(Debug, Clone, Args)]
-pub struct Connection {
-    /// Socket of the daemon.
-    #[arg(
-        short = 'H',
-        long = "host",
-        global = true,
-        env = "DHOW_HOST",
-        default_value = "unix:///run/dhow/dhow.sock",
-        value_name = "SOCKET"
-    )]
-    pub host: String,
-}
 
 /// What the daemon is asked for.
 #[derive(Debug, Subcommand)]
@@ -76,7 +67,7 @@ pub enum Command {
     Rename(containers::Rename),
     /// List containers.
     #[command(visible_alias = "ls")]
-    Ps(containers::List),
+    Ps(ps::List),
     /// Show what a container printed.
     Logs(containers::Logs),
     /// Run a program in a running container.
@@ -153,14 +144,14 @@ pub enum Command {
     /// Show what happens, as it happens.
     Events(system::Events),
     /// Show facts about the daemon and the machine.
-    Info,
+    Info(system::Facts),
     /// Show the versions of client and daemon.
-    Version,
+    Version(system::Facts),
 }
 
 /// Carries out a command; what goes wrong is told on standard error.
 pub async fn run(connection: &Connection, command: Command) -> ExitCode {
-    let client = match Client::new(&connection.host) {
+    let client = match Client::connect(connection).await {
         Ok(client) => client,
         Err(error) => return error.report(),
     };
@@ -187,7 +178,7 @@ pub async fn run(connection: &Connection, command: Command) -> ExitCode {
         Command::Wait(names) => containers::wait(&client, &names).await,
         Command::Rm(remove) => containers::remove(&client, remove).await,
         Command::Rename(rename) => containers::rename(&client, rename).await,
-        Command::Ps(list) => containers::list(&client, list).await,
+        Command::Ps(list) => ps::list(&client, list).await,
         Command::Logs(logs) => containers::logs(&client, logs).await,
         Command::Exec(exec) => containers::exec(&client, exec).await,
         Command::Attach(attach) => containers::attach(&client, attach).await,
@@ -216,8 +207,8 @@ pub async fn run(connection: &Connection, command: Command) -> ExitCode {
         Command::Up(up) => cluster::up(&client, up).await,
         Command::Down(down) => cluster::down(&client, down).await,
         Command::Events(events) => system::events(&client, events).await,
-        Command::Info => system::info(&client).await,
-        Command::Version => system::version(&client).await,
+        Command::Info(facts) => system::info(&client, facts).await,
+        Command::Version(facts) => system::version(&client, facts).await,
     };
     match result {
         Ok(code) => ExitCode::from(code),

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::client::{Client, escape, query};
 use crate::containers::filters;
 use crate::error::Error;
+use crate::listing::{self, Row};
 use crate::networking::{self, EndpointWords};
 use crate::request::pairs;
 use crate::{Outcome, show};
@@ -22,6 +23,9 @@ pub enum Command {
     Ls(List),
     /// Show everything about networks, as JSON.
     Inspect {
+        /// Print by a template such as '{{.Driver}}'.
+        #[arg(short, long)]
+        format: Option<String>,
         /// Names or ids.
         #[arg(required = true)]
         names: Vec<String>,
@@ -135,6 +139,44 @@ pub struct List {
     /// Show only those that fit (NAME=VALUE).
     #[arg(short, long)]
     filter: Vec<String>,
+    /// Print ids in full.
+    #[arg(long)]
+    no_trunc: bool,
+    /// Print as json, by a template such as '{{.Name}}', or 'table TEMPLATE'.
+    #[arg(long)]
+    format: Option<String>,
+}
+
+const TITLES: [(&str, &str); 9] = [
+    ("CreatedAt", "CREATED AT"),
+    ("Driver", "DRIVER"),
+    ("ID", "NETWORK ID"),
+    ("IPv4", "IPV4"),
+    ("IPv6", "IPV6"),
+    ("Internal", "INTERNAL"),
+    ("Labels", "LABELS"),
+    ("Name", "NAME"),
+    ("Scope", "SCOPE"),
+];
+
+/// A network in the fields of Docker's client.
+fn row(network: &Value, no_trunc: bool) -> Row {
+    let id = show::text(network, "Id");
+    let word = |field: &str| Value::from(network[field].as_bool().unwrap_or_default().to_string());
+    Row::new([
+        (
+            "CreatedAt",
+            show::precise(show::text(network, "Created")).into(),
+        ),
+        ("Driver", network["Driver"].clone()),
+        ("ID", if no_trunc { id } else { show::short(id) }.into()),
+        ("IPv4", word("EnableIPv4")),
+        ("IPv6", word("EnableIPv6")),
+        ("Internal", word("Internal")),
+        ("Name", network["Name"].clone()),
+        ("Scope", network["Scope"].clone()),
+    ])
+    .with_labels(&network["Labels"])
 }
 
 pub(crate) async fn run(client: &Client, command: Command) -> Outcome {
@@ -152,31 +194,28 @@ pub(crate) async fn run(client: &Client, command: Command) -> Outcome {
         Command::Ls(list) => {
             let query = query(&[("filters", filters(&list.filter)?)]);
             let networks = client.get(&format!("/networks{query}")).await?;
-            let networks = networks.as_array().cloned().unwrap_or_default();
-            let field = |value: &Value, name| show::text(value, name).to_owned();
-            let rows: Vec<Vec<String>> = networks
-                .iter()
-                .map(|network| {
-                    vec![
-                        show::short(show::text(network, "Id")).to_owned(),
-                        field(network, "Name"),
-                        field(network, "Driver"),
-                        field(network, "Scope"),
-                    ]
-                })
-                .collect();
-            if list.quiet {
-                rows.iter().for_each(|row| show::line(&row[0]));
-            } else {
-                show::table(&["NETWORK ID", "NAME", "DRIVER", "SCOPE"], &rows);
+            let rows = networks.as_array().into_iter().flatten();
+            let mut rows: Vec<Row> = rows.map(|network| row(network, list.no_trunc)).collect();
+            rows.sort_by(|one, other| one.text("Name").cmp(other.text("Name")));
+            if list.quiet && list.format.is_none() {
+                rows.iter().for_each(|row| show::line(row.text("ID")));
+                return Ok(0);
             }
+            let format = match list.format.as_deref().unwrap_or("table") {
+                "table" => "table {{.ID}}\t{{.Name}}\t{{.Driver}}\t{{.Scope}}",
+                format => format,
+            };
+            listing::print(format, &TITLES, &rows)?;
         }
-        Command::Inspect { names } => {
+        Command::Inspect { names, format } => {
             let mut found = Vec::new();
             for name in names {
                 found.push(client.get(&format!("/networks/{}", escape(&name))).await?);
             }
-            show::line(format_args!("{:#}", Value::Array(found)));
+            match format {
+                Some(format) => show::inspected(&format, found)?,
+                None => show::line(format_args!("{:#}", Value::Array(found))),
+            }
         }
         Command::Rm { names } => {
             let mut failed = false;

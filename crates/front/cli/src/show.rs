@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::Value;
 
 use crate::error::Error;
+use crate::template::Template;
 
 /// Prints rows below a heading, each column as wide as its widest cell.
 pub(crate) fn table(heading: &[&str], rows: &[Vec<String>]) {
@@ -40,8 +41,20 @@ pub(crate) fn line(text: impl std::fmt::Display) {
     let _ = writeln!(std::io::stdout(), "{text}");
 }
 
-/// Bytes as people read them, in decimal units as `docker` has them.
+/// Bytes as people read them: three digits and a decimal unit, as `docker` has
+/// them.
 pub(crate) fn size(bytes: u64) -> String {
+    significant(bytes, 3)
+}
+
+/// The same with four digits, where `docker` has those.
+pub(crate) fn fine_size(bytes: u64) -> String {
+    significant(bytes, 4)
+}
+
+/// Bytes in the largest unit that leaves a whole number, with so many digits
+/// and no zeros behind them.
+fn significant(bytes: u64, n_digits: usize) -> String {
     let units = ["B", "kB", "MB", "GB", "TB", "PB"];
     let mut value = bytes as f64;
     let mut unit = 0;
@@ -49,17 +62,32 @@ pub(crate) fn size(bytes: u64) -> String {
         value /= 1000.0;
         unit += 1;
     }
-    let digits = if value < 10.0 {
-        2
-    } else if value < 100.0 {
+    let n_whole = if value < 10.0 {
         1
+    } else if value < 100.0 {
+        2
     } else {
-        0
+        3
     };
-    if unit == 0 {
-        format!("{bytes}B")
-    } else {
-        format!("{value:.digits$}{}", units[unit])
+    let mut text = format!("{value:.*}", n_digits.saturating_sub(n_whole));
+    if text.contains('.') {
+        text.truncate(text.trim_end_matches('0').trim_end_matches('.').len());
+    }
+    format!("{text}{}", units[unit])
+}
+
+/// A moment of RFC 3339 in the words of Go, to the nanosecond.
+pub(crate) fn precise(text: &str) -> String {
+    match text.parse::<jiff::Timestamp>() {
+        Ok(moment) => {
+            let zoned = moment.to_zoned_datetime(jiff::tz::TimeZone::UTC);
+            let fraction = format!("{:09}", moment.subsec_nanosecond());
+            let fraction = fraction.trim_end_matches('0');
+            let point = if fraction.is_empty() { "" } else { "." };
+            let seconds = zoned.strftime("%Y-%m-%d %H:%M:%S");
+            format!("{seconds}{point}{fraction} +0000 UTC")
+        }
+        Err(_) => text.to_owned(),
     }
 }
 
@@ -72,18 +100,23 @@ pub(crate) fn ago(seconds: i64) -> String {
     let span = i64::try_from(now)
         .unwrap_or(i64::MAX)
         .saturating_sub(seconds);
-    let (count, unit) = match span {
-        ..1 => return "Less than a second ago".into(),
-        1..60 => (span, "second"),
-        60..3600 => (span / 60, "minute"),
-        3600..172_800 => (span / 3600, "hour"),
-        172_800..1_209_600 => (span / 86_400, "day"),
-        1_209_600..5_184_000 => (span / 604_800, "week"),
-        5_184_000..63_072_000 => (span / 2_592_000, "month"),
-        _ => (span / 31_536_000, "year"),
+    let (minutes, hours) = (span / 60, (span + 1800) / 3600);
+    let words = match span {
+        ..1 => "Less than a second".to_owned(),
+        1 => "1 second".to_owned(),
+        2..60 => format!("{span} seconds"),
+        60..120 => "About a minute".to_owned(),
+        120..3600 => format!("{minutes} minutes"),
+        _ => match hours {
+            ..=1 => "About an hour".to_owned(),
+            2..48 => format!("{hours} hours"),
+            48..336 => format!("{} days", hours / 24),
+            336..1440 => format!("{} weeks", hours / 24 / 7),
+            1440..17_520 => format!("{} months", hours / 24 / 30),
+            _ => format!("{} years", span / 3600 / 24 / 365),
+        },
     };
-    let plural = if count == 1 { "" } else { "s" };
-    format!("{count} {unit}{plural} ago")
+    format!("{words} ago")
 }
 
 /// The first twelve digits of an identifier.
@@ -97,58 +130,35 @@ pub(crate) fn text<'a>(value: &'a Value, field: &str) -> &'a str {
     value[field].as_str().unwrap_or_default()
 }
 
-/// Prints values by a `--format`: `json`, or a Go template of which fields
-/// (`{{.A.B}}`), `{{json .}}` and plain text are understood.
-pub(crate) fn formatted(format: &str, values: &[Value]) -> Result<(), Error> {
-    for value in values {
-        if format == "json" {
-            line(value);
-        } else {
-            line(expand(format, value)?);
-        }
+/// Prints what was inspected by a `--format`: `json` for all of it, else a
+/// template for each.
+///
+/// # Errors
+///
+/// [`Error::Usage`] for a template that is none, or asks for what is not there.
+pub(crate) fn inspected(format: &str, values: Vec<Value>) -> Result<(), Error> {
+    if format == "json" {
+        line(Value::Array(values));
+        return Ok(());
+    }
+    let template = Template::parse(format)?;
+    for value in &values {
+        line(template.render(value)?);
     }
     Ok(())
 }
 
-fn expand(template: &str, value: &Value) -> Result<String, Error> {
-    let mut out = String::new();
-    let mut rest = template;
-    while let Some((before, after)) = rest.split_once("{{") {
-        let (action, tail) = after.split_once("}}").ok_or_else(|| {
-            Error::Usage(format!(
-                "template {template:?}: an action is not closed with }}}}"
-            ))
-        })?;
-        out.push_str(&before.replace("\\t", "\t").replace("\\n", "\n"));
-        let action = action.trim();
-        let (as_json, path) = match action.strip_prefix("json ") {
-            Some(path) => (true, path.trim()),
-            None => (false, action),
-        };
-        let Some(path) = path.strip_prefix('.') else {
-            return Err(Error::Usage(format!(
-                "template {template:?}: {action:?} is not understood; use {{{{.Field}}}} or {{{{json .Field}}}}"
-            )));
-        };
-        let mut found = value;
-        for field in path.split('.').filter(|field| !field.is_empty()) {
-            found = &found[field];
-        }
-        match found {
-            Value::String(text) if !as_json => out.push_str(text),
-            Value::Null if !as_json => out.push_str("<no value>"),
-            other => out.push_str(&other.to_string()),
-        }
-        rest = tail;
-    }
-    out.push_str(&rest.replace("\\t", "\t").replace("\\n", "\n"));
-    Ok(out)
+/// A moment in the words of Docker's client, in the machine's time zone.
+pub(crate) fn moment(seconds: i64) -> String {
+    let Ok(moment) = jiff::Timestamp::from_second(seconds) else {
+        return String::new();
+    };
+    let zoned = moment.to_zoned_datetime(jiff::tz::TimeZone::system());
+    zoned.strftime("%Y-%m-%d %H:%M:%S %z %Z").to_string()
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
@@ -156,21 +166,14 @@ mod tests {
         for (bytes, shown) in [
             (0, "0B"),
             (999, "999B"),
-            (1500, "1.50kB"),
+            (1500, "1.5kB"),
+            (2_345_678, "2.35MB"),
             (74_800_000, "74.8MB"),
             (272_000_000, "272MB"),
         ] {
             assert_eq!(size(bytes), shown);
         }
-    }
-
-    #[test]
-    fn templates() {
-        let value = json!({ "A": { "B": "x" }, "N": 3 });
-        assert_eq!(expand("{{.A.B}}-{{.N}}", &value).expect("good"), "x-3");
-        assert_eq!(expand("{{json .A}}", &value).expect("good"), r#"{"B":"x"}"#);
-        assert_eq!(expand("{{.None}}", &value).expect("good"), "<no value>");
-        assert!(expand("{{range .A}}", &value).is_err());
-        assert!(expand("{{.A", &value).is_err());
+        assert_eq!(fine_size(2_345_678), "2.346MB");
+        assert_eq!(fine_size(2_000_000), "2MB");
     }
 }

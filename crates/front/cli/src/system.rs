@@ -1,19 +1,21 @@
-//! The daemon: facts, events, disk usage, cleaning up.
+//! The daemon: facts, events, cleaning up.
 
 use clap::{Args, Subcommand};
 use http::Method;
 use http_body_util::BodyExt;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::client::{Client, query};
 use crate::containers::filters;
+use crate::disk::disk_usage;
+use crate::template::Template;
 use crate::{Outcome, show, terminal};
 
 /// What is asked about the daemon.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Show how much disk is used.
-    Df,
+    Df(DiskUsage),
     /// Remove stopped containers, unused networks and dangling images.
     Prune {
         /// All images without a container, not only those without a name.
@@ -31,6 +33,25 @@ pub enum Command {
     },
 }
 
+/// `dhow system df`.
+#[derive(Debug, Args)]
+pub struct DiskUsage {
+    /// Show each image, container, volume and build step.
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
+    /// Print as json, by a template such as '{{.Size}}', or 'table TEMPLATE'.
+    #[arg(long)]
+    pub(crate) format: Option<String>,
+}
+
+/// `dhow info` and `dhow version`.
+#[derive(Debug, Args)]
+pub struct Facts {
+    /// Print as json, or by a template.
+    #[arg(short, long)]
+    format: Option<String>,
+}
+
 /// `dhow events`.
 #[derive(Debug, Args)]
 pub struct Events {
@@ -43,34 +64,14 @@ pub struct Events {
     /// Show only those that fit (NAME=VALUE).
     #[arg(short, long)]
     filter: Vec<String>,
+    /// Print as json, or by a template such as '{{.Action}}'.
+    #[arg(long)]
+    format: Option<String>,
 }
 
 pub(crate) async fn run(client: &Client, command: Command) -> Outcome {
     match command {
-        Command::Df => {
-            let usage = client.get("/system/df").await?;
-            let rows = |kind: &str, field: &str, size: &str| {
-                let items = usage[field].as_array().cloned().unwrap_or_default();
-                let bytes: u64 = items
-                    .iter()
-                    .filter_map(|item| {
-                        size.split('.')
-                            .fold(item, |value, field| &value[field])
-                            .as_u64()
-                    })
-                    .sum();
-                vec![kind.to_owned(), items.len().to_string(), show::size(bytes)]
-            };
-            show::table(
-                &["TYPE", "TOTAL", "SIZE"],
-                &[
-                    rows("Images", "Images", "Size"),
-                    rows("Containers", "Containers", "SizeRw"),
-                    rows("Local Volumes", "Volumes", "UsageData.Size"),
-                    rows("Build Cache", "BuildCache", "Size"),
-                ],
-            );
-        }
+        Command::Df(options) => disk_usage(client, options).await?,
         Command::Prune {
             all,
             volumes,
@@ -115,6 +116,11 @@ pub(crate) async fn events(client: &Client, events: Events) -> Outcome {
         ("until", events.until.unwrap_or_default()),
         ("filters", filters(&events.filter)?),
     ]);
+    let format = events.format.as_deref().unwrap_or_default();
+    let template = match format {
+        "" | "json" | "{{json .}}" => None,
+        template => Some(Template::parse(template)?),
+    };
     let mut body = client
         .stream(Method::GET, &format!("/events{query}"), None)
         .await?;
@@ -129,27 +135,73 @@ pub(crate) async fn events(client: &Client, events: Events) -> Outcome {
             let Ok(event) = serde_json::from_slice::<Value>(&line) else {
                 continue;
             };
-            let attributes: Vec<String> = event["Actor"]["Attributes"]
-                .as_object()
-                .into_iter()
-                .flatten()
-                .map(|(name, value)| format!("{name}={}", value.as_str().unwrap_or_default()))
-                .collect();
-            show::line(format_args!(
-                "{} {} {} {} ({})",
-                event["time"],
-                show::text(&event, "Type"),
-                show::text(&event, "Action"),
-                show::text(&event["Actor"], "ID"),
-                attributes.join(", ")
-            ));
+            match &template {
+                Some(template) => show::line(template.render(&in_go(&event))?),
+                None if format.is_empty() => show::line(in_words(&event)),
+                None => show::line(&event),
+            }
         }
     }
     Ok(0)
 }
 
-pub(crate) async fn info(client: &Client) -> Outcome {
+/// An event as a line for people.
+fn in_words(event: &Value) -> String {
+    let attributes = event["Actor"]["Attributes"].as_object();
+    let mut attributes: Vec<_> = attributes.into_iter().flatten().collect();
+    attributes.sort_by_key(|(name, _)| *name);
+    let attributes: Vec<String> = attributes
+        .iter()
+        .map(|(name, value)| format!("{name}={}", value.as_str().unwrap_or_default()))
+        .collect();
+    let time = event["timeNano"].as_i64().unwrap_or_default();
+    let time = jiff::Timestamp::from_nanosecond(time.into()).unwrap_or_default();
+    let time = time.to_zoned_datetime(jiff::tz::TimeZone::system());
+    let time = time.strftime("%Y-%m-%dT%H:%M:%S.%9f%:z").to_string();
+    let mut line = format!(
+        "{} {} {} {}",
+        time.replace("+00:00", "Z"),
+        show::text(event, "Type"),
+        show::text(event, "Action"),
+        show::text(&event["Actor"], "ID"),
+    );
+    if !attributes.is_empty() {
+        line = format!("{line} ({})", attributes.join(", "));
+    }
+    line
+}
+
+/// An event under the names that templates know its fields by.
+fn in_go(event: &Value) -> Value {
+    let text = |field: &str| show::text(event, field);
+    json!({
+        "Status": text("status"),
+        "ID": text("id"),
+        "From": text("from"),
+        "Type": text("Type"),
+        "Action": text("Action"),
+        "Actor": event["Actor"],
+        "Scope": text("scope"),
+        "Time": event["time"],
+        "TimeNano": event["timeNano"],
+    })
+}
+
+/// Prints facts by a format, if there is one.
+fn formatted(facts: &Facts, value: &Value) -> Result<bool, crate::Error> {
+    match facts.format.as_deref() {
+        None => return Ok(false),
+        Some("json") => show::line(value),
+        Some(format) => show::line(Template::parse(format)?.render(value)?),
+    }
+    Ok(true)
+}
+
+pub(crate) async fn info(client: &Client, facts: Facts) -> Outcome {
     let info = client.get("/info").await?;
+    if formatted(&facts, &info)? {
+        return Ok(0);
+    }
     for (label, field) in [
         ("Name", "Name"),
         ("Version", "ServerVersion"),
@@ -177,8 +229,19 @@ pub(crate) async fn info(client: &Client) -> Outcome {
     Ok(0)
 }
 
-pub(crate) async fn version(client: &Client) -> Outcome {
-    show::line(format_args!("Client: {}", env!("CARGO_PKG_VERSION")));
+pub(crate) async fn version(client: &Client, facts: Facts) -> Outcome {
+    let own = env!("CARGO_PKG_VERSION");
+    if facts.format.is_some() {
+        let server = client.get("/version").await?;
+        let os = std::env::consts::OS;
+        let both = json!({
+            "Client": { "Version": own, "ApiVersion": client.version(), "Os": os, "Arch": server["Arch"] },
+            "Server": server,
+        });
+        formatted(&facts, &both)?;
+        return Ok(0);
+    }
+    show::line(format_args!("Client: {own}"));
     let version = client.get("/version").await?;
     show::line(format_args!(
         "Server: {} (API {}, minimum {})",

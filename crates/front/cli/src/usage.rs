@@ -2,10 +2,11 @@
 
 use clap::Args;
 use futures_util::future::try_join_all;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use crate::client::{Client, escape, query};
 use crate::error::Error;
+use crate::listing::{self, Row};
 use crate::request::parse_bytes;
 use crate::{Outcome, show};
 
@@ -100,15 +101,16 @@ pub(crate) async fn stats(client: &Client, stats: Stats) -> Outcome {
             .map(|name| format!("/containers/{}/stats?stream=false", escape(name)))
             .collect();
         let samples = try_join_all(paths.iter().map(|path| client.get(path))).await?;
-        let rows: Vec<Value> = samples.iter().map(row).collect();
+        let rows: Vec<Row> = samples.iter().map(row).collect();
         if clears && !stats.no_stream {
             // Home, and clear to the end.
             print!("\x1b[H\x1b[J");
         }
-        match &stats.format {
-            Some(format) => show::formatted(format, &rows)?,
-            None => print(&rows),
-        }
+        let format = match stats.format.as_deref().unwrap_or("table") {
+            "table" => TABLE,
+            format => format,
+        };
+        listing::print(format, &TITLES, &rows)?;
         if stats.no_stream {
             return Ok(0);
         }
@@ -132,7 +134,7 @@ async fn running(client: &Client, all: bool) -> Result<Vec<String>, Error> {
 }
 
 /// A sample in the fields of `docker stats --format`.
-fn row(sample: &Value) -> Value {
+fn row(sample: &Value) -> Row {
     let number = |path: &str| {
         let found = path.split('.').fold(sample, |value, field| &value[field]);
         found.as_u64().unwrap_or(0)
@@ -171,39 +173,38 @@ fn row(sample: &Value) -> Value {
             .sum()
     };
     let pair = |one, other| format!("{} / {}", show::size(one), show::size(other));
-    json!({
-        "ID": show::short(show::text(sample, "id")),
-        "Container": show::short(show::text(sample, "id")),
-        "Name": show::text(sample, "name").trim_start_matches('/'),
-        "CPUPerc": format!("{cpu:.2}%"),
-        "MemUsage": pair(used, limit),
-        "MemPerc": format!("{share:.2}%"),
-        "NetIO": pair(through("rx_bytes"), through("tx_bytes")),
-        "BlockIO": pair(io("read"), io("write")),
-        "PIDs": number("pids_stats.current").to_string(),
-    })
+    let id = show::short(show::text(sample, "id"));
+    Row::new([
+        ("BlockIO", pair(io("read"), io("write")).into()),
+        ("CPUPerc", format!("{cpu:.2}%").into()),
+        ("Container", id.into()),
+        ("ID", id.into()),
+        ("MemPerc", format!("{share:.2}%").into()),
+        ("MemUsage", pair(used, limit).into()),
+        (
+            "Name",
+            show::text(sample, "name").trim_start_matches('/').into(),
+        ),
+        (
+            "NetIO",
+            pair(through("rx_bytes"), through("tx_bytes")).into(),
+        ),
+        ("PIDs", number("pids_stats.current").to_string().into()),
+    ])
 }
 
-fn print(rows: &[Value]) {
-    const COLUMNS: [(&str, &str); 8] = [
-        ("CONTAINER ID", "ID"),
-        ("NAME", "Name"),
-        ("CPU %", "CPUPerc"),
-        ("MEM USAGE / LIMIT", "MemUsage"),
-        ("MEM %", "MemPerc"),
-        ("NET I/O", "NetIO"),
-        ("BLOCK I/O", "BlockIO"),
-        ("PIDS", "PIDs"),
-    ];
-    let cells = |row: &Value| {
-        COLUMNS
-            .iter()
-            .map(|(_, field)| show::text(row, field).to_owned())
-            .collect()
-    };
-    let rows: Vec<Vec<String>> = rows.iter().map(cells).collect();
-    show::table(&COLUMNS.map(|(title, _)| title), &rows);
-}
+const TABLE: &str = "table {{.ID}}\t{{.Name}}\t{{.CPUPerc}}\t{{.MemUsage}}\t{{.MemPerc}}\t{{.NetIO}}\t{{.BlockIO}}\t{{.PIDs}}";
+const TITLES: [(&str, &str); 9] = [
+    ("BlockIO", "BLOCK I/O"),
+    ("CPUPerc", "CPU %"),
+    ("Container", "CONTAINER"),
+    ("ID", "CONTAINER ID"),
+    ("MemPerc", "MEM %"),
+    ("MemUsage", "MEM USAGE / LIMIT"),
+    ("Name", "NAME"),
+    ("NetIO", "NET I/O"),
+    ("PIDs", "PIDS"),
+];
 
 pub(crate) async fn update(client: &Client, update: Update) -> Outcome {
     let mut body = Map::new();
