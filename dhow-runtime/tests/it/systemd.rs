@@ -108,7 +108,11 @@ impl Scope {
         let units = ok(&mut list);
         assert!(!units.contains(&self.unit), "a unit is left: {units}");
         let mut left = Vec::new();
-        find(&hierarchy(), &self.unit, &mut left);
+        let layout = dhow_cgroup::Layout::detect().unwrap();
+        let old = layout.v1.iter().map(|hierarchy| &hierarchy.mount);
+        for mount in old.chain(&layout.v2) {
+            find(mount, &self.unit, &mut left);
+        }
         assert!(left.is_empty(), "a control group is left: {left:?}");
         let state = std::fs::read_dir(self.bundle.runtime_root());
         assert_eq!(state.map_or(0, Iterator::count), 0, "state is left");

@@ -128,6 +128,7 @@ impl Engine {
         };
         engine.read_sandboxes()?;
         engine.read_containers(&data, &run)?;
+        engine.tell_of_lost_sizes();
         engine.take_up_again().await;
         engine.end_steps().await;
         engine.remove_orphans();
@@ -155,6 +156,22 @@ impl Engine {
                 .insert(container.id.clone(), Arc::new(container));
         }
         Ok(())
+    }
+
+    /// Says of which containers the size is not kept, since the file system is not
+    /// what it was when they were created.
+    fn tell_of_lost_sizes(&self) {
+        if self.inner.images.has_quotas() {
+            return;
+        }
+        for container in self.containers() {
+            if !container.record().host.storage_opt.is_empty() {
+                tracing::warn!(
+                    container = container.id,
+                    "nobody keeps it within its size: mount the data folder with prjquota"
+                );
+            }
+        }
     }
 
     /// Joins the shims that are still there; settles the ends of the others.
