@@ -179,7 +179,7 @@ impl Form {
                     range if range.eq_ignore_ascii_case(form.media_type()) => 3,
                     _ => continue,
                 };
-                if (*quality, precision) > (best.1, best.2) {
+                if *quality > 0.0 && (*quality, precision) > (best.1, best.2) {
                     best = (form, *quality, precision);
                 }
             }
