@@ -173,7 +173,7 @@ mod tests {
             ),
             ("{{.Name | printf \"%s:%s\" \"name\"}}", "name:/web"),
             ("{{.Words | json | len}}", "13"),
-            ("{{print 1 2 \"a\" \"b\" 3}}", "1 2a b3"),
+            ("{{print 1 2 \"a\" \"b\" 3}}", "1 2ab3"),
             ("a {{- .N -}} b", "a3b"),
             ("{{/* nothing */}}x{{- /* trimmed */ -}} y", "xy"),
             (
