@@ -742,5 +742,7 @@ fn mistakes_are_told() {
     );
     daemon.docker(&["rm", "-f", "taken"]).ok();
     project.ok("down --volumes --remove-orphans");
+    // Networks that the file names no more are not Compose's to remove.
+    daemon.docker(&["network", "prune", "-f"]).ok();
     finish(daemon);
 }
