@@ -225,6 +225,9 @@ fn common_directory<'a>(paths: impl IntoIterator<Item = &'a CStr>) -> Result<CSt
             }
         }
     }
+    if !common.is_absolute() {
+        return Err(Errno::INVAL);
+    }
     CString::new(common.into_os_string().into_vec()).map_err(|_| Errno::INVAL)
 }
 
