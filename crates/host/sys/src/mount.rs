@@ -219,8 +219,7 @@ fn common_directory<'a>(paths: impl IntoIterator<Item = &'a CStr>) -> Result<CSt
     let mut common = paths.next().ok_or(Errno::INVAL)?.to_owned();
     for path in paths {
         while !path.starts_with(&common) {
-            // A relative path ends in nothing, with which every path begins.
-            if !common.pop() || common.as_os_str().is_empty() {
+            if !common.pop() {
                 return Err(Errno::INVAL);
             }
         }
