@@ -15,6 +15,10 @@ use rustix::mount::{
 use crate::idmap::NOBODY;
 use crate::{Errno, FileOwner, Result, check};
 
+/// What an overlay must not do: its upper directory has to read as a layer by itself.
+/// Some kernels do it unless told otherwise.
+const NOT_ALONE: [&CStr; 3] = [c"redirect_dir", c"metacopy", c"index"];
+
 /// Bytes of text that mount(2) takes at most, with a zero at their end.
 const MAX_DATA: usize = 4096;
 
@@ -243,6 +247,9 @@ fn layered_here(lower: &[&CStr], writable: Option<(&CStr, &CStr)>) -> Result<Own
 /// from those before.
 fn layered(lower: &[&CStr], writable: Option<(&CStr, &CStr)>) -> Result<OwnedFd> {
     let context = fsopen(c"overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for option in NOT_ALONE {
+        fsconfig_set_string(&context, option, c"off")?;
+    }
     let lower = lower.iter().map(|path| (c"lowerdir+", *path));
     let above = writable.map(|(upper, work)| [(c"upperdir", upper), (c"workdir", work)]);
     for (name, path) in lower.chain(above.into_iter().flatten()) {
@@ -270,6 +277,9 @@ fn layered_at_once(lower: &[&CStr], writable: Option<(&CStr, &CStr)>) -> Result<
         .collect::<Result<_>>()?;
     let names: Vec<String> = lower.iter().map(name).collect();
     let mut data = format!("lowerdir={}", names.join(":"));
+    for option in NOT_ALONE {
+        data.push_str(&format!(",{}=off", option.to_string_lossy()));
+    }
     let mut flags = MountFlags::RDONLY;
     let above = above.map(|paths| paths.map(open_path));
     if let Some([upper, work]) = &above {

@@ -1,20 +1,14 @@
 //! Detached overlay mounts: a merged view that no mount table sees and that
 //! ends with its descriptor.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::ffi::{CStr, CString};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags};
-use rustix::io::Errno;
-use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount,
-    fsopen,
-};
+use dhow_sys::{Errno, mount as kernel};
 
 use crate::{Error, Result};
-
-/// The kernel takes no longer text as one mount parameter.
-const MAX_PARAMETER: usize = 255;
 
 /// The writable part of an overlay.
 #[derive(Clone, Copy, Debug)]
@@ -32,61 +26,16 @@ pub(crate) fn mount(lower: &[PathBuf], writable: Option<Writable<'_>>) -> Result
     })
 }
 
-fn attempt(lower: &[PathBuf], writable: Option<Writable<'_>>) -> rustix::io::Result<OwnedFd> {
-    // Keeps the descriptors that parameters name.
-    let mut open = Vec::new();
-    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    let context = context.as_fd();
-    // What is written must read as a layer by itself.
-    for option in ["redirect_dir", "metacopy", "index"] {
-        match fsconfig_set_string(context, option, "off") {
-            // A kernel built without it has it off.
-            Ok(()) | Err(Errno::INVAL) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    let mut each = Ok(());
-    for layer in lower {
-        each = fsconfig_set_string(context, "lowerdir+", parameter(layer, &mut open)?);
-        if each.is_err() {
-            break;
-        }
-    }
-    match each {
-        // Kernels before 6.5 take them all at once.
-        Err(Errno::INVAL) => {
-            let names: rustix::io::Result<Vec<String>> = lower
-                .iter()
-                .map(|layer| through_descriptor(layer, &mut open))
-                .collect();
-            fsconfig_set_string(context, "lowerdir", names?.join(":"))?;
-        }
-        other => other?,
-    }
-    let attributes = match writable {
-        Some(Writable { upper, work }) => {
-            fsconfig_set_string(context, "upperdir", parameter(upper, &mut open)?)?;
-            fsconfig_set_string(context, "workdir", parameter(work, &mut open)?)?;
-            MountAttrFlags::empty()
-        }
-        None => MountAttrFlags::MOUNT_ATTR_RDONLY,
-    };
-    fsconfig_create(context)?;
-    fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
-}
-
-/// A path as a mount parameter.
-fn parameter(path: &Path, open: &mut Vec<OwnedFd>) -> rustix::io::Result<String> {
-    match path.to_str() {
-        Some(text) if text.len() <= MAX_PARAMETER => Ok(text.to_owned()),
-        _ => through_descriptor(path, open),
+fn attempt(lower: &[PathBuf], writable: Option<Writable<'_>>) -> dhow_sys::Result<OwnedFd> {
+    let names = lower.iter().map(|path| name(path));
+    let names = names.collect::<dhow_sys::Result<Vec<CString>>>()?;
+    let lower: Vec<&CStr> = names.iter().map(CString::as_c_str).collect();
+    match writable {
+        Some(Writable { upper, work }) => kernel::overlay(&lower, &name(upper)?, &name(work)?),
+        None => kernel::view(&lower, None, None),
     }
 }
 
-fn through_descriptor(path: &Path, open: &mut Vec<OwnedFd>) -> rustix::io::Result<String> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let directory = rustix::fs::open(path, flags, Mode::empty())?;
-    let name = format!("/proc/self/fd/{}", directory.as_raw_fd());
-    open.push(directory);
-    Ok(name)
+fn name(path: &Path) -> dhow_sys::Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::INVAL)
 }
