@@ -197,9 +197,10 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
     let router = dhow_docker_api::router(engine.clone(), about)
         .context("prepare builds")?
         .merge(cluster::routes(clusters.clone()));
+    let stopped = stopped();
     tracing::info!(socket = %socket.display(), "ready");
     notify::ready();
-    dhow_docker_api::serve(listener, tls, router, stopped()).await;
+    dhow_docker_api::serve(listener, tls, router, stopped).await;
     clusters.pause().await;
     answering.abort();
     if let Some(collecting) = collecting {
@@ -285,19 +286,23 @@ async fn open_engine(
         .context("open containers")
 }
 
-/// Ready when somebody asks the process to stop.
-pub(crate) async fn stopped() {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (
+/// Ready when somebody asks the process to stop. From the call on, before the
+/// future is polled, such a request no longer ends the process at once.
+pub(crate) fn stopped() -> impl Future<Output = ()> {
+    let signals = (
         signal(SignalKind::terminate()),
         signal(SignalKind::interrupt()),
-    ) else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    );
+    async move {
+        let (Ok(mut terminate), Ok(mut interrupt)) = signals else {
+            return std::future::pending().await;
+        };
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping");
     }
-    tracing::info!("stopping");
 }
 
 /// Takes what is ours out of the kernel when no container needs it any more.

@@ -56,8 +56,9 @@ pub(crate) async fn run(options: Options) -> Result<()> {
     let listener = TcpListener::bind(options.listen)
         .await
         .with_context(|| format!("listen at {}", options.listen))?;
+    let stopped = stopped();
     tracing::info!(address = %listener.local_addr()?, "ready");
-    dhow_registry::run(listener, config, stopped())
+    dhow_registry::run(listener, config, stopped)
         .await
         .context("serve images")
 }

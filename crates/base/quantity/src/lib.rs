@@ -369,7 +369,10 @@ mod tests {
             let quantity = Quantity { nanos, format };
             let again: Quantity = quantity.to_string().parse().expect("own output");
             prop_assert_eq!(quantity, again);
-            prop_assert_eq!(quantity.to_string(), again.to_string());
+            // Without a suffix nothing says that the suffixes were binary.
+            if format != Format::BinarySi || quantity.to_string().ends_with('i') {
+                prop_assert_eq!(quantity.to_string(), again.to_string());
+            }
         }
 
         #[test]
