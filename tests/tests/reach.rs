@@ -497,7 +497,7 @@ fn nothing_is_left_after_crash_and_reboot() {
     }
     let instance = daemon.host().instance();
     let reboot = format!(
-        "for pin in {folder}/run/network/netns/*; do umount $pin; done; rm -rf {folder}/run; nft flush ruleset
+        "rm -rf {folder}/run; nft flush ruleset
          find /sys/fs/cgroup -depth -type d -path '*/dhow-{instance}*' -exec rmdir {{}} +
          cd /proc/sys/net/ipv4/conf; for link in *; do ip link del $link 2> /dev/null; done; true"
     );

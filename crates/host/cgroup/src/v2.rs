@@ -18,19 +18,24 @@ pub(crate) fn delegate(mount: &Path, group: &Path, controllers: &[String]) -> Re
         .collect();
     above.reverse();
     for path in above {
-        // Where processes are, handing on would keep others out: the group would
-        // become one of threads.
-        let procs = read(&path.join("cgroup.procs"))?;
-        if path != mount && procs.is_some_and(|procs| !procs.is_empty()) {
-            return Ok(());
-        }
         let file = path.join("cgroup.subtree_control");
         let now = read(&file)?.unwrap_or_default();
-        for controller in controllers {
-            if !now.split_whitespace().any(|known| known == controller) {
-                // One that cannot be handed down is missed only if a limit needs it.
-                let _ = write(&file, &format!("+{controller}"));
-            }
+        let missing = controllers
+            .iter()
+            .filter(|controller| !now.split_whitespace().any(|known| known == *controller));
+        let missing: Vec<&String> = missing.collect();
+        if missing.is_empty() {
+            continue;
+        }
+        // Where processes are, handing on would keep others out: the group would
+        // become one of threads.
+        if path != mount && read(&path.join("cgroup.procs"))?.is_some_and(|procs| !procs.is_empty())
+        {
+            return Ok(());
+        }
+        for controller in missing {
+            // One that cannot be handed down is missed only if a limit needs it.
+            let _ = write(&file, &format!("+{controller}"));
         }
     }
     Ok(())

@@ -135,6 +135,23 @@ impl Namespace {
         })
     }
 
+    /// Holds the namespace once more.
+    ///
+    /// # Errors
+    ///
+    /// [`NamespaceError`] when there are no descriptors left.
+    pub fn try_clone(&self) -> Result<Self, NamespaceError> {
+        let file = self.file.try_clone().map_err(|source| NamespaceError {
+            operation: "hold",
+            path: self.path.clone(),
+            source,
+        })?;
+        Ok(Self {
+            file,
+            path: self.path.clone(),
+        })
+    }
+
     /// Runs `body` inside, on a thread of its own, and returns what it returns.
     ///
     /// # Errors

@@ -152,7 +152,7 @@ impl Engine {
         }
         let mut addresses = Vec::new();
         if let Some(network) = &spec.network {
-            self.networks().create_sandbox(id)?;
+            self.networks().create_pinned_sandbox(id)?;
             let endpoint = EndpointSpec {
                 name: spec.name.clone(),
                 ports: spec.ports.iter().cloned().map(Into::into).collect(),

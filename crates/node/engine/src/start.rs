@@ -291,6 +291,11 @@ impl Engine {
             .map_err(told)?;
         let begun = async {
             let pid = shim.create().await.map_err(told)?;
+            if has_own_sandbox(&container.record()) {
+                // Before the record says that it runs: who reads that must find both.
+                self.networks()
+                    .hand_over_sandbox(&container.id, pid.unsigned_abs())?;
+            }
             self.attach_waiting(container, &shim).await;
             shim.start().await.map_err(told)?;
             Ok(pid)

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! DATA/networks.json            definitions; survives a reboot
-//! RUN/netns/SANDBOX             pin of a sandbox's network namespace
+//! RUN/netns/SANDBOX             a sandbox's network namespace: pinned there, or a
+//!                               link to where its holder has it
 //! RUN/endpoints/SANDBOX.json    endpoints of that sandbox; gone with a reboot
 //! ```
 //!
@@ -10,6 +11,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use crate::endpoint::Endpoint;
@@ -44,12 +46,37 @@ impl Files {
         self.run.join("endpoints")
     }
 
-    /// Where a sandbox's network namespace is pinned.
+    /// Where a sandbox's network namespace is found.
     pub(crate) fn pin(&self, sandbox: &str) -> PathBuf {
         self.pins().join(sandbox)
     }
 
-    /// Names of all sandboxes that are pinned.
+    /// Makes the pin of a sandbox a link to `holder`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::File`] when there is one already, or it cannot be made.
+    pub(crate) fn make_pin_link(&self, sandbox: &str, holder: &Path) -> Result<(), Error> {
+        let path = self.pin(sandbox);
+        symlink(holder, &path).map_err(Error::file(path))
+    }
+
+    /// Replaces the pin of a sandbox, a link, by one to `holder`.
+    pub(crate) fn link_pin(&self, sandbox: &str, holder: &Path) -> Result<(), Error> {
+        let path = self.pin(sandbox);
+        let temporary = self.run.join(format!("{sandbox}.link"));
+        let replace = || -> io::Result<()> {
+            match fs::remove_file(&temporary) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            symlink(holder, &temporary)?;
+            fs::rename(&temporary, &path)
+        };
+        replace().map_err(Error::file(path))
+    }
+
+    /// Names of all sandboxes.
     pub(crate) fn pinned(&self) -> Result<Vec<String>, Error> {
         let folder = self.pins();
         let entries = fs::read_dir(&folder).map_err(Error::file(folder))?;

@@ -6,8 +6,8 @@
 //! ([`rules`] is a pure function of it), so that the same code sets up, repairs
 //! after a crash, and removes.
 //!
-//! A *sandbox* is a network namespace pinned to a file; no process holds it. An
-//! *endpoint* joins a sandbox to a network with addresses, names and published
+//! A *sandbox* is a network namespace that a process holds, or that is pinned to a
+//! file. An *endpoint* joins a sandbox to a network with addresses, names and published
 //! ports. The crate knows neither containers nor pods.
 //!
 //! Names are answered by [`NameServer`], at 127.0.0.11 in each sandbox of a

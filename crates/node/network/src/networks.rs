@@ -51,6 +51,8 @@ pub struct Networks {
     pub(crate) background: Background,
     /// Sandboxes that were made and not joined to anything yet.
     pub(crate) fresh: Mutex<BTreeMap<String, Prepared>>,
+    /// Namespaces of the sandboxes that this process made and did not pin.
+    pub(crate) held: Mutex<BTreeMap<String, Namespace>>,
     /// Whether the kernel has IPv6 at all.
     pub(crate) knows_ipv6: bool,
     /// Changes our tables. It is kept open: the kernel finishes all that was
@@ -91,6 +93,7 @@ impl Networks {
             groups,
             background: Background::start(groups)?,
             fresh: Mutex::default(),
+            held: Mutex::default(),
             knows_ipv6: links::knows_ipv6(),
             netfilter: Mutex::new(Socket::netfilter().map_err(Error::kernel("open netfilter"))?),
             places: watch::Sender::default(),

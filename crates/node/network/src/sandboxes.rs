@@ -1,7 +1,7 @@
 //! Sandboxes: made, joined to networks, taken off them, removed.
 
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use dhow_netlink::{Batch, MacvlanMode, Namespace, NewLink, Peer, Port, Prefix};
@@ -22,13 +22,30 @@ const MAX_FRESH: usize = 32;
 
 impl Networks {
     /// Makes a sandbox with nothing in it but its loopback link, and returns
-    /// the path by which its network namespace is joined.
+    /// the path by which its network namespace is joined. This process holds it
+    /// until [`Self::hand_over_sandbox`] names another, or it is removed.
     ///
     /// # Errors
     ///
     /// [`Error::Sandbox`] when there is one of this name or the kernel refuses.
     pub fn create_sandbox(&self, sandbox: &str) -> Result<PathBuf, Error> {
-        self.keep_sandbox(sandbox, self.background.take()?)
+        self.hold_sandbox(sandbox, self.background.take()?)
+    }
+
+    /// As [`Self::create_sandbox`], of one that no process has to hold: it is
+    /// pinned until it is removed.
+    ///
+    /// Each pin is a mount, and every mount namespace that is made begins as a
+    /// copy of all mounts: that is for few sandboxes.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::create_sandbox`].
+    pub fn create_pinned_sandbox(&self, sandbox: &str) -> Result<PathBuf, Error> {
+        let path = self.files.pin(sandbox);
+        let prepared = self.background.take()?.pin(&path)?;
+        self.keep_fresh(sandbox, prepared);
+        Ok(path)
     }
 
     /// Makes a sandbox of a new network namespace that the caller has made, since it
@@ -39,12 +56,39 @@ impl Networks {
     ///
     /// As [`Self::create_sandbox`].
     pub fn adopt_sandbox(&self, sandbox: &str, namespace: OwnedFd) -> Result<PathBuf, Error> {
-        self.keep_sandbox(sandbox, Prepared::furnish(Namespace::from(namespace))?)
+        self.hold_sandbox(sandbox, Prepared::furnish(Namespace::from(namespace))?)
     }
 
-    fn keep_sandbox(&self, sandbox: &str, prepared: Prepared) -> Result<PathBuf, Error> {
+    /// Says which process a sandbox that was made for it lives with. When this
+    /// one has died, the next finds the sandbox by it.
+    ///
+    /// A link that leads nowhere (any more) is no sandbox. Should another process
+    /// have got that number since: whoever starts with an earlier process's
+    /// sandboxes removes those first whose holders it does not find.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::File`] when it cannot be written down.
+    pub fn hand_over_sandbox(&self, sandbox: &str, pid: u32) -> Result<(), Error> {
+        self.files
+            .link_pin(sandbox, Path::new(&format!("/proc/{pid}/ns/net")))
+    }
+
+    fn hold_sandbox(&self, sandbox: &str, prepared: Prepared) -> Result<PathBuf, Error> {
         let path = self.files.pin(sandbox);
-        let prepared = prepared.pin(&path)?;
+        let held = prepared.namespace.try_clone()?;
+        let descriptor = format!(
+            "/proc/{}/fd/{}",
+            std::process::id(),
+            held.as_fd().as_raw_fd()
+        );
+        self.files.make_pin_link(sandbox, Path::new(&descriptor))?;
+        self.held.lock().insert(sandbox.into(), held);
+        self.keep_fresh(sandbox, prepared);
+        Ok(path)
+    }
+
+    fn keep_fresh(&self, sandbox: &str, prepared: Prepared) {
         let mut fresh = self.fresh.lock();
         // Some are never joined to anything; those that are opened again cost
         // little.
@@ -52,7 +96,6 @@ impl Networks {
             fresh.pop_first();
         }
         fresh.insert(sandbox.into(), prepared);
-        Ok(path)
     }
 
     /// Removes a sandbox with all its endpoints; one that is not there is no
@@ -85,7 +128,8 @@ impl Networks {
         let path = self.files.pin(sandbox);
         let mut remains: Vec<Remains> = gone.into_iter().map(Remains::from).collect();
         // Held until its links are removed, or the kernel would do so now.
-        if let Ok(namespace) = Namespace::open(&path) {
+        let held = self.held.lock().remove(sandbox);
+        if let Some(namespace) = held.or_else(|| Namespace::open(&path).ok()) {
             remains.push(Remains {
                 namespace: Some(namespace),
                 ..Remains::default()
@@ -96,12 +140,12 @@ impl Networks {
         Ok(())
     }
 
-    /// Where the sandbox's network namespace is pinned.
+    /// By which path the sandbox's network namespace is joined.
     pub fn sandbox_path(&self, sandbox: &str) -> PathBuf {
         self.files.pin(sandbox)
     }
 
-    /// Names of all sandboxes that are pinned.
+    /// Names of all sandboxes, those among them that only a name is left of.
     ///
     /// # Errors
     ///

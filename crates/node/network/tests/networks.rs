@@ -429,7 +429,7 @@ fn what_a_crash_leaves_is_taken_up_again() {
         let networks = world.open();
         networks.create(spec("a", "front")).expect("a network");
         for name in ["kept", "lost"] {
-            networks.create_sandbox(name).expect("a sandbox");
+            networks.create_pinned_sandbox(name).expect("a sandbox");
             let mut wanted = endpoint(name);
             wanted.ports = vec![publish(None, if name == "kept" { 8080 } else { 8081 })];
             networks.join("front", name, wanted).expect("joined");
