@@ -351,23 +351,9 @@ fn cgroup(
     ));
     for hierarchy in &group.layout().v1 {
         let name = hierarchy.usual_name();
-        let source = if own_view {
-            let parameter = |controller: &String| match controller.strip_prefix("name=") {
-                Some(name) => Ok(Parameter::Text(c"name".into(), text(field, name)?)),
-                None => Ok(Parameter::Flag(text(field, controller)?)),
-            };
-            let parameters = hierarchy
-                .controllers
-                .iter()
-                .map(parameter)
-                .collect::<Result<_>>()?;
-            MountSource::New {
-                kind: c"cgroup".into(),
-                parameters,
-            }
-        } else {
-            copy(&hierarchy.mount.join(group.path()))?
-        };
+        // A new mount would show the same, at the price of a look at every group
+        // of the machine.
+        let source = copy(&hierarchy.mount.join(group.path()))?;
         let place = spec.destination.join(&name);
         add(step(text(field, &place)?, source, options.attributes));
         if hierarchy.controllers.len() > 1 {
