@@ -119,10 +119,39 @@ fn images_go_to_a_registry_and_come_back() {
         .docker(&["run", "--rm", "--network", "none", &name, "echo", "hello"])
         .ok();
     assert_eq!(said, "hello");
+    what_the_registry_has_is_told(&daemon, &name);
     run(dhow(&daemon, &["logout", REGISTRY])).ok();
     run(dhow(&daemon, &["pull", &name])).fails(1);
     drop(registry);
     daemon.finish();
+}
+
+/// What the engine says of an image that it asks the registry for.
+fn what_the_registry_has_is_told(daemon: &Daemon, name: &str) {
+    let socket = daemon.socket().display().to_string();
+    let ask = |name: &str, headers: &[&str]| {
+        let url = format!("http://dhow/v1.47/distribution/{name}/json");
+        let words = ["-s", "--unix-socket", &socket, "-w", "\n%{http_code}", &url];
+        daemon.host().run("curl", &[&words, headers].concat()).ok()
+    };
+    assert!(ask(name, &[]).ends_with("\n401"), "{}", ask(name, &[]));
+    // base64url of {"username":"somebody","password":"a secret:word"}
+    let known = [
+        "-H",
+        "X-Registry-Auth: eyJ1c2VybmFtZSI6InNvbWVib2R5IiwicGFzc3dvcmQiOiJhIHNlY3JldDp3b3JkIn0=",
+    ];
+    let missing = ask(&name.replace("/tool", "/none"), &known);
+    assert!(missing.ends_with("\n404"), "{missing}");
+    let told = ask(name, &known);
+    let (told, code) = told.rsplit_once('\n').expect("two lines");
+    assert_eq!(code, "200", "{told}");
+    let told: serde_json::Value = serde_json::from_str(told).expect("JSON");
+    let digests = daemon
+        .docker(&["image", "inspect", "-f", "{{.RepoDigests}}", name])
+        .ok();
+    let digest = told["Descriptor"]["digest"].as_str().expect("a digest");
+    assert!(digests.contains(&format!("@{digest}")), "{told} {digests}");
+    assert_eq!(told["Platforms"][0]["os"], "linux");
 }
 
 #[test]

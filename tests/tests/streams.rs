@@ -493,3 +493,57 @@ fn tcp_serves_clients_with_certificates_only() {
     assert_ne!(plain.code, 0, "without TLS there is nothing");
     daemon.finish();
 }
+
+#[test]
+fn documents_have_a_bound() {
+    let daemon = daemon();
+    let begin = |framing: &str| {
+        let request = format!(
+            "POST /v1.47/containers/create HTTP/1.1\nHost: dhow\nContent-Type: application/json\n{framing}\n\n"
+        );
+        let mut stream = UnixStream::connect(daemon.socket()).expect("it listens");
+        let patience = Some(Duration::from_secs(20));
+        stream.set_read_timeout(patience).expect("set");
+        stream.set_write_timeout(patience).expect("set");
+        let sent = stream.write_all(request.replace('\n', "\r\n").as_bytes());
+        sent.expect("sent");
+        stream
+    };
+    let refused = |mut stream: UnixStream| {
+        let mut answer = vec![0; 4096];
+        let length = stream.read(&mut answer).expect("an answer");
+        let answer = String::from_utf8_lossy(&answer[..length]).into_owned();
+        assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+        assert!(
+            answer.contains(r#"{"message":"request body too large"#),
+            "{answer}"
+        );
+    };
+    // One that says so is refused before anything of it is sent.
+    refused(begin("Content-Length: 1000000000000"));
+    // One that does not, as soon as it has become too large.
+    let mut endless = begin("Transfer-Encoding: chunked");
+    let chunk = [&b"10000\r\n"[..], &[b' '; 0x10000], b"\r\n"].concat();
+    let sent = (0..1 << 12)
+        .take_while(|_| endless.write_all(&chunk).is_ok())
+        .count();
+    assert!(
+        (256..1 << 12).contains(&sent),
+        "{sent} chunks of 64 KiB were taken"
+    );
+    refused(endless);
+    // One below the bound is a document like any other.
+    let long = format!(
+        r#"{{"Image":"busybox","Labels":{{"long":"{}"}}}}"#,
+        "x".repeat(4 << 20)
+    );
+    let mut stream = begin(&format!("Content-Length: {}", long.len()));
+    stream.write_all(long.as_bytes()).expect("taken");
+    let mut answer = String::new();
+    BufReader::new(stream)
+        .read_line(&mut answer)
+        .expect("an answer");
+    assert_eq!(answer.trim(), "HTTP/1.1 201 Created");
+    daemon.remove_containers();
+    daemon.finish();
+}

@@ -1,21 +1,60 @@
-//! Bodies of requests that are archives: read from threads that may block, and
-//! told of what is wrong before they have come to their end.
+//! Bodies of requests: documents, which are read whole within a bound, and
+//! archives, which are read from threads that may block, and whose sender is told of
+//! what is wrong before they have come to their end.
 
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, Bytes};
+use axum::extract::{FromRequest, Request};
+use axum::http::StatusCode;
 use futures_util::StreamExt;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use tokio::runtime::Handle;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
+use crate::error::Failure;
+
+/// Bytes of a document, at most: what containers are created from is a few thousand.
+const MAX_DOCUMENT: usize = 16 << 20;
 /// Bytes of a body that are still taken after nobody wants them.
 const MAX_UNWANTED: u64 = 64 << 20;
 /// How long they may take.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A body that is a document.
+pub(crate) struct Document(pub(crate) Bytes);
+
+impl<S: Sync> FromRequest<S> for Document {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, _state: &S) -> Result<Self, Failure> {
+        let body = request.into_body();
+        // Nothing is read of one that says it is larger.
+        let is_large = axum::body::HttpBody::size_hint(&body).lower() > MAX_DOCUMENT as u64;
+        if is_large {
+            return Err(too_large());
+        }
+        match Limited::new(body, MAX_DOCUMENT).collect().await {
+            Ok(whole) => Ok(Self(whole.to_bytes())),
+            Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
+            Err(error) => Err(Failure::bad(format!("read the request's body: {error}"))),
+        }
+    }
+}
+
+fn too_large() -> Failure {
+    Failure::new(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        format!(
+            "request body too large: a document has at most {} MiB",
+            MAX_DOCUMENT >> 20
+        ),
+    )
+}
 
 /// Reads a body from a thread that may block. What is left of it when the reader is
 /// dropped is read all the same, within bounds: a client that is still sending finds
@@ -70,7 +109,6 @@ impl<R: AsyncRead + Unpin + Send + 'static> Drop for ToTheEnd<R> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use axum::body::Bytes;
     use std::io::Read as _;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,7 +1,7 @@
 //! `/exec`: further programs in running containers.
 
 use axum::Json;
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::http::{Request, StatusCode};
 use axum::response::IntoResponse;
@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::Door;
+use crate::body::Document;
 use crate::containers::{Parameters, strip_nulls, terminal_size};
 use crate::detach::DetachKeys;
 use crate::error::{Answer, Failure};
@@ -38,7 +39,7 @@ struct Create {
 pub(crate) async fn create(
     State(door): State<Door>,
     Path(name): Path<String>,
-    body: Bytes,
+    Document(body): Document,
 ) -> Answer {
     let create: Create = parse(&body)?;
     DetachKeys::parse(&create.detach_keys)?;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, UNIX_EPOCH};
 
 use axum::Json;
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::extract::{Path, Query, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
@@ -21,6 +21,7 @@ use dhow_image::{
 use dhow_oci::{Platform, Reference};
 use serde_json::{Value, json};
 
+use crate::body::Document;
 use crate::body::reader;
 use crate::containers::{Parameters, blocking, strip_nulls, tar_body};
 use crate::error::{Answer, Failure};
@@ -333,6 +334,27 @@ fn percent_decode(text: &str) -> String {
 }
 
 /// `GET /images/NAME/json`, `/history`, `/get`.
+/// `GET /distribution/{name}/json`: what a registry has under a name.
+pub(crate) async fn distribution(
+    State(door): State<Door>,
+    Path(rest): Path<String>,
+    headers: HeaderMap,
+) -> Answer {
+    let Some(name) = rest.strip_suffix("/json") else {
+        return Err(crate::error::no_such_page(axum::http::Uri::default()).await);
+    };
+    let reference = Reference::parse(name)?;
+    let auth = registry_auth(&headers)?;
+    let offered = match door.engine.images().look_up(&reference, auth).await {
+        Err(dhow_image::Error::Denied(message)) => {
+            return Err(Failure::new(StatusCode::UNAUTHORIZED, message));
+        }
+        offered => offered?,
+    };
+    let shown = json!({ "Descriptor": offered.descriptor, "Platforms": offered.platforms });
+    Ok(Json(shown).into_response())
+}
+
 pub(crate) async fn get(
     State(door): State<Door>,
     version: Version,
@@ -550,7 +572,7 @@ pub(crate) async fn commit(
     State(door): State<Door>,
     Query(query): Parameters,
     RawQuery(raw): RawQuery,
-    body: Bytes,
+    Document(body): Document,
 ) -> Answer {
     let get = |name: &str| query.get(name).map_or("", String::as_str);
     let changes = query_values(raw.as_deref().unwrap_or_default(), "changes");

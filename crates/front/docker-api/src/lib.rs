@@ -133,6 +133,7 @@ fn routes(door: Door) -> Router {
             "/images/{*rest}",
             get(images::get).post(images::post).delete(images::remove),
         )
+        .route("/distribution/{*rest}", get(images::distribution))
         .route("/build", post(build::build))
         .route("/build/prune", post(build::prune))
         .route("/commit", post(images::commit))

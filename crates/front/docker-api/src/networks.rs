@@ -6,7 +6,6 @@ mod view;
 use std::collections::BTreeMap;
 
 use axum::Json;
-use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
@@ -15,6 +14,7 @@ use dhow_engine::{Error, Moment, Network, NetworkError};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::body::Document;
 use crate::containers::{Parameters, blocking, strip_nulls};
 use crate::error::{Answer, Failure};
 use crate::filters::{Filters, parse_flag};
@@ -245,7 +245,7 @@ fn check_joinable(name: &str) -> Answer<()> {
 pub(crate) async fn connect(
     State(door): State<Door>,
     Path(name): Path<String>,
-    body: Bytes,
+    Document(body): Document,
 ) -> Answer {
     let connection: Connection = parse(&body)?;
     check_joinable(&name)?;
@@ -258,7 +258,7 @@ pub(crate) async fn connect(
 pub(crate) async fn disconnect(
     State(door): State<Door>,
     Path(name): Path<String>,
-    body: Bytes,
+    Document(body): Document,
 ) -> Answer {
     let connection: Connection = parse(&body)?;
     check_joinable(&name)?;

@@ -4,7 +4,6 @@ mod events;
 mod usage;
 
 use axum::Json;
-use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
@@ -12,6 +11,7 @@ use dhow_engine::{Machine, Status};
 use dhow_image::RegistryAuth;
 use serde_json::{Value, json};
 
+use crate::body::Document;
 use crate::error::{Answer, Failure};
 use crate::version::Version;
 use crate::{API_VERSION, Door, MIN_API_VERSION};
@@ -196,7 +196,7 @@ pub(crate) async fn plugins() -> Json<Value> {
     Json(json!([]))
 }
 
-pub(crate) async fn auth(State(door): State<Door>, body: Bytes) -> Answer {
+pub(crate) async fn auth(State(door): State<Door>, Document(body): Document) -> Answer {
     let auth: RegistryAuth = serde_json::from_slice(&body)
         .map_err(|error| Failure::bad(format!("invalid JSON: {error}")))?;
     let value: Value = serde_json::from_slice(&body).unwrap_or_default();

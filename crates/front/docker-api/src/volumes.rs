@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use axum::Json;
-use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
@@ -11,6 +10,7 @@ use dhow_engine::Volume;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::body::Document;
 use crate::containers::{Parameters, blocking, strip_nulls};
 use crate::error::{Answer, Failure};
 use crate::filters::{Filters, is_true};
@@ -26,7 +26,7 @@ struct Create {
     labels: BTreeMap<String, String>,
 }
 
-pub(crate) async fn create(State(door): State<Door>, body: Bytes) -> Answer {
+pub(crate) async fn create(State(door): State<Door>, Document(body): Document) -> Answer {
     let invalid = |error| Failure::bad(format!("invalid JSON: {error}"));
     let mut value: Value = if body.is_empty() {
         json!({})

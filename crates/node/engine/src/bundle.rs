@@ -368,8 +368,9 @@ impl SecurityOptions {
                     }
                     parsed.apparmor = Some(name.to_owned());
                 }
-                // Labels are SELinux's; there is nothing to switch off.
-                ("label", "disable") => {}
+                // Labels are SELinux's, and mean nothing to an engine that does not
+                // ask for them, as Docker's without `--selinux-enabled`.
+                ("label", _) => {}
                 _ => return Err(Error::Invalid(format!("invalid --security-opt {option:?}"))),
             }
         }

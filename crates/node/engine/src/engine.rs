@@ -195,9 +195,8 @@ impl Engine {
             }
             _ => {
                 self.clear_unrecorded(&container).await;
-                if record.state.status == Status::Exited
-                    && record.wants_restart(record.state.exit_code)
-                {
+                if record.state.status == Status::Exited && record.wants_start_with_daemon() {
+                    container.change_in_memory(|record| record.stopped_by_hand = false);
                     self.restart_later(container);
                 }
                 return;

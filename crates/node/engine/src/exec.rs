@@ -113,7 +113,7 @@ impl Engine {
         let id = names::identifier();
         let mut attributes = record.attributes();
         attributes.insert("execID".into(), id.clone());
-        let action = format!("exec_create: {}", options.args.join(" "));
+        let action = format!("exec_create: {}", command_line(&options.args));
         self.events()
             .announce("container", action, &record.id, attributes);
         let exec = Arc::new(Exec {
@@ -275,7 +275,7 @@ impl Engine {
         }
         let mut attributes = record.attributes();
         attributes.insert("execID".into(), exec.id.clone());
-        let action = format!("exec_start: {}", options.args.join(" "));
+        let action = format!("exec_start: {}", command_line(&options.args));
         self.events()
             .announce("container", action, &record.id, attributes);
         Ok(attached)
@@ -381,5 +381,13 @@ impl Engine {
             .get(id)
             .cloned()
             .ok_or_else(|| Error::NoSuchExec(id.into()))
+    }
+}
+/// A command as events show it: after the program there is a space, whether or
+/// not anything follows.
+fn command_line(args: &[String]) -> String {
+    match args {
+        [program] => format!("{program} "),
+        args => args.join(" "),
     }
 }

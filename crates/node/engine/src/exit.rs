@@ -129,6 +129,7 @@ impl Engine {
         self.events()
             .announce("container", "die", &record.id, attributes);
         self.announce_networks(&record, "disconnect");
+        self.announce_unmounts(&record);
         container.ends.send_modify(|ends| {
             ends.count += 1;
             ends.last = Ended {

@@ -195,6 +195,14 @@ impl Record {
         }
     }
 
+    /// Whether it is started when the daemon is: `always` means also one that
+    /// somebody stopped by hand, which is all that it has over `unless-stopped`.
+    pub(crate) fn wants_start_with_daemon(&self) -> bool {
+        self.state.started.is_some()
+            && (self.host.restart_policy.name == "always"
+                || self.wants_restart(self.state.exit_code))
+    }
+
     /// Whether it is to be started again after it ended with this code.
     pub(crate) fn wants_restart(&self, exit_code: i32) -> bool {
         let policy = &self.host.restart_policy;

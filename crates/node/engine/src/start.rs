@@ -321,6 +321,7 @@ impl Engine {
         // said so.
         self.attach_waiting(container, &shim).await;
         self.announce_networks(&record, "connect");
+        self.announce_mounts(&record);
         self.announce(&record, "start");
         self.watch(Arc::clone(container), events);
         self.follow_health(container);

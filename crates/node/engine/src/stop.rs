@@ -44,14 +44,19 @@ impl Engine {
         if number == SIGKILL && record.state.status == Status::Paused {
             let _ = shim.resume().await;
         }
+        // What it leads to is told after it.
+        self.announce_kill(&record, number);
         shim.signal(Target::Container, number, Reach::Process)
             .await
             .map_err(told)?;
+        Ok(())
+    }
+
+    fn announce_kill(&self, record: &Record, signal: i32) {
         let mut attributes = record.attributes();
-        attributes.insert("signal".into(), number.to_string());
+        attributes.insert("signal".into(), signal.to_string());
         self.events()
             .announce("container", "kill", &record.id, attributes);
-        Ok(())
     }
 
     /// Stops a container: the stop signal, and `SIGKILL` when it has not ended
@@ -73,6 +78,21 @@ impl Engine {
     }
 
     async fn stop_locked(
+        &self,
+        container: &Arc<Container>,
+        signal: Option<&str>,
+        timeout: Option<i64>,
+    ) -> Result<()> {
+        let is_alive = container.record().state.status.is_alive();
+        self.end_locked(container, signal, timeout).await?;
+        if is_alive {
+            self.announce(&container.record(), "stop");
+        }
+        Ok(())
+    }
+
+    /// Ends the program of a container whose operation lock the caller holds.
+    async fn end_locked(
         &self,
         container: &Arc<Container>,
         signal: Option<&str>,
@@ -102,19 +122,22 @@ impl Engine {
             let _ = shim.resume().await;
         }
         // A shim that is gone ends the wait all the same.
-        let _ = shim.signal(Target::Container, signal, Reach::Process).await;
-        let timeout = timeout
-            .or(record.config.stop_timeout)
-            .unwrap_or(STOP_TIMEOUT);
-        let patience = u64::try_from(timeout).map_or(Duration::MAX, Duration::from_secs);
-        if tokio::time::timeout(patience, &mut ended).await.is_err() {
-            let _ = shim
-                .signal(Target::Container, SIGKILL, Reach::Everyone)
-                .await;
-            ended.await?;
+        if signal != SIGKILL {
+            self.announce_kill(&record, signal);
+            let _ = shim.signal(Target::Container, signal, Reach::Process).await;
+            let timeout = timeout
+                .or(record.config.stop_timeout)
+                .unwrap_or(STOP_TIMEOUT);
+            let patience = u64::try_from(timeout).map_or(Duration::MAX, Duration::from_secs);
+            if let Ok(ended) = tokio::time::timeout(patience, &mut ended).await {
+                return ended.map(drop);
+            }
         }
-        self.announce(&record, "stop");
-        Ok(())
+        self.announce_kill(&record, SIGKILL);
+        let _ = shim
+            .signal(Target::Container, SIGKILL, Reach::Everyone)
+            .await;
+        ended.await.map(drop)
     }
 
     fn stop_restarting(&self, container: &Arc<Container>) -> Result<()> {
@@ -270,7 +293,7 @@ impl Engine {
                     record.state.status.word()
                 )));
             }
-            match self.stop_locked(container, Some("KILL"), Some(0)).await {
+            match self.end_locked(container, Some("KILL"), None).await {
                 Ok(()) | Err(Error::Already(_)) => {}
                 Err(error) => return Err(error),
             }

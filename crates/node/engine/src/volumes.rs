@@ -81,6 +81,28 @@ impl Engine {
         Ok(())
     }
 
+    /// Announces that a container that starts has its volumes.
+    pub(crate) fn announce_mounts(&self, record: &Record) {
+        for point in volumes_in(record) {
+            let told = [
+                ("container", record.id.as_str()),
+                ("destination", &point.destination),
+                ("driver", "local"),
+                ("propagation", &point.propagation),
+                ("read/write", if point.writable { "true" } else { "false" }),
+            ];
+            self.tell_of_volume(&point.name, "mount", &told);
+        }
+    }
+
+    /// Announces that a container that ended has no volumes any more.
+    pub(crate) fn announce_unmounts(&self, record: &Record) {
+        for point in volumes_in(record) {
+            let told = [("container", record.id.as_str()), ("driver", "local")];
+            self.tell_of_volume(&point.name, "unmount", &told);
+        }
+    }
+
     /// Unmounts the volumes of a container that nobody else has running.
     pub(crate) fn unmount_volumes(&self, record: &Record) {
         for point in volumes_in(record) {
@@ -167,7 +189,14 @@ impl Engine {
     }
 
     fn announce_volume(&self, name: &str, action: &str) {
-        let attributes = BTreeMap::from([("driver".to_owned(), "local".to_owned())]);
+        self.tell_of_volume(name, action, &[("driver", "local")]);
+    }
+
+    fn tell_of_volume(&self, name: &str, action: &str, told: &[(&str, &str)]) {
+        let attributes = told
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
         self.events().announce("volume", action, name, attributes);
     }
 }

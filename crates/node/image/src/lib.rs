@@ -36,6 +36,6 @@ pub use images::{Hold, Images, Users};
 pub use progress::{Progress, ProgressSender};
 pub use types::{
     Change, ChangeKind, Commit, DiskUsage, HistoryEntry, Image, Import, Layer, Limits, Listed,
-    Loaded, Names, Options, PruneScope, Pruned, PullOptions, Pulled, PushOptions, Pushed,
+    Loaded, Names, Offered, Options, PruneScope, Pruned, PullOptions, Pulled, PushOptions, Pushed,
     RegistryAuth, RegistryOptions, Removal, Removed, Rootfs, Step, User,
 };

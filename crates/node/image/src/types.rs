@@ -317,6 +317,15 @@ pub struct PullOptions {
     pub platform: Option<Platform>,
 }
 
+/// What a registry has under a name.
+#[derive(Clone, Debug)]
+pub struct Offered {
+    /// The manifest, or the index of several.
+    pub descriptor: Descriptor,
+    /// The platforms that there is an image for.
+    pub platforms: Vec<Platform>,
+}
+
 /// What a pull brought.
 #[derive(Clone, Debug)]
 pub struct Pulled {

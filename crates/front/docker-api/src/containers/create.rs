@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use axum::Json;
-use axum::body::Bytes;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
@@ -14,6 +13,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::Door;
+use crate::body::Document;
 use crate::error::{Answer, Failure};
 use crate::images::{platform, with_platform};
 use crate::version::Version;
@@ -41,7 +41,7 @@ pub(crate) async fn create(
     State(door): State<Door>,
     version: Version,
     Query(query): Parameters,
-    body: Bytes,
+    Document(body): Document,
 ) -> Answer {
     let mut value: Value = serde_json::from_slice(&body)
         .map_err(|error| Failure::bad(format!("invalid JSON: {error}")))?;

@@ -10,13 +10,13 @@ mod view;
 use std::collections::HashMap;
 
 use axum::Json;
-use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use dhow_engine::{Record, Status};
 use serde_json::{Value, json};
 
+use crate::body::Document;
 use crate::error::{Answer, Failure};
 use crate::filters::{Filters, Patterns, is_true};
 use crate::version::Version;
@@ -240,7 +240,7 @@ pub(crate) async fn start(
     State(door): State<Door>,
     Path(name): Path<String>,
     Query(query): Parameters,
-    body: Bytes,
+    Document(body): Document,
 ) -> Answer {
     if body.len() > NO_BODY {
         return Err(Failure::bad(

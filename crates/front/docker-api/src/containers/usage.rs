@@ -4,7 +4,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use axum::Json;
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
@@ -15,6 +15,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::Door;
+use crate::body::Document;
 use crate::error::{Answer, Failure};
 use crate::filters::is_true;
 use crate::version::Version;
@@ -320,7 +321,7 @@ pub(crate) async fn update(
     State(door): State<Door>,
     version: Version,
     Path(name): Path<String>,
-    body: Bytes,
+    Document(body): Document,
 ) -> Answer {
     let bad = |error: serde_json::Error| Failure::bad(format!("invalid JSON: {error}"));
     let mut value: Value = serde_json::from_slice(&body).map_err(bad)?;

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use axum::Json;
-use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
@@ -14,6 +13,7 @@ use serde_json::json;
 
 use super::{announce, is_predefined, parse};
 use crate::Door;
+use crate::body::Document;
 use crate::containers::blocking;
 use crate::error::{Answer, Failure};
 
@@ -58,7 +58,7 @@ struct IpamPool {
     auxiliary_addresses: BTreeMap<String, String>,
 }
 
-pub(crate) async fn create(State(door): State<Door>, body: Bytes) -> Answer {
+pub(crate) async fn create(State(door): State<Door>, Document(body): Document) -> Answer {
     let create: Create = parse(&body)?;
     let spec = create.spec()?;
     let networks = door.engine.networks().clone();

@@ -23,7 +23,7 @@ use crate::remote::session::{Ask, Intent, Session, may_pass};
 use crate::remote::{backoff, blocking};
 use crate::snapshots::Draft;
 use crate::state::parse_config;
-use crate::types::{Layer, PullOptions, Pulled};
+use crate::types::{Layer, Offered, PullOptions, Pulled, RegistryAuth};
 use crate::{Error, ProgressSender, Result};
 
 /// Pieces of a layer that wait for the disk.
@@ -143,6 +143,41 @@ impl Images {
             image,
             digest,
             is_newer,
+        })
+    }
+
+    /// Looks up what `reference` names (`latest` if it says nothing) in its
+    /// registry, and keeps nothing of it.
+    ///
+    /// # Errors
+    /// [`Error::ManifestUnknown`], [`Error::Denied`], [`Error::Network`] and
+    /// others.
+    pub async fn look_up(
+        &self,
+        reference: &Reference,
+        auth: Option<RegistryAuth>,
+    ) -> Result<Offered> {
+        let reference = reference.clone().or_latest();
+        let options = PullOptions {
+            auth,
+            platform: None,
+        };
+        let (session, top) = self.find(&reference, &options).await?;
+        let platforms = match &top.document {
+            Document::Index(index) => {
+                let manifests = index.manifests.iter();
+                manifests
+                    .filter_map(|entry| entry.platform.clone())
+                    .collect()
+            }
+            Document::Manifest(manifest) => {
+                let bytes = self.config(&session, manifest, &reference).await?;
+                vec![parse_config(&manifest.config.digest, &bytes)?.platform()]
+            }
+        };
+        Ok(Offered {
+            descriptor: top.descriptor,
+            platforms,
         })
     }
 
