@@ -8,7 +8,7 @@ use dhow_testkit::Daemon;
 
 use crate::peers::{Dockerd, Podman};
 use crate::report::Report;
-use crate::turns::{Contender, Row, in_turns, row, run};
+use crate::turns::{Contender, Row, in_turns, median, ratio, row, run};
 
 /// Containers that run at once.
 const MANY: usize = 50;
@@ -23,6 +23,7 @@ pub fn measure(report: &mut Report, rounds: usize) -> Result<()> {
     let mut daemon = Daemon::start_as_installed();
     let begun = resident(&[daemon.pid()]);
     report.figure("our daemon as it starts, resident", begun, "MiB");
+    report.target("daemon at rest, resident", begun, 20.0, "MiB");
     daemon.busybox();
     let host = daemon.host();
     let archive = host.folder().join("busybox.tar").display().to_string();
@@ -53,28 +54,25 @@ pub fn measure(report: &mut Report, rounds: usize) -> Result<()> {
     }
 
     let without = ["run", "--rm", "--network", "none", "busybox", "true"];
-    report.times(
-        "run --rm --network none … true",
-        &each(&clients, &without, rounds)?,
-    );
+    let rows = each(&clients, &without, rounds)?;
+    report.times("run --rm --network none … true", &rows);
+    hold_runs(report, &rows, "without network", 30.0)?;
     // Podman's bridge needs plugins that are not always there.
     let has_bridge = |name: &str| name != "podman";
     let bridged: Vec<&Client<'_>> = clients.iter().filter(|one| has_bridge(one.0)).collect();
     let with = ["run", "--rm", "busybox", "true"];
-    report.times(
-        "run --rm … true, on the bridge",
-        &each(bridged.iter().copied(), &with, rounds)?,
-    );
+    let rows = each(bridged.iter().copied(), &with, rounds)?;
+    report.times("run --rm … true, on the bridge", &rows);
+    hold_runs(report, &rows, "on the bridge", 40.0)?;
 
     let mut sleeping = vec!["run", "-d", "--name", "sleeper"];
     sleeping.extend(["--network", "none", "busybox", "sleep", "3600"]);
     for (name, client) in clients.iter().filter(|one| one.0 != "docker at our daemon") {
         run(&mut client(&sleeping)).context(*name)?;
     }
-    report.times(
-        "exec … true",
-        &each(&clients, &["exec", "sleeper", "true"], rounds)?,
-    );
+    let rows = each(&clients, &["exec", "sleeper", "true"], rounds)?;
+    report.times("exec … true", &rows);
+    report.target("`dhow exec`", median(&rows, "dhow")?, 12.0, "ms");
     for (name, client) in clients.iter().filter(|one| one.0 != "docker at our daemon") {
         run(&mut client(&["rm", "-f", "-t", "0", "sleeper"]))
             .or_else(|_| run(&mut client(&["rm", "-f", "sleeper"])))
@@ -108,6 +106,8 @@ pub fn measure(report: &mut Report, rounds: usize) -> Result<()> {
                     average,
                     "KiB",
                 );
+                let megabytes = average * 1024.0 / 1e6;
+                report.target("a supervisor, proportional", megabytes, 0.3, "MB");
             }
             let names: Vec<String> = (0..MANY).map(|number| format!("many{number}")).collect();
             let mut words = vec!["rm", "-f"];
@@ -121,6 +121,10 @@ pub fn measure(report: &mut Report, rounds: usize) -> Result<()> {
     }
     report.times("fifty detached on the bridge, each", &starting);
     report.times("fifty removed by force, each", &removing);
+    let each = median(&starting, "dhow")?;
+    report.target("fifty detached on the bridge, each", each, 20.0, "ms");
+    let each = median(&removing, "dhow")?;
+    report.target("fifty removed, each", each, 8.0, "ms");
     drop(clients);
     drop(dockerd);
     if let Some(podman) = &podman {
@@ -129,6 +133,17 @@ pub fn measure(report: &mut Report, rounds: usize) -> Result<()> {
     daemon.remove_containers();
     // What a peer left on the throw-away host goes with it.
     daemon.stop();
+    Ok(())
+}
+
+/// What `run --rm` is to be at most.
+fn hold_runs(report: &mut Report, rows: &[Row], how: &str, at_most: f64) -> Result<()> {
+    let ours = median(rows, "dhow")?;
+    report.target(&format!("`dhow run --rm` {how}"), ours, at_most, "ms");
+    if let Ok(of_theirs) = ratio(rows, "docker at our daemon", "docker at dockerd") {
+        let name = format!("`docker run --rm` {how}, of dockerd's");
+        report.target(&name, of_theirs, 0.12, "×");
+    }
     Ok(())
 }
 

@@ -4,13 +4,15 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use dhow_testkit::{Daemon, Host};
 
 use crate::peers::{self, Dockerd, Podman, Registry};
 use crate::report::Report;
-use crate::turns::{Contender, in_turns, run};
+use crate::turns::{Contender, in_turns, median, ratio, run};
 
+/// The sender of blobs that pushes are held against.
+const CURL: &str = "curl, its blobs one after another";
 /// Rounds of measurements that take seconds.
 const FEW: usize = 3;
 
@@ -97,19 +99,26 @@ pub fn measure(report: &mut Report, rounds: usize) -> Result<()> {
         let contenders = clients
             .iter()
             .map(|client| {
-                let (reference, transfer) = (reference(client.0), &transfer);
+                let (reference, transfer, daemon) = (reference(client.0), &transfer, &daemon);
                 Contender::new(client.0, move || {
                     let _ = run(&mut client.1(&["rmi", "-f", "debian-nginx"]));
                     let _ = run(&mut client.1(&["rmi", "-f", &reference]));
+                    if client.0 == "dhow" {
+                        // Steps of builds hold layers as well.
+                        run(&mut daemon.docker_command(&["builder", "prune", "-a", "-f"]))?;
+                        let left = daemon.docker(&["images", "-q"]).ok();
+                        ensure!(left.is_empty(), "images are left: {left}");
+                    }
                     transfer(client, "pull", &reference)
                 })
             })
             .collect();
         let rows = in_turns(FEW, contenders)?;
         report.times(title, &rows);
-        anyhow::Ok(())
+        median(&rows, "dhow")
     };
-    pull_anew(report, "pull and unpack, one layer", &reference)?;
+    let took = pull_anew(report, "pull and unpack, one layer", &reference)?;
+    report.target("pull of one layer", took, 2200.0, "ms");
 
     // The same files once more, in layers that are about as large.
     let layered = format!("{}/layers:1", registry.address);
@@ -120,13 +129,36 @@ pub fn measure(report: &mut Report, rounds: usize) -> Result<()> {
     run(&mut daemon.dhow_command(&["tag", &reference("dhow"), "debian-nginx"]))?;
     run(&mut daemon.dhow_command(&["build", "-t", &layered, "-f", &file, &context]))?;
     run(&mut daemon.dhow_command(&["push", &layered]))?;
-    pull_anew(report, "pull and unpack, five layers", &|_| layered.clone())?;
+    let took = pull_anew(report, "pull and unpack, five layers", &|_| layered.clone())?;
+    report.target("pull of five layers", took, 1600.0, "ms");
 
     // To a registry that has nothing of it.
     for client in &clients {
         transfer(client, "pull", &reference(client.0))?;
     }
     let blobs = Blobs::of(host, &registry, "dhow", "1")?;
+    let (packed, unpacked) = (blobs.size()?, std::fs::metadata(&archive)?.len());
+    report.figure("the image, packed", packed as f64 / 1e6, "MB");
+    report.figure("the image, as an archive", unpacked as f64 / 1e6, "MB");
+    let layer = blobs.largest()?;
+    let baselines = in_turns(
+        FEW,
+        vec![
+            Contender::new(CURL, || blobs.fetch(host, &registry, "dhow")),
+            Contender::new("tar -xz of its layer, one thread", || {
+                let there = host.folder().join("unpacked");
+                std::fs::create_dir_all(&there)?;
+                let took = run(Command::new("tar")
+                    .arg("-xzf")
+                    .arg(&layer)
+                    .arg("-C")
+                    .arg(&there))?;
+                std::fs::remove_dir_all(there)?;
+                Ok(took)
+            }),
+        ],
+    )?;
+    report.times("what is the least of a pull", &baselines);
     let mut contenders: Vec<Contender<'_>> = clients
         .iter()
         .map(|client| {
@@ -141,12 +173,14 @@ pub fn measure(report: &mut Report, rounds: usize) -> Result<()> {
             })
         })
         .collect();
-    contenders.push(Contender::new("curl, its blobs one after another", || {
+    contenders.push(Contender::new(CURL, || {
         let fresh = Registry::start(host, 5001)?;
         blobs.send(host, &fresh)
     }));
     let rows = in_turns(FEW, contenders)?;
     report.times("push of a pulled image, one layer", &rows);
+    let of_curl = ratio(&rows, "dhow", CURL)?;
+    report.target("push of a pulled image, of curl's time", of_curl, 1.5, "×");
 
     for (name, client) in &clients {
         run(&mut client(&["tag", &reference(name), "debian-nginx"])).context(*name)?;
@@ -210,6 +244,37 @@ impl Blobs {
         Ok(Self(blobs))
     }
 
+    /// Bytes of all.
+    fn size(&self) -> Result<u64> {
+        let sizes = self.0.iter().map(|(_, path)| Ok(path.metadata()?.len()));
+        sizes.sum()
+    }
+
+    /// The file of the largest.
+    fn largest(&self) -> Result<PathBuf> {
+        let sizes = self
+            .0
+            .iter()
+            .map(|(_, path)| Ok((path.metadata()?.len(), path)));
+        let sizes: Vec<_> = sizes.collect::<std::io::Result<_>>()?;
+        let largest = sizes.into_iter().max_by_key(|(size, _)| *size);
+        Ok(largest.context("there is one")?.1.clone())
+    }
+
+    fn fetch(&self, host: &Host, registry: &Registry, name: &str) -> Result<Duration> {
+        let mut took = Duration::ZERO;
+        for (digest, _) in &self.0 {
+            let mut command = host.command("curl");
+            command.args(["-sf", "-o", "/dev/null"]);
+            command.arg(format!(
+                "http://{}/v2/{name}/blobs/{digest}",
+                registry.address
+            ));
+            took += run(&mut command)?;
+        }
+        Ok(took)
+    }
+
     fn send(&self, host: &Host, registry: &Registry) -> Result<Duration> {
         let url = format!("http://{}/v2/image/blobs/uploads/", registry.address);
         let mut took = Duration::ZERO;
@@ -226,19 +291,20 @@ impl Blobs {
     }
 }
 
-/// A root filesystem of Debian with nginx, made once.
+/// A root filesystem of Debian with nginx and what makes it as large as images are
+/// that people use, made once.
 fn debian_with_nginx() -> Result<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache");
-    let path = folder.join("debian-nginx.tar");
+    let path = folder.join("debian-large.tar");
     if !path.exists() {
         std::fs::create_dir_all(&folder)?;
         let program =
             peers::find("mmdebstrap").context("mmdebstrap is missing: run `make setup`")?;
-        let new = folder.join("debian-nginx.tar.new");
+        let new = folder.join("debian-large.tar.new");
         println!("  making a Debian root filesystem with nginx (once, then cached)");
         run(Command::new(program)
             .args(["--quiet", "--variant=minbase", "--format=tar"])
-            .args(["--include=nginx-light", "bookworm"])
+            .args(["--include=nginx-light,git,python3", "bookworm"])
             .arg(&new))?;
         std::fs::rename(new, &path)?;
     }

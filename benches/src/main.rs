@@ -58,7 +58,7 @@ fn main() -> Result<()> {
         many::measure(&mut report, rounds)?;
     }
     if wants("network") {
-        network::measure(&mut report, rounds)?;
+        network::measure(&mut report)?;
     }
     if wants("images") {
         images::measure(&mut report, rounds)?;

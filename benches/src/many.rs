@@ -12,7 +12,7 @@ use dhow_testkit::Daemon;
 
 use crate::containers::{pss, resident, shims};
 use crate::report::Report;
-use crate::turns::{Contender, Row, in_turns, row, run};
+use crate::turns::{Contender, Row, in_turns, median, ratio, row, run};
 
 /// How many run in the end.
 const ALL: usize = 1000;
@@ -31,15 +31,34 @@ pub fn measure(report: &mut Report, rounds: usize) -> Result<()> {
     report.part("A thousand containers");
     let mut daemon = Daemon::start_as_installed();
     daemon.busybox();
+    let free = available()?;
     let first = starts(&daemon, 0)?;
-    let first_exec = execs(&daemon, "the first", rounds)?;
+    let first_exec = execs(&daemon, 0, "in the first", rounds)?;
     for number in SAMPLE..ALL {
         start(&daemon, number)?;
         if number + 1 == HALF {
             let name = format!("our daemon with {HALF} running, resident");
-            report.figure(&name, resident(&[daemon.pid()]), "MiB");
+            let resident = resident(&[daemon.pid()]);
+            report.figure(&name, resident, "MiB");
+            report.target(
+                "daemon with 500 containers, resident",
+                resident,
+                50.0,
+                "MiB",
+            );
         }
     }
+    let each = (free - available()?) / ALL as f64;
+    report.figure(
+        "what the machine has less for each of a thousand, its program included",
+        each,
+        "MB",
+    );
+    report.target("memory of a container with network", each, 0.8, "MB");
+    let running = daemon
+        .docker(&["ps", "-q", "--filter", "status=running"])
+        .ok();
+    ensure!(running.lines().count() == ALL, "not all of them run");
     let name = format!("our daemon with {ALL} running, resident");
     report.figure(&name, resident(&[daemon.pid()]), "MiB");
     let shims = shims(daemon.host().folder())?;
@@ -52,16 +71,29 @@ pub fn measure(report: &mut Report, rounds: usize) -> Result<()> {
     );
 
     let last = starts(&daemon, ALL)?;
-    let last_exec = execs(&daemon, "with a thousand running", rounds)?;
-    let named = |name: &str, samples: Vec<f64>| row(name, samples);
-    report.times(
-        "run -d on the bridge",
-        &[
-            named("with a thousand running", last),
-            named("the first", first),
-        ],
+    let last_exec = execs(&daemon, ALL - 1, "in the thousandth", rounds)?;
+    let starts = [
+        row("with a thousand running", last),
+        row("the first", first),
+    ];
+    report.times("run -d on the bridge", &starts);
+    let of_first = ratio(&starts, "with a thousand running", "the first")?;
+    report.target(
+        "start with a thousand running, of the first",
+        of_first,
+        1.5,
+        "×",
     );
-    report.times("exec … true", &[last_exec, first_exec]);
+    let execs = [last_exec, first_exec];
+    report.times("exec … true", &execs);
+    let of_first = ratio(&execs, "in the thousandth", "in the first")?;
+    report.target(
+        "exec with a thousand running, of the first",
+        of_first,
+        1.5,
+        "×",
+    );
+    let socket = daemon.socket().display().to_string();
     let lists = in_turns(
         rounds,
         vec![
@@ -71,11 +103,20 @@ pub fn measure(report: &mut Report, rounds: usize) -> Result<()> {
             Contender::command("docker version, for comparison", || {
                 daemon.docker_command(&["version"])
             }),
+            Contender::command("curl, our daemon's answer alone", || {
+                let mut command = daemon.host().command("curl");
+                command.args(["-sf", "--unix-socket", &socket]);
+                command.arg("http://dhow/v1.47/containers/json");
+                command
+            }),
         ],
     )?;
     report.times("a list of a thousand", &lists);
-    let way = events(&daemon.socket())?;
-    report.times("from an event to its listener", &[row("events", way)]);
+    let list = median(&lists, "docker ps")?;
+    report.target("`docker ps` of a thousand", list, 30.0, "ms");
+    let way = [row("events", events(&daemon.socket())?)];
+    report.times("from an event to its listener", &way);
+    report.target("an event's way", way[0].median, 5.0, "ms");
 
     let before = [wakeups(&[daemon.pid()]), wakeups(&shims)];
     std::thread::sleep(REST);
@@ -117,12 +158,23 @@ fn starts(daemon: &Daemon, from: usize) -> Result<Vec<f64>> {
         .collect()
 }
 
-fn execs(daemon: &Daemon, when: &str, rounds: usize) -> Result<Row> {
-    let name = name_of(0);
+fn execs(daemon: &Daemon, number: usize, when: &str, rounds: usize) -> Result<Row> {
+    let name = name_of(number);
     let words = ["exec", &name, "true"];
     let contender = Contender::command(when, || daemon.dhow_command(&words));
     let mut rows = in_turns(rounds, vec![contender])?;
     rows.pop().context("one contender has one row")
+}
+
+/// Memory that the machine has to give, in MB.
+fn available() -> Result<f64> {
+    let text = std::fs::read_to_string("/proc/meminfo")?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"));
+    let number = line.and_then(|rest| rest.split_whitespace().next());
+    let kilobytes: f64 = number.context("MemAvailable")?.parse()?;
+    Ok(kilobytes * 1024.0 / 1e6)
 }
 
 /// Milliseconds between the time an event carries and its arrival.

@@ -12,6 +12,7 @@ use crate::turns::Row;
 pub struct Report {
     text: String,
     missing: Vec<String>,
+    targets: String,
 }
 
 impl Report {
@@ -54,6 +55,20 @@ impl Report {
         let _ = writeln!(self.text, "\n- {name}: {value:.1} {unit}");
     }
 
+    /// Holds a figure against what it is to be at most.
+    pub fn target(&mut self, name: &str, value: f64, at_most: f64, unit: &str) {
+        let verdict = if value <= at_most {
+            "reached"
+        } else {
+            "**missed**"
+        };
+        println!("    target: {name}: {value:.2} {unit}, at most {at_most} {unit}: {verdict}");
+        let _ = writeln!(
+            self.targets,
+            "| {name} | {value:.2} {unit} | {at_most} {unit} | {verdict} |"
+        );
+    }
+
     /// A peer that is not installed, or does not run here.
     pub fn missing(&mut self, what: &str) {
         println!("    not measured: {what}");
@@ -82,6 +97,12 @@ impl Report {
         }
         for what in &self.missing {
             let _ = writeln!(page, "- not measured: {what}");
+        }
+        if !self.targets.is_empty() {
+            page.push_str(
+                "\n## Targets\n\n| | measured | at most | |\n| --- | ---: | ---: | --- |\n",
+            );
+            page.push_str(&self.targets);
         }
         page.push_str(&self.text);
         std::fs::write(path, page).with_context(|| format!("write {}", path.display()))

@@ -8,7 +8,12 @@ use dhow_testkit::{Host, runtime};
 
 use crate::peers;
 use crate::report::Report;
-use crate::turns::{Contender, in_turns, run};
+use crate::turns::{Contender, in_turns, median, ratio, run};
+
+/// Our runtime's name.
+const OURS: &str = "dhow-runtime";
+/// What crun is called by, where it has to be.
+const WRAPPER: &str = "crun's wrapper alone";
 
 /// A runtime and how it is called here.
 struct Runtime {
@@ -32,7 +37,7 @@ pub fn measure(report: &mut Report, rounds: usize) -> Result<()> {
     let bundle = bundle(host.folder())?;
     let own = |path: PathBuf| vec![path.display().to_string()];
     let mut runtimes = vec![Runtime {
-        name: "dhow-runtime",
+        name: OURS,
         command: own(runtime()),
     }];
     for name in ["crun", "runc"] {
@@ -74,7 +79,8 @@ pub fn measure(report: &mut Report, rounds: usize) -> Result<()> {
         command.args(["-fpmniu", "--", "true"]);
         command
     }));
-    contenders.push(Contender::command("crun's wrapper alone", || {
+    contenders.push(Contender::command("true alone", || Command::new("true")));
+    contenders.push(Contender::command(WRAPPER, || {
         let mut command = Command::new("unshare");
         command.args(["-m", "sh", "-c", "umount /sys/fs/cgroup/unified; exec true"]);
         command
@@ -84,6 +90,14 @@ pub fn measure(report: &mut Report, rounds: usize) -> Result<()> {
     }
     let rows = in_turns(rounds, contenders)?;
     report.times("run … true: all namespaces, seccomp, control group", &rows);
+    let ours = median(&rows, OURS)?;
+    if let Ok(theirs) = median(&rows, "crun") {
+        let wrapper = median(&rows, WRAPPER).unwrap_or(0.0);
+        let name = "`dhow-runtime run`, of crun's without what its wrapper costs";
+        report.target(name, ours / (theirs - wrapper), 0.35, "×");
+    }
+    let bare = ratio(&rows, OURS, "unshare -fpmniu true")?;
+    report.target("`dhow-runtime run`, of a plain unshare", bare, 3.0, "×");
 
     let bundle = sleeping(host.folder())?;
     let bundle = bundle.display().to_string();
@@ -104,11 +118,18 @@ pub fn measure(report: &mut Report, rounds: usize) -> Result<()> {
             Contender::command(one.name, move || one.command(state, &["exec", id, "true"]))
         })
         .collect();
-    let rows = in_turns(rounds, contenders);
+    let execs = in_turns(rounds, contenders);
     for (one, id) in &started {
         run(&mut one.command(&state, &["delete", "--force", id]))?;
     }
-    report.times("exec … true", &rows?);
+    let execs = execs?;
+    report.times("exec … true", &execs);
+    if let Ok(theirs) = median(&execs, "crun") {
+        let wrapper = median(&rows, WRAPPER).unwrap_or(0.0);
+        let of_theirs = median(&execs, OURS)? / (theirs - wrapper);
+        let name = "`dhow-runtime exec`, of crun's without what its wrapper costs";
+        report.target(name, of_theirs, 0.35, "×");
+    }
     host.audit();
     Ok(())
 }

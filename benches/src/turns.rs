@@ -62,6 +62,26 @@ pub fn row(name: &str, mut times: Vec<f64>) -> Row {
     }
 }
 
+/// The median of the row with this name, in milliseconds.
+///
+/// # Errors
+///
+/// When there is none.
+pub fn median(rows: &[Row], name: &str) -> Result<f64> {
+    let row = rows.iter().find(|row| row.name == name);
+    row.map(|row| row.median)
+        .with_context(|| format!("{name} was not measured"))
+}
+
+/// How the median of the one compares with that of the other.
+///
+/// # Errors
+///
+/// When either was not measured.
+pub fn ratio(rows: &[Row], one: &str, other: &str) -> Result<f64> {
+    Ok(median(rows, one)? / median(rows, other)?)
+}
+
 /// Runs a command to its end, which must be a good one.
 pub fn run(command: &mut Command) -> Result<Duration> {
     command.stdin(Stdio::null()).stdout(Stdio::null());

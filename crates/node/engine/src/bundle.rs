@@ -20,6 +20,7 @@ use crate::machine::Machine;
 use crate::mounts::{MountKind, MountPoint};
 use crate::record::Record;
 use crate::seccomp::{self, Host};
+use crate::shm;
 use crate::spec::{self, HostConfig};
 use crate::users::Users;
 
@@ -69,9 +70,6 @@ pub const READONLY_PATHS: [&str; 5] = [
 /// Where the program that reaps orphans is found in a container.
 const INIT: &str = "/sbin/docker-init";
 
-/// Bytes of `/dev/shm` unless told otherwise.
-const SHM_SIZE: i64 = 64 << 20;
-
 /// What a record does not say.
 #[derive(Debug)]
 pub(crate) struct Surroundings<'a> {
@@ -93,6 +91,8 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) cgroup_parent: &'a str,
     /// Limits of open files where nothing is said of it.
     pub(crate) descriptors: (u64, u64),
+    /// Shared memory that is not its own alone.
+    pub(crate) memory: Option<&'a Path>,
     /// The runtime's executable, which reaps orphans when `Init` is set.
     pub(crate) init: Option<&'a Path>,
 }
@@ -423,7 +423,7 @@ fn mounts(record: &Record, around: &Surroundings<'_>) -> Result<Vec<Mount>> {
     let shm_size = if host.shm_size > 0 {
         host.shm_size
     } else {
-        SHM_SIZE
+        shm::SIZE
     };
     let mount = |destination: &str, kind: &str, source: &str, options: &[&str]| Mount {
         destination: destination.into(),
@@ -485,11 +485,16 @@ fn mounts(record: &Record, around: &Surroundings<'_>) -> Result<Vec<Mount>> {
             &["nosuid", "noexec", "nodev"],
         ));
     }
-    if host.ipc_mode == "host" {
+    let host_shm = Path::new("/dev/shm");
+    let shared = match host.ipc_mode.as_str() {
+        "host" => Some(host_shm),
+        _ => around.memory,
+    };
+    if let Some(shared) = shared {
         all.push(mount(
             "/dev/shm",
             "bind",
-            "/dev/shm",
+            &shared.display().to_string(),
             &["rbind", "nosuid", "noexec", "nodev"],
         ));
     } else if host.ipc_mode != "none" {

@@ -12,6 +12,7 @@ use tokio::task::spawn_blocking;
 use crate::container::{Container, Ended};
 use crate::engine::Engine;
 use crate::record::{Record, Status};
+use crate::shm;
 use crate::start::has_own_sandbox;
 use crate::users;
 
@@ -75,6 +76,9 @@ impl Engine {
         }
         self.unmount_volumes(&container.record());
         users::let_go(&container.run);
+        if let Err(error) = shm::remove(&container.run) {
+            tracing::warn!(container = container.id, %error, "shared memory stays mounted");
+        }
         let _ = std::fs::remove_dir_all(&container.run);
     }
 

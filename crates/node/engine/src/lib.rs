@@ -44,6 +44,7 @@ mod record;
 mod remap;
 mod sandbox;
 mod seccomp;
+mod shm;
 mod skeleton;
 pub mod spec;
 mod start;

@@ -20,7 +20,6 @@ use dhow_network::{EndpointSpec, PortMapping};
 use dhow_runtime::spec::{Namespace, NamespaceKind};
 use dhow_shim::Moment;
 use dhow_sys::namespace::{self, Kind};
-use rustix::mount::{MountFlags, UnmountFlags};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
@@ -29,10 +28,9 @@ use crate::error::{Error, Result, at};
 use crate::mounts::{MountKind, MountPoint};
 use crate::names;
 use crate::record::SharedSandbox;
+use crate::shm;
 
 const FILE: &str = "sandbox.json";
-/// What a default container's shared memory has, too.
-const SHM_OPTIONS: &std::ffi::CStr = c"mode=1777,size=65536k";
 
 /// A sandbox as asked for.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -144,11 +142,7 @@ impl Engine {
                 .map_err(|error| at("pin namespaces in", &folder)(error.into()))?;
         }
         if !spec.host_ipc {
-            let shm = folder.join("shm");
-            std::fs::create_dir(&shm).map_err(at("make", &shm))?;
-            let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-            rustix::mount::mount("shm", &shm, "tmpfs", flags, SHM_OPTIONS)
-                .map_err(|error| at("mount", &shm)(error.into()))?;
+            shm::make(&folder, shm::SIZE)?;
         }
         let mut addresses = Vec::new();
         if let Some(network) = &spec.network {
@@ -301,13 +295,7 @@ impl Engine {
             let pin = folder.join(pin);
             namespace::unpin(&pin).map_err(|error| at("unpin", &pin)(error.into()))?;
         }
-        let shm = folder.join("shm");
-        let flags = UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
-        match rustix::mount::unmount(&shm, flags) {
-            // Not there, or not mounted: a crash came before.
-            Ok(()) | Err(rustix::io::Errno::NOENT | rustix::io::Errno::INVAL) => Ok(()),
-            Err(error) => Err(at("unmount", shm)(error.into())),
-        }
+        shm::remove(&folder)
     }
 
     /// Reads the sandboxes; what a crash left half made is unmade.

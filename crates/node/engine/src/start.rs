@@ -184,6 +184,7 @@ impl Engine {
             },
             ..Record::clone(&record)
         };
+        let memory = self.shared_memory(&record, &container.run)?;
         let spec = bundle::compose(
             &record,
             &Surroundings {
@@ -192,6 +193,7 @@ impl Engine {
                 images: self.mounted_images(&record)?,
                 users: users.as_ref(),
                 joined: self.joined_namespaces(&record)?,
+                memory: memory.as_deref(),
                 hostname: &hostname,
                 files: Some(&names),
                 cgroup_parent: &self.inner.config.cgroup_parent,

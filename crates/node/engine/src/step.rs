@@ -158,6 +158,7 @@ impl Engine {
                 images: BTreeMap::new(),
                 users: users.as_ref(),
                 joined: Vec::new(),
+                memory: None,
                 hostname: "buildkitsandbox",
                 files: Some(run),
                 cgroup_parent: &self.inner.config.cgroup_parent,
