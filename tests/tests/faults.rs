@@ -3,8 +3,9 @@
 //! must be what there is; in the end nothing must be left.
 
 use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use dhow_testkit::Daemon;
@@ -286,6 +287,71 @@ fn what_is_no_container_yet_is_removed_too() {
     daemon.finish();
 }
 
+/// A program with its two ends at hand.
+struct Talk {
+    client: Child,
+    input: Option<ChildStdin>,
+    output: BufReader<ChildStdout>,
+}
+
+impl Talk {
+    fn begin(daemon: &Daemon, arguments: &[&str]) -> Self {
+        let mut client = daemon
+            .docker_command(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("docker starts");
+        Self {
+            input: client.stdin.take(),
+            output: BufReader::new(client.stdout.take().expect("it was piped")),
+            client,
+        }
+    }
+
+    /// What comes back of a line.
+    fn say(&mut self, line: &str) -> String {
+        let input = self.input.as_mut().expect("it was piped");
+        writeln!(input, "{line}").expect("it is read");
+        let mut answer = String::new();
+        self.output.read_line(&mut answer).expect("a line");
+        answer.trim_end().to_owned()
+    }
+
+    /// Ends the input, and tells how the client ends.
+    fn end(mut self) -> Option<i32> {
+        drop(self.input.take());
+        self.client.wait().expect("it ended").code()
+    }
+}
+
+/// Regression: programs saw the end of their input when the daemon was killed.
+#[test]
+fn input_goes_on_under_the_next_daemon() {
+    let mut daemon = Daemon::start();
+    daemon.busybox();
+    let mut run = Talk::begin(&daemon, &["run", "-i", "--name", "box", "busybox", "cat"]);
+    assert_eq!(run.say("before"), "before");
+    let mut exec = Talk::begin(&daemon, &["exec", "-i", "box", "cat"]);
+    assert_eq!(exec.say("before"), "before");
+    daemon.kill();
+    assert_ne!(run.end(), Some(0));
+    assert_ne!(exec.end(), Some(0));
+    daemon.start_again();
+
+    let mut attach = Talk::begin(&daemon, &["attach", "box"]);
+    assert_eq!(attach.say("after"), "after");
+    let processes = daemon.docker(&["top", "box", "-o", "args"]).ok();
+    assert_eq!(processes.matches("cat").count(), 2, "{processes}");
+    // And an end that a client means is one.
+    assert_eq!(attach.end(), Some(0));
+    let ended = "{{.State.Status}} {{.State.ExitCode}}";
+    assert_eq!(daemon.inspect("box", ended), "exited 0");
+    daemon.remove_containers();
+    daemon.finish();
+}
+
 /// A step of a build outlives a daemon that is killed, and nobody waits for it.
 #[test]
 fn a_build_ends_with_its_daemon() {
@@ -301,9 +367,10 @@ fn a_build_ends_with_its_daemon() {
         .stdout(Stdio::piped())
         .spawn()
         .expect("docker starts");
-    let said = std::io::BufReader::new(build.stdout.take().expect("it was piped"));
-    let mut lines = std::io::BufRead::lines(said);
-    let begun = lines.any(|line| line.is_ok_and(|line| line == "begun"));
+    let said = BufReader::new(build.stdout.take().expect("it was piped"));
+    let begun = said
+        .lines()
+        .any(|line| line.is_ok_and(|line| line == "begun"));
     assert!(begun, "the step runs");
     daemon.kill();
     let _ = build.wait();

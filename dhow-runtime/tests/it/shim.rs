@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use dhow_runtime::RootSource;
-use dhow_shim::client::{Events, Executable, Shim, ShimError};
+use dhow_shim::client::{Events, Executable, Shim, ShimError, Streams};
 use dhow_shim::wire::{
-    Attach, Event, ExecSpec, FailureKind, LogFileSpec, LogForm, LogSpec, Reach, Running, ShimSpec,
-    Status, Stdin, Target, VERSION, read_exit,
+    Attach, Event, ExecSpec, ExitRecord, FailureKind, LogFileSpec, LogForm, LogSpec, Reach,
+    Running, SOCKET, ShimSpec, Status, Stdin, Target, VERSION, read_exit,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -140,6 +140,61 @@ async fn a_life_is_told_logged_and_recorded() {
     .await;
 }
 
+/// The record is there before anybody is told: while it cannot be written, nobody is.
+#[tokio::test]
+async fn an_end_is_recorded_before_it_is_told() {
+    use std::io::{ErrorKind, Read, Write};
+    let bundle = Bundle::new("order", "exit 3");
+    within(async {
+        let (shim, events) = launch(&bundle, Stdin::Closed).await;
+        shim.create().await.unwrap();
+        let mut client = std::os::unix::net::UnixStream::connect(shim.dir().join(SOCKET)).unwrap();
+        for request in [
+            format!(r#"{{"id":1,"request":{{"op":"hello","version":{VERSION},"events":true}}}}"#),
+            r#"{"id":2,"request":{"op":"wait","target":null}}"#.to_owned(),
+        ] {
+            let length = u32::try_from(request.len()).unwrap().to_be_bytes();
+            client.write_all(&length).unwrap();
+            client.write_all(request.as_bytes()).unwrap();
+        }
+        let mut greeting = [0; 4];
+        client.read_exact(&mut greeting).unwrap();
+        let mut greeting = vec![0; u32::from_be_bytes(greeting) as usize];
+        client.read_exact(&mut greeting).unwrap();
+        // Writing the record waits here until somebody reads it.
+        let record = shim.dir().join("exit.new");
+        let mode = rustix::fs::Mode::from(0o600);
+        let kind = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, &record, kind, mode, 0).unwrap();
+        shim.start().await.unwrap();
+        let call = format!("/proc/{}/syscall", shim.pid());
+        let opening = format!("{} ", libc::SYS_openat);
+        while !std::fs::read_to_string(&call)
+            .unwrap()
+            .starts_with(&opening)
+        {
+            tokio::task::yield_now().await;
+        }
+        client.set_nonblocking(true).unwrap();
+        let mut told = Vec::new();
+        let end = client.read_to_end(&mut told).unwrap_err();
+        assert_eq!(end.kind(), ErrorKind::WouldBlock);
+        let told = String::from_utf8_lossy(&told);
+        assert!(told.contains("started") && !told.contains("exit"), "{told}");
+
+        let written = std::fs::read(&record).unwrap();
+        let exit = shim.wait(Target::Container).await.unwrap();
+        assert_eq!(
+            serde_json::from_slice::<ExitRecord>(&written).unwrap(),
+            exit
+        );
+        drop(events);
+        shim.delete(Running::Refuse).await.unwrap();
+        gone(&bundle, &shim).await;
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn clients_share_streams_and_end_input() {
     let bundle = Bundle::new("attach", "cat; echo done >&2");
@@ -153,7 +208,7 @@ async fn clients_share_streams_and_end_input() {
         let sent: String = (0..20_000)
             .map(|number| format!("line {number}\n"))
             .collect();
-        let (mut reader, mut writer) = first.stream.split();
+        let (reader, writer) = (&mut first.output, &mut first.input);
         let mut received = Vec::new();
         let write = async {
             writer.write_all(sent.as_bytes()).await.unwrap();
@@ -163,7 +218,7 @@ async fn clients_share_streams_and_end_input() {
         let (_, read, read_too) = tokio::join!(
             write,
             reader.read_to_end(&mut received),
-            second.stream.read_to_end(&mut received_too)
+            second.output.read_to_end(&mut received_too)
         );
         read.unwrap();
         read_too.unwrap();
@@ -234,11 +289,11 @@ async fn execs_have_streams_and_ends_of_their_own() {
         let target = Target::Exec("one".to_owned());
         let mut streams = shim.attach(both(target.clone(), true)).await.unwrap();
         // Sent before it runs, and not lost.
-        streams.stream.write_all(b"early\n").await.unwrap();
-        streams.stream.shutdown().await.unwrap();
+        streams.input.write_all(b"early\n").await.unwrap();
+        streams.input.shutdown().await.unwrap();
         let pid = shim.exec_start("one").await.unwrap();
         let mut received = Vec::new();
-        streams.stream.read_to_end(&mut received).await.unwrap();
+        streams.output.read_to_end(&mut received).await.unwrap();
         let (stdout, stderr) = unframed(&received);
         assert_eq!(stdout, "early\n");
         assert!(stderr.trim().parse::<i32>().unwrap() > 1, "{stderr}");
@@ -312,9 +367,9 @@ async fn terminals_have_size_and_echo() {
         assert!(streams.terminal);
         shim.resize(Target::Container, 33, 101).await.unwrap();
         shim.start().await.unwrap();
-        streams.stream.write_all(b"go\n").await.unwrap();
+        streams.input.write_all(b"go\n").await.unwrap();
         let mut received = String::new();
-        streams.stream.read_to_string(&mut received).await.unwrap();
+        streams.output.read_to_string(&mut received).await.unwrap();
         assert!(received.starts_with("go\r\n33 101\r\n/dev/"), "{received}");
         assert!(received.contains("crw"), "{received}");
 
@@ -415,7 +470,7 @@ async fn the_daemon_may_go_and_come_back() {
         shim.start().await.unwrap();
         // It goes in the middle of a frame, as with kill -9.
         let mut some = [0; 100];
-        streams.stream.read_exact(&mut some).await.unwrap();
+        streams.output.read_exact(&mut some).await.unwrap();
         let dir = shim.dir().to_owned();
         drop((shim, events, streams));
 
@@ -423,7 +478,7 @@ async fn the_daemon_may_go_and_come_back() {
         let state = shim.state().await.unwrap();
         assert_eq!((state.status, state.pid), (Status::Running, Some(pid)));
         let mut streams = shim.attach(both(Target::Container, true)).await.unwrap();
-        streams.stream.write_all(b"go\n").await.unwrap();
+        streams.input.write_all(b"go\n").await.unwrap();
         assert!(matches!(events.next().await, Some(Event::Exited { .. })));
         let expected: String = (0..2000)
             .map(|number| format!("stdout:line {number}\n"))
@@ -441,6 +496,51 @@ async fn the_daemon_may_go_and_come_back() {
         assert!(matches!(error, ShimError::Gone { .. }), "{error:?}");
     })
     .await;
+}
+
+/// Regression: a daemon that was killed was taken for a client that had ended its
+/// input, and `cat` ended.
+#[tokio::test]
+async fn input_outlives_the_daemon() {
+    let bundle = Bundle::new("input", "exec cat");
+    within(async {
+        let (shim, events) = launch(&bundle, Stdin::Once).await;
+        shim.create().await.unwrap();
+        shim.start().await.unwrap();
+        shim.exec(exec("one", &["cat"], &bundle)).await.unwrap();
+        shim.exec_start("one").await.unwrap();
+        let targets = [Target::Container, Target::Exec("one".to_owned())];
+        let mut sessions = Vec::new();
+        for target in &targets {
+            let mut streams = shim.attach(both(target.clone(), true)).await.unwrap();
+            assert_eq!(said_back(&mut streams, "before").await, "before");
+            sessions.push(streams);
+        }
+        let dir = shim.dir().to_owned();
+        drop((shim, events, sessions));
+
+        let (shim, _events) = Shim::connect(&dir).await.unwrap();
+        for target in targets.into_iter().rev() {
+            let mut streams = shim.attach(both(target.clone(), true)).await.unwrap();
+            assert_eq!(said_back(&mut streams, "after").await, "after");
+            streams.input.shutdown().await.unwrap();
+            // What is sent after the end is nobody's.
+            assert!(streams.input.write_all(b"more").await.is_err());
+            assert_eq!(shim.wait(target).await.unwrap().code, 0);
+        }
+        shim.delete(Running::Refuse).await.unwrap();
+        gone(&bundle, &shim).await;
+    })
+    .await;
+}
+
+/// Sends a word and reads as much.
+async fn said_back(streams: &mut Streams, word: &str) -> String {
+    streams.input.write_all(word.as_bytes()).await.unwrap();
+    streams.input.flush().await.unwrap();
+    let mut frame = vec![0; 8 + word.len()];
+    streams.output.read_exact(&mut frame).await.unwrap();
+    unframed(&frame).0
 }
 
 #[tokio::test]

@@ -99,7 +99,7 @@ fn session(
     resize: Option<mpsc::Sender<TerminalSize>>,
     exit: Option<oneshot::Receiver<i32>>,
 ) -> Session {
-    let (reading, writing) = attached.stream.into_split();
+    let (reading, writing) = (attached.output, attached.input);
     Session {
         stdin: stdin.then(|| Box::new(writing) as _),
         output: if attached.terminal {

@@ -135,18 +135,21 @@ async fn run(
     if let Some(mut history) = session.history {
         while let Some(piece) = history.next().await {
             if to_client.write_all(&piece).await.is_err() {
+                if let Some(attached) = session.attached {
+                    attached.end().await;
+                }
                 return;
             }
         }
     }
-    let Some(attached) = session.attached else {
+    let Some(mut attached) = session.attached else {
         let _ = to_client.shutdown().await;
         return;
     };
-    let (mut output, mut input) = attached.stream.into_split();
+    let (output, input) = (&mut attached.output, &mut attached.input);
     let mut keys = carrying.detach;
     let feeding = async {
-        if let Ok(true) = feed(&mut from_client, &mut input, keys.as_mut()).await {
+        if let Ok(true) = feed(&mut from_client, input, keys.as_mut()).await {
             return;
         }
         // The end of the client's side is the end of the input.
@@ -154,7 +157,7 @@ async fn run(
         std::future::pending::<()>().await;
     };
     let draining = async {
-        let _ = copy(&mut output, &mut to_client).await;
+        let _ = copy(output, &mut to_client).await;
         session.ended.await;
     };
     let is_detached = tokio::select! { () = feeding => true, () = draining => false };
@@ -162,6 +165,10 @@ async fn run(
         (carrying.detached)();
     }
     let _ = to_client.shutdown().await;
+    if !is_detached {
+        // The program has ended, or the client takes no more output: it has gone.
+        attached.end().await;
+    }
 }
 
 /// A text as standard output in Docker's framing.
@@ -187,10 +194,12 @@ async fn feed(
         let typed = &buffer[..length];
         let Some(keys) = keys.as_deref_mut() else {
             to.write_all(typed).await?;
+            to.flush().await?;
             continue;
         };
         let (passed, is_detached) = keys.filter(typed);
         to.write_all(&passed).await?;
+        to.flush().await?;
         if is_detached {
             return Ok(true);
         }

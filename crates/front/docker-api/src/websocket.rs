@@ -26,12 +26,16 @@ pub(crate) async fn carry(socket: WebSocket, session: Session, terminal: bool) {
                 piece.slice(HEADER.min(piece.len())..)
             };
             if to_client.send(Message::Binary(bytes)).await.is_err() {
+                if let Some(attached) = session.attached {
+                    attached.end().await;
+                }
                 return;
             }
         }
     }
-    if let Some(attached) = session.attached {
-        let (mut output, mut input) = attached.stream.into_split();
+    let mut attached = session.attached;
+    if let Some(attached) = &mut attached {
+        let (output, input) = (&mut attached.output, &mut attached.input);
         let feeding = async {
             while let Some(Ok(message)) = from_client.next().await {
                 let written = match message {
@@ -40,14 +44,14 @@ pub(crate) async fn carry(socket: WebSocket, session: Session, terminal: bool) {
                     Message::Close(_) => break,
                     Message::Ping(_) | Message::Pong(_) => Ok(()),
                 };
-                if written.is_err() {
+                if written.is_err() || input.flush().await.is_err() {
                     // The program takes no more; its output goes on.
                     std::future::pending::<()>().await;
                 }
             }
         };
         let draining = async {
-            while let Some(bytes) = next(&mut output, terminal).await {
+            while let Some(bytes) = next(output, terminal).await {
                 if to_client.send(Message::Binary(bytes)).await.is_err() {
                     return;
                 }
@@ -56,6 +60,9 @@ pub(crate) async fn carry(socket: WebSocket, session: Session, terminal: bool) {
         tokio::select! { () = feeding => {}, () = draining => {} }
     }
     let _ = to_client.send(Message::Close(None)).await;
+    if let Some(attached) = attached {
+        attached.end().await;
+    }
 }
 
 /// Tells why there is no session.

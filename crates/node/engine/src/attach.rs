@@ -1,10 +1,10 @@
 //! Attaching to the streams of a container.
 
 use dhow_shim::Moment;
-use dhow_shim::client::Shim;
+use dhow_shim::client::{Input, Shim};
 use dhow_shim::wire::{Attach, Target};
-use tokio::io::{AsyncRead, AsyncReadExt as _};
-use tokio::net::UnixStream;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::unix::OwnedReadHalf;
 use tokio::sync::oneshot;
 
 use std::sync::Arc;
@@ -29,13 +29,28 @@ pub struct AttachOptions {
 /// The streams of a container or exec.
 #[derive(Debug)]
 pub struct Attached {
-    /// Output as Docker frames it (raw with a terminal), and raw input; ending
-    /// the writing side ends the input.
-    pub stream: UnixStream,
+    /// Output as Docker frames it (raw with a terminal).
+    pub output: OwnedReadHalf,
+    /// Raw input. Shutting it down says that the client has no more; dropping it,
+    /// as a daemon that is killed does, leaves the input open.
+    pub input: Input,
     /// Whether the output is a terminal's.
     pub terminal: bool,
     /// What was logged until then is not in the output.
     pub since: Option<Moment>,
+}
+
+impl Attached {
+    /// Ends the input of a client that has gone. What the program writes until it
+    /// has taken all input is for nobody, and does not hold it up.
+    pub async fn end(mut self) {
+        let mut nowhere = tokio::io::sink();
+        // Either way there is nobody left to tell.
+        tokio::select! {
+            _ = self.input.shutdown() => {}
+            _ = tokio::io::copy(&mut self.output, &mut nowhere) => {}
+        }
+    }
 }
 
 impl Engine {
@@ -150,7 +165,8 @@ pub(crate) async fn streams(
         .await
         .map_err(told)?;
     Ok(Attached {
-        stream: streams.stream,
+        output: streams.output,
+        input: streams.input,
         terminal: streams.terminal,
         since: streams.since,
     })

@@ -263,7 +263,7 @@ impl Engine {
         let attached = self.exec_start(&exec, false, None).await?;
         let reading = async {
             if let Some(mut attached) = attached {
-                while let Some(text) = next_frame(&mut attached.stream).await {
+                while let Some(text) = next_frame(&mut attached.output).await {
                     let room = OUTPUT.saturating_sub(output.len());
                     output.extend(text.iter().take(room));
                 }

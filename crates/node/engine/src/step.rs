@@ -224,7 +224,7 @@ async fn drive(shim: &Shim, stdin: Option<Vec<u8>>, output: &mpsc::Sender<Vec<u8
         stderr: true,
     };
     let attached = streams(shim, Target::Container, wanted).await?;
-    let (mut printed, mut typed) = attached.stream.into_split();
+    let (mut printed, mut typed) = (attached.output, attached.input);
     shim.start().await.map_err(told)?;
     let typing = async {
         if let Some(stdin) = stdin {

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::Moment;
 
 /// Version of the protocol and of the files in the shim's directory.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Longest body of a frame, in bytes.
 pub const MAX_FRAME: usize = 4 << 20;
@@ -67,7 +67,7 @@ pub enum Stdin {
     Closed,
     /// Open as long as the process lives.
     Open,
-    /// Open until the first client that attached to it ends its side.
+    /// Open until the first client that attached to it says that there is no more.
     Once,
 }
 
@@ -133,7 +133,7 @@ pub struct ExecSpec {
     pub id: String,
     /// The program. Capabilities are exactly those named here.
     pub process: Process,
-    /// Whether it gets a standard input; it ends when the client that attached ends its side.
+    /// Whether it gets a standard input; it ends when the client that attached says so.
     pub stdin: bool,
 }
 
@@ -205,11 +205,6 @@ pub enum Request {
         rows: u16,
         /// Columns, in characters.
         columns: u16,
-    },
-    /// Ends a standard input. [`Answer::Done`].
-    CloseStdin {
-        /// Whose.
-        target: Target,
     },
     /// Prepares an exec, so that clients can attach before it runs. [`Answer::Done`].
     Exec(Box<ExecSpec>),

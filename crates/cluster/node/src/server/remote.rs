@@ -181,7 +181,7 @@ struct Unstarted(RuntimeError);
 /// went away.
 async fn pump(session: Session, streams: Streams, ends: Ends) -> Option<Value> {
     let Session {
-        stdin,
+        mut stdin,
         mut output,
         resize,
         exit,
@@ -192,7 +192,7 @@ async fn pump(session: Session, streams: Streams, ends: Ends) -> Option<Value> {
         said,
     } = ends;
     let inward = async {
-        if let Some(mut stdin) = stdin {
+        if let Some(stdin) = &mut stdin {
             while let Some(bytes) = typed.recv().await {
                 // A program that no longer reads may still speak.
                 if stdin.write_all(&bytes).await.is_err() || stdin.flush().await.is_err() {
@@ -232,12 +232,21 @@ async fn pump(session: Session, streams: Streams, ends: Ends) -> Option<Value> {
         };
         Some(status)
     };
-    tokio::select! {
+    let status = tokio::select! {
         status = outward => status,
         () = inward => None,
         () = sizes => None,
         () = said.closed() => None,
+    };
+    if let Some(mut stdin) = stdin {
+        // A client that has gone has no more input. What the program writes until
+        // it has taken all is for nobody, and does not hold it up.
+        tokio::select! {
+            _ = stdin.shutdown() => {}
+            () = async { while output.next().await.is_some() {} } => {}
+        }
     }
+    status
 }
 
 /// Waits for the streams that the client opens, and joins them.

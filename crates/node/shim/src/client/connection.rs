@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{ShimError, Streams};
+use super::{Input, ShimError, Streams};
 use crate::wire::{
     Answer, Attach, COMPLAINTS, Envelope, Event, Failure, MAX_FRAME, Message, Request, VERSION,
 };
@@ -169,8 +169,10 @@ pub(super) async fn attach(
                 ok: Answer::Attached { terminal, at },
                 ..
             } => {
+                let (output, input) = stream.into_split();
                 return Ok(Streams {
-                    stream,
+                    output,
+                    input: Input::new(input),
                     terminal,
                     since: at,
                 });

@@ -6,6 +6,7 @@
 //! by [`Shim::state`]. Not here: what to do about events; that is the engine's.
 
 mod connection;
+mod input;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use dhow_cgroup::Stats;
 use dhow_runtime::spec::Resources;
 use tokio::net::UnixStream;
+use tokio::net::unix::OwnedReadHalf;
 use tokio::process::Command;
 use tokio::sync::mpsc;
 
@@ -25,6 +27,7 @@ use crate::wire::{
     SOCKET, SPEC, ShimSpec, State, Target, VERSION,
 };
 use connection::Connection;
+pub use input::Input;
 
 /// What goes wrong between a daemon and a shim.
 #[derive(Debug, thiserror::Error)]
@@ -289,15 +292,6 @@ impl Shim {
         .await
     }
 
-    /// Ends a standard input.
-    ///
-    /// # Errors
-    ///
-    /// [`ShimError::Refused`] if the target does not exist.
-    pub async fn close_stdin(&self, target: Target) -> Result<(), ShimError> {
-        self.done(Request::CloseStdin { target }).await
-    }
-
     /// Prepares an exec. Attach to it before [`Self::exec_start`] and no output is lost.
     ///
     /// # Errors
@@ -333,10 +327,8 @@ impl Shim {
 
     /// Opens a connection that carries the streams of a process.
     ///
-    /// What is read from it is Docker's multiplexed stream (eight bytes of header
-    /// before each piece) without a terminal, and the bare bytes with one; what
-    /// is written is standard input, and shutting down the writing half ends it.
-    /// The end of the stream comes when the target has ended and everything it
+    /// The output is Docker's multiplexed stream (eight bytes of header before
+    /// each piece) without a terminal, and the bare bytes with one. Its end comes when the target has ended and everything it
     /// wrote was sent. A client that does not read stops the container's output.
     ///
     /// # Errors
@@ -431,8 +423,10 @@ impl Shim {
 /// The streams of a process.
 #[derive(Debug)]
 pub struct Streams {
-    /// The connection; nothing of it was read ahead.
-    pub stream: UnixStream,
+    /// What the process writes; nothing of it was read ahead.
+    pub output: OwnedReadHalf,
+    /// What it reads.
+    pub input: Input,
     /// Whether it carries bare bytes (a terminal) or Docker's frames.
     pub terminal: bool,
     /// What was logged until then is not in the streams.

@@ -7,6 +7,7 @@ use rustix::event::PollFlags;
 use rustix::net::{RecvFlags, SendFlags};
 use serde::Serialize;
 
+use super::input::Pieces;
 use crate::wire::{Answer, Attach, Envelope, Event, Failure, MAX_FRAME, Message, Target};
 
 /// Bytes that wait for a client of streams, above which the process waits too.
@@ -43,7 +44,9 @@ pub(super) enum Role {
         /// Which.
         attach: Attach,
         /// Whether the client may still send.
-        input_open: bool,
+        sends: bool,
+        /// Where it is in what it sends.
+        pieces: Pieces,
     },
 }
 
@@ -78,7 +81,7 @@ impl Connection {
         }
         let takes = match &self.role {
             Role::Requests { .. } => true,
-            Role::Streams { input_open, .. } => *input_open && room && !self.ending,
+            Role::Streams { sends, .. } => *sends && room && !self.ending,
         };
         if takes {
             events |= PollFlags::IN;
@@ -208,7 +211,8 @@ impl Connection {
     pub(super) fn become_streams(&mut self, attach: Attach) -> Vec<u8> {
         self.role = Role::Streams {
             attach,
-            input_open: true,
+            sends: true,
+            pieces: Pieces::default(),
         };
         std::mem::take(&mut self.incoming)
     }

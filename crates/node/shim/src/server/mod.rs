@@ -15,6 +15,7 @@
 //! that preceded it is in the log.
 
 mod connection;
+mod input;
 mod log;
 mod record;
 mod requests;
@@ -363,18 +364,8 @@ impl Server {
     }
 
     fn drop_connection(&mut self, token: Token) {
-        let Some(connection) = self.connections.remove(&token) else {
-            return;
-        };
+        self.connections.remove(&token);
         self.waits.retain(|(waiter, ..)| *waiter != token);
-        if let Role::Streams {
-            attach,
-            input_open: true,
-        } = connection.role
-            && attach.stdin
-        {
-            self.end_input(&attach.target);
-        }
     }
 
     fn serve_connection(&mut self, token: Token, events: PollFlags) {
@@ -400,29 +391,44 @@ impl Server {
         let Some(connection) = self.connections.get_mut(&token) else {
             return;
         };
-        let Role::Streams { attach, input_open } = &mut connection.role else {
+        let Role::Streams { sends, .. } = &mut connection.role else {
             return;
         };
-        let (target, wanted) = (attach.target.clone(), attach.stdin);
         let mut buffer = [0; BLOCK];
         match rustix::io::read(&connection.socket, &mut buffer) {
             Err(Errno::AGAIN | Errno::INTR) => {}
             Err(_) => self.drop_connection(token),
-            Ok(0) => {
-                let first_time = std::mem::replace(input_open, false);
-                if first_time && wanted {
-                    self.end_input(&target);
-                }
-            }
-            Ok(length) => {
-                if wanted && let Some(supervised) = self.supervised_mut(&target) {
-                    supervised.streams.input(&buffer[..length]);
-                }
-            }
+            // It may be a daemon that was killed: an end of the input is said.
+            Ok(0) => *sends = false,
+            Ok(length) => self.input(token, &buffer[..length]),
         }
     }
 
-    /// A client has ended its side of a standard input.
+    /// Gives a process what one of its clients has sent.
+    fn input(&mut self, token: Token, bytes: &[u8]) {
+        let Some(Role::Streams {
+            attach,
+            sends,
+            pieces,
+        }) = self.connections.get_mut(&token).map(|one| &mut one.role)
+        else {
+            return;
+        };
+        let target = attach.target.clone();
+        let supervised = match &target {
+            _ if !attach.stdin => None,
+            Target::Container => Some(&mut self.first),
+            Target::Exec(id) => self.execs.get_mut(id).map(|exec| &mut exec.supervised),
+        };
+        let Some(supervised) = supervised else { return };
+        pieces.take(bytes, |piece| supervised.streams.input(piece));
+        if pieces.has_ended() {
+            *sends = false;
+            self.end_input(&target);
+        }
+    }
+
+    /// A client has said that there is no more input.
     fn end_input(&mut self, target: &Target) {
         let once = match target {
             Target::Container => self.spec.stdin == crate::wire::Stdin::Once,

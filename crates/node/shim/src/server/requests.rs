@@ -101,10 +101,6 @@ impl Server {
                 rows,
                 columns,
             } => self.resize(&target, rows, columns),
-            Request::CloseStdin { target } => self.known(&target).map(|supervised| {
-                supervised.streams.end_input();
-                Answer::Done
-            }),
             Request::Exec(spec) => self.exec(*spec),
             Request::ExecStart { exec } => self.exec_start(&exec),
             Request::ExecDelete { exec } => self.exec_delete(&exec),
@@ -472,17 +468,11 @@ impl Server {
                 return;
             }
         };
-        let wants_input = attach.stdin;
         let early = connection.become_streams(attach);
         if sent.is_err() {
             return self.drop_connection(token);
         }
-        if wants_input
-            && !early.is_empty()
-            && let Some(supervised) = self.supervised_mut(&target)
-        {
-            supervised.streams.input(&early);
-        }
+        self.input(token, &early);
     }
 
     fn pause(&mut self) -> Outcome {
