@@ -49,6 +49,11 @@ impl Log {
         }
     }
 
+    /// The same of several.
+    pub fn warnings(&self, messages: &[String]) {
+        messages.iter().for_each(|message| self.warning(message));
+    }
+
     fn write(&self, level: &str, message: &str) {
         let Some(path) = &self.path else { return };
         let mut line = String::new();

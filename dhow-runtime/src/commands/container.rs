@@ -65,9 +65,7 @@ fn request<'a>(
 
 fn make(global: &Global, runtime: &Runtime, request: Create<'_>) -> anyhow::Result<Created> {
     let created = runtime.create(request).map_err(told)?;
-    for warning in &created.warnings {
-        global.log.warning(warning);
-    }
+    global.log.warnings(&created.warnings);
     Ok(created)
 }
 
@@ -146,7 +144,8 @@ pub fn run(global: &Global, runtime: &Runtime, words: impl Iterator<Item = OsStr
     let Some(signals) = signals else { return Ok(0) };
     let end = wait(&created.process, &signals, relay)?;
     if !parsed.has("keep") {
-        created.container.delete(Alive::Kill).map_err(told)?;
+        let warnings = created.container.delete(Alive::Kill).map_err(told)?;
+        global.log.warnings(&warnings);
     }
     Ok(u8::try_from(end.shell_code() & 0xff).unwrap_or(1))
 }
@@ -218,7 +217,11 @@ fn unknown(text: &str) -> String {
     format!("unknown signal {text:?}")
 }
 
-pub fn delete(runtime: &Runtime, words: impl Iterator<Item = OsString>) -> Outcome {
+pub fn delete(
+    global: &Global,
+    runtime: &Runtime,
+    words: impl Iterator<Item = OsString>,
+) -> Outcome {
     let (parsed, id) = with_id(words, &[flag("force", 'f')])?;
     let force = parsed.has("force");
     let alive = if force { Alive::Kill } else { Alive::Refuse };
@@ -235,7 +238,7 @@ pub fn delete(runtime: &Runtime, words: impl Iterator<Item = OsString>) -> Outco
             Err(anyhow!("cannot delete container {id} that is not stopped: {status}").into())
         }
         result => {
-            result.map_err(told)?;
+            global.log.warnings(&result.map_err(told)?);
             Ok(0)
         }
     }

@@ -82,7 +82,7 @@ pub fn run(global: &Global, words: Vec<OsString>) -> Outcome {
         "run" => container::run(global, &runtime, words),
         "start" => container::start(&runtime, words),
         "kill" => container::kill(&runtime, words),
-        "delete" => container::delete(&runtime, words),
+        "delete" => container::delete(global, &runtime, words),
         "pause" => container::pause(&runtime, words),
         "resume" => container::resume(&runtime, words),
         "update" => container::update(&runtime, words),

@@ -11,6 +11,7 @@ mod command_line;
 mod container;
 mod escapes;
 mod fields;
+mod hooks;
 mod hostile;
 mod shim;
 mod systemd;

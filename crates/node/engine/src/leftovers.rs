@@ -17,7 +17,7 @@ impl Engine {
         // A shim that ended well has deleted it already; one that was killed while
         // it made the container has left something that is none yet.
         let ended = match runtime.open(&container.id) {
-            Ok(left) => left.delete(Alive::Kill),
+            Ok(left) => left.delete(Alive::Kill).map(drop),
             Err(_) => runtime.delete_unfinished(&container.id).map(drop),
         };
         if let Err(error) = ended {

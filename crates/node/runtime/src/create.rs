@@ -188,7 +188,8 @@ impl Created {
     /// # Errors
     ///
     /// [`RuntimeError::Program`] and [`RuntimeError::Step`] with the child's
-    /// reason; the child has ended then and is to be collected.
+    /// reason, [`RuntimeError::Hook`] if a `poststart` hook has failed; the child has
+    /// ended then, or was killed, and is to be collected.
     pub fn start(&mut self) -> Result<()> {
         match self.gate {
             Gate::Open => Ok(()),
@@ -202,7 +203,12 @@ impl Created {
                     result => result.map_err(RuntimeError::sys("let the process go on"))?,
                 }
                 self.follow()?;
-                self.container.after_start()
+                let outcome = self.container.after_start();
+                if outcome.is_err() {
+                    // It may have ended by itself meanwhile.
+                    let _ = self.process.signal(libc::SIGKILL);
+                }
+                outcome
             }
         }
     }

@@ -43,6 +43,7 @@ impl Runtime {
         }
         if let Ok(record) = Record::read_prepared(&dir) {
             let container = Container::of(dir, record);
+            // Whoever asks wants it gone; what hooks said of it is for nobody.
             container.delete(Alive::Kill)?;
             return Ok(true);
         }
@@ -61,13 +62,14 @@ impl Runtime {
 
 impl Container {
     /// Removes the control group, with every process left in it, and the state.
-    /// A container that waits for its start is killed in any case.
+    /// A container that waits for its start is killed in any case. Then the
+    /// `poststop` hooks run; those that fail are told, and keep neither the others
+    /// nor the removal from being done (runtime-spec, "Lifecycle", 13).
     ///
     /// # Errors
     ///
     /// [`RuntimeError::State`] if its program runs and it is not to be killed.
-    /// Errors of `poststop` hooks are told after everything was removed.
-    pub fn delete(&self, alive: Alive) -> Result<()> {
+    pub fn delete(&self, alive: Alive) -> Result<Vec<String>> {
         match self.status()? {
             Status::Stopped => {}
             status @ (Status::Running | Status::Paused) if alive == Alive::Refuse => {
@@ -98,9 +100,10 @@ impl Container {
         }
         let poststop = &self.record.hooks.poststop;
         if poststop.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
-        hooks::run(poststop, &hooks::state(&self.state_as(Status::Stopped)))
+        let state = hooks::state(&self.state_as(Status::Stopped));
+        Ok(hooks::run_all(poststop, &state))
     }
 
     /// Kills the first process and waits for its end.

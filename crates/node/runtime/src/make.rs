@@ -30,6 +30,9 @@ pub(crate) struct Undo {
     /// The unit of the group, until the container is in it.
     pub(crate) scope: Option<Scope>,
     process: Option<Process>,
+    /// The container, once hooks have begun to run: those that follow its end do
+    /// then, too (runtime-spec, "Lifecycle", 13).
+    hooked: Option<Container>,
 }
 
 impl Undo {
@@ -40,6 +43,7 @@ impl Undo {
             group: None,
             scope: None,
             process: None,
+            hooked: None,
         }
     }
 
@@ -51,6 +55,7 @@ impl Undo {
     pub(crate) fn dismiss(&mut self) {
         self.dir = None;
         self.group = None;
+        self.hooked = None;
     }
 }
 
@@ -70,6 +75,10 @@ impl Drop for Undo {
         }
         if let Some(dir) = self.dir.take() {
             let _ = std::fs::remove_dir_all(dir);
+        }
+        if let Some(container) = self.hooked.take() {
+            let state = hooks::state(&container.state_as(Status::Stopped));
+            hooks::run_all(&container.record.hooks.poststop, &state);
         }
     }
 }
@@ -175,6 +184,9 @@ pub(crate) fn make(request: Create<'_>, dir: PathBuf, undo: &mut Undo) -> Result
                     }
                     break step;
                 };
+                if matches!(meeting, Meeting::Hooks) {
+                    undo.hooked = Some(container.clone());
+                }
                 let message = meet(meeting, spec, &container, &plan)?;
                 channel
                     .go(&message)
@@ -192,6 +204,7 @@ pub(crate) fn make(request: Create<'_>, dir: PathBuf, undo: &mut Undo) -> Result
         group::settle(scope, group, spec)?;
     }
     if request.gate == Gate::Open {
+        undo.hooked = Some(container.clone());
         container.after_start()?;
     }
     let process = undo.process.take().expect("was put there above");

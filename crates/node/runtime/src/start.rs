@@ -6,7 +6,7 @@ use dhow_sys::Errno;
 
 use crate::error::{Result, RuntimeError};
 use crate::state::{START, Status};
-use crate::{Container, hooks};
+use crate::{Alive, Container, hooks};
 
 impl Container {
     /// Lets the program run. Whether it could be executed is known to whoever
@@ -15,7 +15,9 @@ impl Container {
     /// # Errors
     ///
     /// [`RuntimeError::State`] unless it waits for its start,
-    /// [`RuntimeError::NotRunning`] if its process has died waiting.
+    /// [`RuntimeError::NotRunning`] if its process has died waiting,
+    /// [`RuntimeError::Hook`] if a `poststart` hook has failed: the container was
+    /// killed and deleted then (runtime-spec, "Lifecycle", 9).
     pub fn start(&self) -> Result<()> {
         let path = self.dir.join(START);
         let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -42,7 +44,12 @@ impl Container {
             result => result.map_err(|error| RuntimeError::io("remove", &path, error))?,
         }
         rustix::io::write(&fifo, b"s").map_err(|error| RuntimeError::io("write", &path, error))?;
-        self.after_start()
+        let outcome = self.after_start();
+        if outcome.is_err() {
+            // The first error is the one to tell.
+            let _ = self.delete(Alive::Kill);
+        }
+        outcome
     }
 
     /// Runs the hooks that follow the start.

@@ -302,7 +302,11 @@ impl fmt::Display for Step {
             Self::Rendezvous => write!(formatter, "wait for the runtime"),
             Self::Receive | Self::AwaitStart(_) => write!(formatter, "wait for the start"),
             Self::Attempt(step) => step.fmt(formatter),
-            Self::Scripts { .. } => write!(formatter, "run hooks"),
+            Self::Scripts { scripts, .. } => {
+                let names = scripts.iter().map(|script| script.program.name());
+                let names: Vec<_> = names.map(|name| name.to_string_lossy()).collect();
+                write!(formatter, "run hooks {}", names.join(", "))
+            }
             Self::Join { flags, .. } => {
                 let names: Vec<_> = crate::namespace::Kind::ALL
                     .iter()

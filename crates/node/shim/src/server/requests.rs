@@ -508,7 +508,10 @@ impl Server {
                 self.await_end()?;
             }
             if let Some(created) = &self.created {
-                created.container.delete(Alive::Kill).map_err(refused)?;
+                let warnings = created.container.delete(Alive::Kill).map_err(refused)?;
+                warnings
+                    .iter()
+                    .for_each(|warning| eprintln!("warning: {warning}"));
             }
         }
         if let Err(error) = std::fs::remove_dir_all(&self.dir)
