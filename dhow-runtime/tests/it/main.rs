@@ -13,5 +13,6 @@ mod escapes;
 mod fields;
 mod hooks;
 mod hostile;
+mod races;
 mod shim;
 mod systemd;

@@ -31,8 +31,13 @@ struct Context<'a> {
     root: Option<OwnedFd>,
     /// An empty read-only filesystem that is in place already.
     mask: Option<OwnedFd>,
+    /// What was mounted at each of [`COVERED`].
+    covered: [Option<OwnedFd>; COVERED.len()],
     program: Option<(&'a Program, &'a CStr)>,
 }
+
+/// Where paths lie that are masked or made read-only.
+const COVERED: [&CStr; 2] = [c"/proc", c"/sys"];
 
 /// Carries out the plan and never returns.
 pub(super) fn run(plan: &Plan, channel: BorrowedFd<'_>, message: &mut [u8]) -> Infallible {
@@ -44,6 +49,7 @@ pub(super) fn run(plan: &Plan, channel: BorrowedFd<'_>, message: &mut [u8]) -> I
         n_messages: 0,
         root: None,
         mask: None,
+        covered: [const { None }; COVERED.len()],
         program: None,
     };
     for (index, step) in plan.steps.iter().enumerate() {
@@ -127,7 +133,7 @@ impl<'a> Context<'a> {
                 let place = rustix::fs::open(at.as_c_str(), flags, Mode::empty())?;
                 mount::attach(self.root()?, place.as_fd())
             }
-            Step::Mount(step) => make_mount(self.root()?, step),
+            Step::Mount(step) => self.mount(step),
             Step::Change {
                 path,
                 attributes,
@@ -139,7 +145,7 @@ impl<'a> Context<'a> {
             Step::Device(device) => make_device(self.root()?, device),
             Step::Symlink { path, target } => make_link(self.root()?, path, target),
             Step::Mask(path) => self.mask(path),
-            Step::ReadOnly(path) => make_read_only(self.root()?, path),
+            Step::ReadOnly(path) => self.make_read_only(path),
             Step::WriteProc { path, value } => {
                 let proc = self.plan.proc.as_ref().ok_or(Errno::BADF)?;
                 resolve::write_in_proc(proc.as_fd(), path, value.to_bytes())
@@ -254,9 +260,47 @@ impl<'a> Context<'a> {
         }
     }
 
-    fn mask(&mut self, path: &CStr) -> Result<()> {
+    fn mount(&mut self, step: &MountStep) -> Result<()> {
         let root = self.root()?;
-        let place = match resolve::open(root, path, Links::Follow) {
+        match COVERED.iter().position(|place| **place == *step.path) {
+            Some(index) => {
+                let mounted = make_mount(root, step, |mount| {
+                    rustix::io::fcntl_dupfd_cloexec(mount, 3).map(Some)
+                })?;
+                self.covered[index] = mounted;
+                Ok(())
+            }
+            None => make_mount(root, step, |_| Ok(())),
+        }
+    }
+
+    /// Opens what is to be covered. What is mounted at `/proc` and `/sys` is known
+    /// by descriptor: whoever changes the directories that lead there meanwhile does
+    /// not make the covers fall elsewhere (CVE-2019-19921).
+    fn covered(&self, path: &CStr) -> Result<OwnedFd> {
+        for (place, mount) in COVERED.iter().zip(&self.covered) {
+            let below = path.to_bytes_with_nul().strip_prefix(place.to_bytes());
+            let below = below.and_then(|below| below.strip_prefix(b"/"));
+            if let (Some(below), Some(mount)) = (below, mount) {
+                let below = CStr::from_bytes_with_nul(below).map_err(|_| Errno::INVAL)?;
+                return resolve::open(mount.as_fd(), below, Links::Follow);
+            }
+        }
+        resolve::open(self.root()?, path, Links::Follow)
+    }
+
+    fn make_read_only(&self, path: &CStr) -> Result<()> {
+        let place = match self.covered(path) {
+            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
+            result => result?,
+        };
+        let cover = mount::copy(place.as_fd(), c"", Depth::Tree)?;
+        mount::change(cover.as_fd(), c"", Depth::One, Attributes::READ_ONLY, None)?;
+        mount::attach(cover.as_fd(), place.as_fd())
+    }
+
+    fn mask(&mut self, path: &CStr) -> Result<()> {
+        let place = match self.covered(path) {
             Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
             result => result?,
         };
@@ -360,7 +404,12 @@ fn reset_signals() -> Result<()> {
         .map(drop)
 }
 
-fn make_mount(root: BorrowedFd<'_>, step: &MountStep) -> Result<()> {
+/// Makes a mount; `keep` says what is kept of it once it is in place.
+fn make_mount<T>(
+    root: BorrowedFd<'_>,
+    step: &MountStep,
+    keep: impl FnOnce(BorrowedFd<'_>) -> Result<T>,
+) -> Result<T> {
     let was_there = matches!(step.source, MountSource::Over { .. })
         && resolve::open(root, &step.path, step.links).is_ok();
     let place = resolve::make(root, &step.path, step.kind, step.links)?;
@@ -374,9 +423,12 @@ fn make_mount(root: BorrowedFd<'_>, step: &MountStep) -> Result<()> {
             made = mount::new(kind, parameters, step.attributes.set)?;
             made.as_fd()
         }
-        MountSource::Over { parameters, keep } => {
+        MountSource::Over {
+            parameters,
+            keep: what,
+        } => {
             made = mount::new(c"tmpfs", parameters, 0)?;
-            match keep {
+            match what {
                 Keep::Contents => super::copy_up(place.as_fd(), made.as_fd())?,
                 Keep::Mode if was_there => {
                     let mode = rustix::fs::fstat(&place)?.st_mode & 0o7777;
@@ -405,7 +457,7 @@ fn make_mount(root: BorrowedFd<'_>, step: &MountStep) -> Result<()> {
             Some(*propagation),
         )?;
     }
-    Ok(())
+    keep(mount)
 }
 
 /// A path as the directory it lies in, made if absent, and the last name. What
@@ -468,16 +520,6 @@ fn make_link(root: BorrowedFd<'_>, path: &CStr, target: &CStr) -> Result<()> {
         Err(Errno::EXIST) => Ok(()),
         result => result,
     }
-}
-
-fn make_read_only(root: BorrowedFd<'_>, path: &CStr) -> Result<()> {
-    let place = match resolve::open(root, path, Links::Follow) {
-        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
-        result => result?,
-    };
-    let cover = mount::copy(place.as_fd(), c"", Depth::Tree)?;
-    mount::change(cover.as_fd(), c"", Depth::One, Attributes::READ_ONLY, None)?;
-    mount::attach(cover.as_fd(), place.as_fd())
 }
 
 fn open_terminal(
