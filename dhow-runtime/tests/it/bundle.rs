@@ -100,6 +100,22 @@ impl Bundle {
         command
     }
 
+    /// `run` in a mount namespace of its own, where the bundle is a mount and all
+    /// mounts are shared; `prepare` is a script that runs there before, with the
+    /// bundle's path as `$1`.
+    pub fn shared(&self, prepare: &str) -> Command {
+        let script = format!(
+            "mount --bind $1 $1 && mount --make-rshared / && {{ {prepare}; }} && \
+             exec $2 --root $1/state run --bundle $1 $3"
+        );
+        let mut command = Command::new("unshare");
+        command
+            .args(["--mount", "sh", "-c", &script, "sh"])
+            .arg(self.path())
+            .args([EXECUTABLE, &self.id]);
+        command
+    }
+
     /// `run`, to the end.
     pub fn run(&self) -> Output {
         self.write();

@@ -13,6 +13,7 @@ mod escapes;
 mod fields;
 mod hooks;
 mod hostile;
+mod propagation;
 mod races;
 mod shim;
 mod systemd;

@@ -203,13 +203,17 @@ fn bind(context: &Context<'_>, field: &str, spec: &Mount, options: Options) -> R
         FileType::Directory => Kind::Directory,
         _ => Kind::File,
     };
-    let private = [(Propagation::Private, Depth::Tree)];
-    let propagation = if options.propagation.is_empty() {
-        &private[..]
+    let asked = &options.propagation;
+    let is_top = |(kind, depth): &(_, _)| *kind != Propagation::Shared && *depth == Depth::One;
+    let before = if asked.is_empty() {
+        Some((Propagation::Private, Depth::Tree))
     } else {
-        &options.propagation
+        // What is asked for the top alone leaves nothing below it that gives to the
+        // host: it takes, as with runc.
+        let below = (Propagation::Slave, Depth::Tree);
+        asked.iter().all(is_top).then_some(below)
     };
-    for (propagation, depth) in propagation {
+    for (propagation, depth) in before.iter().chain(asked) {
         mount::change(
             tree.as_fd(),
             c"",
