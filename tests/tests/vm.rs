@@ -50,7 +50,7 @@ fn limits_are_version_2s() {
         ("memory.swap.max", "33554432"),
         ("memory.low", "33554432"),
         ("cpu.max", "50000 100000"),
-        ("cpu.weight", "20"),
+        ("cpu.weight", "59"),
         ("cpuset.cpus", "0"),
         ("pids.max", "50"),
         ("cgroup.freeze", "0"),

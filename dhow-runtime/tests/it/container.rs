@@ -210,7 +210,7 @@ fn limits_are_in_the_control_groups() {
     let (files, expected) = if dhow_cgroup::Layout::detect().unwrap().is_pure_v2() {
         (
             version_2,
-            ["67108864", "0", "20", "50000 100000", "0", "42"],
+            ["67108864", "0", "59", "50000 100000", "0", "42"],
         )
     } else {
         (version_1, ["67108864", "512", "50000", "100000", "0", "42"])

@@ -195,14 +195,14 @@ fn systemd_keeps_a_scope_from_run_to_delete() {
     let files: &[(&str, &str)] = if is_pure_v2() {
         assert_eq!(property(&scope.unit, "MemoryMax"), "67108864");
         assert_eq!(property(&scope.unit, "MemoryLow"), "33554432");
-        assert_eq!(property(&scope.unit, "CPUWeight"), "20");
+        assert_eq!(property(&scope.unit, "CPUWeight"), "59");
         assert_eq!(property(&scope.unit, "AllowedCPUs"), "0");
         &[
             ("memory.max", "67108864"),
             ("memory.low", "33554432"),
             ("memory.swap.max", "33554432"),
             ("cpu.max", "50500 100000"),
-            ("cpu.weight", "20"),
+            ("cpu.weight", "59"),
             ("cpuset.cpus", "0"),
             ("pids.max", "40"),
         ]

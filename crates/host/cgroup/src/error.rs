@@ -40,6 +40,10 @@ pub enum CgroupError {
         /// What was asked for.
         limit: &'static str,
     },
+    /// A limit of memory and swap together that version 2, where swap has a limit of
+    /// its own, has no word for.
+    #[error("{0}")]
+    Swap(&'static str),
     /// Processes are still in a group that is to be removed.
     #[error("processes are still in {}", .0.display())]
     Busy(PathBuf),

@@ -16,10 +16,14 @@ pub(crate) fn apply(controller: &str, group: &Path, limits: &Limits) -> Result<(
         "pids" => pids(group, limits),
         "blkio" => blkio(group, limits),
         "hugetlb" => limits.huge_pages.iter().try_for_each(|(size, limit)| {
+            let limit = limit.to_string();
             write(
                 &group.join(format!("hugetlb.{size}.limit_in_bytes")),
-                &limit.to_string(),
-            )
+                &limit,
+            )?;
+            // Also of what is set aside and not used yet, since Linux 5.7.
+            let reserved = format!("hugetlb.{size}.rsvd.limit_in_bytes");
+            write_if_there(&group.join(reserved), &limit).map(drop)
         }),
         "devices" => devices(group, &limits.devices),
         "net_prio" => limits

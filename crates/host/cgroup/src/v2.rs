@@ -50,9 +50,19 @@ fn bound(limit: i64) -> String {
     }
 }
 
-/// Weight of 1 to 10000 for shares of 2 to 262144.
+/// Weight of 1 to 10000 for shares of 2 to 262144, so that the usual of the one is
+/// the usual of the other (1024 and 100). It is the curve that runc and crun agreed
+/// on: ten to the power of a parabola through the three points.
 fn weight_of_shares(shares: u64) -> u64 {
-    1 + (shares.clamp(2, 262_144) - 2) * 9999 / 262_142
+    match shares {
+        0..=2 => 1,
+        262_144.. => 10_000,
+        _ => {
+            let doublings = (shares as f64).log2();
+            let power = doublings * (doublings + 125.0) / 612.0 - 7.0 / 34.0;
+            10_f64.powf(power).ceil() as u64
+        }
+    }
 }
 
 /// Weight of 1 to 10000 for one of 10 to 1000.
@@ -62,14 +72,27 @@ fn weight_of_io(weight: u16) -> u64 {
 
 impl Limits {
     /// Bytes of swap alone, as version 2 limits it, for memory and swap together;
-    /// negative is no limit. None if nothing is asked for, or it cannot be told.
-    #[must_use]
-    pub fn swap_alone(&self) -> Option<i64> {
-        let sum = self.memory_and_swap.filter(|limit| *limit != 0)?;
-        match self.memory.filter(|limit| *limit != 0) {
-            _ if sum < 0 => Some(-1),
-            Some(memory) if memory >= 0 => Some((sum - memory).max(0)),
-            _ => None,
+    /// negative is no limit, none is as it was. `now` is the limit of memory in
+    /// force, if there is one and it is known.
+    ///
+    /// # Errors
+    ///
+    /// [`CgroupError::Swap`] if memory has no limit, or one above the sum.
+    pub fn swap_alone(&self, now: Option<i64>) -> Result<Option<i64>> {
+        let given = |limit: Option<i64>| limit.filter(|limit| *limit != 0);
+        let memory = given(self.memory);
+        match (given(self.memory_and_swap), memory.or(now)) {
+            // Without any limit of memory there is none of both, as on version 1.
+            (None, _) if memory.is_some_and(|memory| memory < 0) => Ok(Some(-1)),
+            (None, _) => Ok(None),
+            (Some(sum), _) if sum < 0 => Ok(Some(-1)),
+            (Some(sum), Some(memory)) if memory > sum => Err(CgroupError::Swap(
+                "memory+swap limit should be >= memory limit",
+            )),
+            (Some(sum), Some(memory)) if memory >= 0 => Ok(Some(sum - memory)),
+            (Some(_), _) => Err(CgroupError::Swap(
+                "unable to set swap limit without memory limit",
+            )),
         }
     }
 
@@ -107,10 +130,10 @@ pub(crate) fn apply(group: &Path, limits: &Limits, has: impl Fn(&str) -> bool) -
     }
     if has("hugetlb") {
         for (size, limit) in &limits.huge_pages {
-            write(
-                &group.join(format!("hugetlb.{size}.max")),
-                &limit.to_string(),
-            )?;
+            let limit = limit.to_string();
+            write(&group.join(format!("hugetlb.{size}.max")), &limit)?;
+            // Also of what is set aside and not used yet, since Linux 5.7.
+            write_if_there(&group.join(format!("hugetlb.{size}.rsvd.max")), &limit)?;
         }
     }
     if has("rdma") {
@@ -131,7 +154,9 @@ pub(crate) fn apply(group: &Path, limits: &Limits, has: impl Fn(&str) -> bool) -
 
 fn memory(group: &Path, limits: &Limits) -> Result<()> {
     let memory = limits.memory.filter(|limit| *limit != 0);
-    if let Some(swap) = limits.swap_alone() {
+    let now = read(&group.join("memory.max"))?;
+    let now = now.and_then(|text| text.trim().parse().ok());
+    if let Some(swap) = limits.swap_alone(now)? {
         write_if_there(&group.join("memory.swap.max"), &bound(swap))?;
     }
     if let Some(limit) = memory {
@@ -218,9 +243,49 @@ mod tests {
 
     #[test]
     fn weights_keep_their_ends_and_order() {
-        assert_eq!((weight_of_shares(0), weight_of_shares(1024)), (1, 39));
-        assert_eq!(weight_of_shares(262_144), 10_000);
+        for (shares, weight) in [
+            (0, 1),
+            (2, 1),
+            (3, 2),
+            (102, 17),
+            (512, 59),
+            (1024, 100),
+            (2048, 174),
+            (262_144, 10_000),
+            (u64::MAX, 10_000),
+        ] {
+            assert_eq!(weight_of_shares(shares), weight, "{shares}");
+        }
         assert_eq!((weight_of_io(10), weight_of_io(1000)), (1, 10_000));
-        assert!((2..3000).all(|shares| weight_of_shares(shares) <= weight_of_shares(shares + 1)));
+        assert!(
+            (2..263_000).all(|shares| weight_of_shares(shares) <= weight_of_shares(shares + 1))
+        );
+    }
+
+    #[test]
+    fn swap_is_what_is_left_of_the_sum() {
+        let swap = |memory, sum, now| {
+            let limits = Limits {
+                memory,
+                memory_and_swap: sum,
+                ..Limits::default()
+            };
+            limits.swap_alone(now).map_err(|error| error.to_string())
+        };
+        assert_eq!(swap(Some(64), Some(96), None), Ok(Some(32)));
+        assert_eq!(swap(Some(64), Some(64), None), Ok(Some(0)));
+        assert_eq!(swap(Some(64), Some(-1), None), Ok(Some(-1)));
+        assert_eq!(swap(Some(64), None, None), Ok(None));
+        assert_eq!(swap(Some(64), Some(0), None), Ok(None));
+        assert_eq!(swap(Some(-1), None, None), Ok(Some(-1)));
+        assert_eq!(swap(None, None, Some(64)), Ok(None));
+        // What is in force counts where nothing else is asked for.
+        assert_eq!(swap(None, Some(96), Some(64)), Ok(Some(32)));
+        assert_eq!(swap(Some(32), Some(96), Some(64)), Ok(Some(64)));
+        let without = Err("unable to set swap limit without memory limit".to_owned());
+        assert_eq!(swap(None, Some(96), None), without);
+        assert_eq!(swap(Some(-1), Some(96), Some(64)), without);
+        let below = Err("memory+swap limit should be >= memory limit".to_owned());
+        assert_eq!(swap(Some(64), Some(32), None), below);
     }
 }

@@ -102,6 +102,304 @@ fn limits_are_the_kernels() {
     assert!(error.contains("cpuset.cpus"), "{error}");
 }
 
+/// A limit, and where the kernel shows it.
+struct Shown {
+    limits: Limits,
+    /// Controller, file and value of version 1; the first file that is there counts.
+    v1: Option<(&'static str, &'static [&'static str], String)>,
+    /// The same of version 2.
+    v2: Option<(&'static str, &'static [&'static str], String)>,
+}
+
+/// The number of a block device, if there is one, as the kernel writes it.
+fn block_device() -> Option<(i64, i64)> {
+    let devices = std::fs::read_dir("/sys/block").ok()?;
+    let numbers = devices
+        .flatten()
+        .filter_map(|device| std::fs::read_to_string(device.path().join("dev")).ok());
+    let number = numbers.min()?;
+    let (major, minor) = number.trim().split_once(':')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
+}
+
+/// The sizes of huge pages, in the words of the files.
+fn huge_pages() -> Option<&'static str> {
+    let there = |kilobytes: &str| {
+        std::path::Path::new("/sys/kernel/mm/hugepages")
+            .join(format!("hugepages-{kilobytes}kB"))
+            .exists()
+    };
+    there("2048").then_some("2MB")
+}
+
+fn shown() -> Vec<Shown> {
+    let nothing = Limits::default;
+    let mut all = Vec::new();
+    let mut add = |limits: Limits,
+                   v1: Option<(&'static str, &'static [&'static str], &str)>,
+                   v2: Option<(&'static str, &'static [&'static str], &str)>| {
+        let own = |(controller, files, value): (_, _, &str)| (controller, files, value.to_owned());
+        all.push(Shown {
+            limits,
+            v1: v1.map(own),
+            v2: v2.map(own),
+        });
+    };
+    add(
+        Limits {
+            cpu_quota: Some(100_000),
+            cpu_period: Some(100_000),
+            cpu_burst: Some(50_000),
+            ..nothing()
+        },
+        Some(("cpu", &["cpu.cfs_burst_us"], "50000")),
+        Some(("cpu", &["cpu.max.burst"], "50000")),
+    );
+    add(
+        Limits {
+            cpu_idle: Some(1),
+            ..nothing()
+        },
+        Some(("cpu", &["cpu.idle"], "1")),
+        Some(("cpu", &["cpu.idle"], "1")),
+    );
+    add(
+        Limits {
+            mems: "0".to_owned(),
+            ..nothing()
+        },
+        Some(("cpuset", &["cpuset.mems"], "0")),
+        Some(("cpuset", &["cpuset.mems"], "0")),
+    );
+    add(
+        Limits {
+            swappiness: Some(37),
+            ..nothing()
+        },
+        Some(("memory", &["memory.swappiness"], "37")),
+        None,
+    );
+    add(
+        Limits {
+            memory_reservation: Some(32 << 20),
+            ..nothing()
+        },
+        Some(("memory", &["memory.soft_limit_in_bytes"], "33554432")),
+        Some(("memory", &["memory.low"], "33554432")),
+    );
+    add(
+        Limits {
+            kernel_tcp: Some(32 << 20),
+            ..nothing()
+        },
+        Some(("memory", &["memory.kmem.tcp.limit_in_bytes"], "33554432")),
+        None,
+    );
+    add(
+        Limits {
+            oom_kill_disabled: Some(true),
+            ..nothing()
+        },
+        Some(("memory", &["memory.oom_control"], "oom_kill_disable 1")),
+        None,
+    );
+    add(
+        Limits {
+            realtime_runtime: Some(1000),
+            realtime_period: Some(500_000),
+            ..nothing()
+        },
+        Some(("cpu", &["cpu.rt_runtime_us"], "1000")),
+        None,
+    );
+    add(
+        Limits {
+            io_weight: Some(500),
+            ..nothing()
+        },
+        Some(("blkio", &["blkio.weight", "blkio.bfq.weight"], "500")),
+        Some(("io", &["io.weight"], "default 4950")),
+    );
+    add(
+        Limits {
+            unified: [("memory.high".to_owned(), "50331648".to_owned())].into(),
+            ..nothing()
+        },
+        None,
+        Some(("memory", &["memory.high"], "50331648")),
+    );
+    all
+}
+
+/// Each limit is found where the kernel shows it; one the kernel has no file for is
+/// refused.
+#[test]
+fn every_limit_is_shown_or_refused() {
+    let scratch = Scratch::new("shown");
+    let layout = scratch.0.layout().clone();
+    let v1 = |controller: &str| {
+        let hierarchy = layout.v1(controller)?;
+        Some(hierarchy.mount.join(scratch.0.path()))
+    };
+    let mut n_shown = 0;
+    for Shown {
+        limits,
+        v1: old,
+        v2: new,
+    } in shown()
+    {
+        let place = match (&old, &new) {
+            (Some((controller, files, value)), _) if layout.v1(controller).is_some() => {
+                v1(controller).map(|directory| (directory, *files, value))
+            }
+            (_, Some((controller, files, value))) if layout.has_v2(controller) => {
+                scratch.0.v2().map(|directory| (directory, *files, value))
+            }
+            _ => None,
+        };
+        let file = place.and_then(|(directory, files, value)| {
+            let mut paths = files.iter().map(|file| directory.join(file));
+            Some((paths.find(|path| path.exists())?, value))
+        });
+        let outcome = scratch.0.apply(&limits);
+        match file {
+            Some((path, value)) => {
+                outcome.unwrap_or_else(|error| panic!("{limits:?}: {error}"));
+                let text = std::fs::read_to_string(&path).unwrap();
+                let is_there = text.lines().any(|line| line.trim() == value);
+                assert!(is_there, "{}: {text}, not {value}", path.display());
+                n_shown += 1;
+            }
+            None => {
+                outcome.expect_err(&format!("nobody enforces {limits:?}"));
+            }
+        }
+    }
+    assert!(n_shown >= 5, "{n_shown} of them");
+}
+
+#[test]
+fn rates_and_weights_of_devices_are_the_kernels() {
+    use dhow_cgroup::{Throttle, ThrottleKind, Weight};
+    let scratch = Scratch::new("devices-io");
+    let layout = scratch.0.layout().clone();
+    // A number nobody has is refused by the kernel.
+    let (major, minor) = block_device().unwrap_or((4094, 0));
+    let rate = |kind, rate| Throttle {
+        kind,
+        major,
+        minor,
+        rate,
+    };
+    let limits = Limits {
+        throttles: vec![
+            rate(ThrottleKind::ReadBytes, 1 << 20),
+            rate(ThrottleKind::WrittenBytes, 2 << 20),
+            rate(ThrottleKind::Reads, 300),
+            rate(ThrottleKind::Writes, 400),
+        ],
+        ..Limits::default()
+    };
+    let outcome = scratch.0.apply(&limits);
+    if block_device().is_none() {
+        let error = outcome.unwrap_err().to_string();
+        assert!(error.contains("4094:0"), "{error}");
+        return;
+    }
+    outcome.unwrap();
+    let device = format!("{major}:{minor}");
+    match layout.v1("blkio") {
+        Some(hierarchy) => {
+            for (file, value) in [
+                ("read_bps_device", 1 << 20),
+                ("write_bps_device", 2 << 20),
+                ("read_iops_device", 300),
+                ("write_iops_device", 400),
+            ] {
+                let path = hierarchy.mount.join(scratch.0.path());
+                let path = path.join(format!("blkio.throttle.{file}"));
+                let text = std::fs::read_to_string(&path).unwrap();
+                assert_eq!(text, format!("{device} {value}\n"), "{file}");
+            }
+        }
+        None => {
+            let path = scratch.0.v2().unwrap().join("io.max");
+            let expected = format!("{device} rbps=1048576 wbps=2097152 riops=300 wiops=400\n");
+            assert_eq!(std::fs::read_to_string(path).unwrap(), expected);
+        }
+    }
+    let limits = Limits {
+        io_weights: vec![Weight {
+            major,
+            minor,
+            weight: Some(700),
+            leaf_weight: None,
+        }],
+        ..Limits::default()
+    };
+    let directory = match layout.v1("blkio") {
+        Some(hierarchy) => hierarchy.mount.join(scratch.0.path()),
+        None => scratch.0.v2().unwrap(),
+    };
+    let files = [
+        "blkio.weight_device",
+        "blkio.bfq.weight_device",
+        "io.weight",
+        "io.bfq.weight",
+    ];
+    let file = files.map(|file| directory.join(file));
+    let file = file.iter().find(|path| path.exists());
+    match (scratch.0.apply(&limits), file) {
+        (Ok(()), Some(path)) => {
+            let text = std::fs::read_to_string(path).unwrap();
+            assert!(text.lines().any(|line| line.starts_with(&device)), "{text}");
+        }
+        // Without a scheduler that weighs, the device takes none.
+        (Err(error), file) => {
+            let error = error.to_string();
+            let expected = if file.is_some() {
+                "weight"
+            } else {
+                "I/O weight"
+            };
+            assert!(error.contains(expected), "{error}");
+        }
+        (Ok(()), None) => panic!("nobody enforces it"),
+    }
+}
+
+#[test]
+fn huge_pages_are_bounded_used_and_reserved() {
+    let scratch = Scratch::new("huge");
+    let layout = scratch.0.layout().clone();
+    let limits = |size: &str| Limits {
+        huge_pages: vec![(size.to_owned(), 4 << 20)],
+        ..Limits::default()
+    };
+    let (directory, files) = match (layout.v1("hugetlb"), layout.has_v2("hugetlb")) {
+        (Some(hierarchy), _) => (
+            hierarchy.mount.join(scratch.0.path()),
+            ["limit_in_bytes", "rsvd.limit_in_bytes"],
+        ),
+        (None, true) => (scratch.0.v2().unwrap(), ["max", "rsvd.max"]),
+        (None, false) => {
+            let error = scratch.0.apply(&limits("2MB")).unwrap_err().to_string();
+            assert!(error.contains("no hugetlb controller"), "{error}");
+            return;
+        }
+    };
+    // A size the machine has not is refused.
+    let error = scratch.0.apply(&limits("3MB")).unwrap_err().to_string();
+    assert!(error.contains("hugetlb.3MB."), "{error}");
+    let Some(size) = huge_pages() else { return };
+    scratch.0.apply(&limits(size)).unwrap();
+    for file in files {
+        let path = directory.join(format!("hugetlb.{size}.{file}"));
+        let text = std::fs::read_to_string(path).unwrap();
+        assert_eq!(text.trim(), "4194304", "{file}");
+    }
+}
+
 #[test]
 fn processes_are_counted_frozen_and_killed() {
     let scratch = Scratch::new("life");

@@ -248,7 +248,9 @@ pub(crate) fn properties(limits: &Limits, pure: bool, now: Option<Bandwidth>) ->
     if pure {
         put("MemoryMax", some(limits.memory));
         put("MemoryLow", some(limits.memory_reservation));
-        put("MemorySwapMax", limits.swap_alone().map(bound));
+        // One that needs the limit in force is written to the group alone.
+        let swap = limits.swap_alone(None).ok().flatten();
+        put("MemorySwapMax", swap.map(bound));
         if limits.cpu_idle != Some(1) {
             put("CPUWeight", limits.cpu_weight().map(Value::Number));
         }
@@ -436,7 +438,7 @@ mod tests {
         for (name, value) in [
             ("MemoryMax", n(64 << 20)),
             ("MemorySwapMax", n(32 << 20)),
-            ("CPUWeight", n(39)),
+            ("CPUWeight", n(100)),
             ("CPUQuotaPerSecUSec", n(510_000)),
             ("CPUQuotaPeriodUSec", n(100_000)),
             ("TasksMax", n(u64::MAX)),
