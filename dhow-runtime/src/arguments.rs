@@ -135,6 +135,20 @@ impl Parsed {
         })?))
     }
 
+    /// Value of an option as bytes: a number, perhaps with a fraction, and a unit
+    /// of a power of 1024 (`k`, `MB`, `GiB`); `-1` is no limit.
+    pub fn bytes(&self, name: &str) -> Result<Option<i64>> {
+        let Some(text) = self.get(name) else {
+            return Ok(None);
+        };
+        let bytes = text.to_str().and_then(bytes);
+        Ok(Some(bytes.with_context(|| {
+            format!(
+                "invalid value {text:?} for flag -{name}; use a number of bytes, or 64k, 64m, 1g"
+            )
+        })?))
+    }
+
     /// A word that must be there, and what it is.
     pub fn word(&self, index: usize, what: &str) -> Result<&str> {
         let word = self
@@ -144,6 +158,39 @@ impl Parsed {
         word.to_str()
             .with_context(|| format!("{what} is no UTF-8: {word:?}"))
     }
+}
+
+fn bytes(text: &str) -> Option<i64> {
+    if text == "-1" {
+        return Some(-1);
+    }
+    let end = text.find(|letter: char| letter != '.' && !letter.is_ascii_digit());
+    let (number, unit) = text.split_at(end.unwrap_or(text.len()));
+    let unit = unit.strip_prefix(' ').unwrap_or(unit).to_ascii_lowercase();
+    let mut letters = unit.chars();
+    let power = match letters.next() {
+        None | Some('b') => 0,
+        Some(letter) => "kmgtp".find(letter)? as i32 + 1,
+    };
+    let rest = letters.as_str();
+    let is_known = if power == 0 {
+        rest.is_empty()
+    } else {
+        ["", "b", "ib"].contains(&rest)
+    };
+    if !is_known {
+        return None;
+    }
+    // Digits on both sides of the point, if there is one.
+    if !number.split('.').all(|part| !part.is_empty()) || number.matches('.').count() > 1 {
+        return None;
+    }
+    if let Ok(whole) = number.parse::<i64>() {
+        return whole.checked_mul(1024_i64.pow(power as u32));
+    }
+    let number: f64 = number.parse().ok()?;
+    let bytes = number * 1024_f64.powi(power);
+    (bytes < i64::MAX as f64).then_some(bytes as i64)
 }
 
 /// Options before the command.
@@ -231,6 +278,42 @@ mod tests {
         assert_eq!(parsed.get("user"), Some(OsStr::new("1:2")));
         assert_eq!(parsed.all("env").collect::<Vec<_>>(), ["A=1", "B=2"]);
         assert_eq!(parsed.words, words("id ls -t"));
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        for (text, expected) in [
+            ("0", Some(0)),
+            ("-1", Some(-1)),
+            ("67108864", Some(64 << 20)),
+            ("64m", Some(64 << 20)),
+            ("64M", Some(64 << 20)),
+            ("64MB", Some(64 << 20)),
+            ("64 mib", Some(64 << 20)),
+            ("1.5k", Some(1536)),
+            ("2g", Some(2 << 30)),
+            ("1t", Some(1 << 40)),
+            ("1p", Some(1 << 50)),
+            ("5b", Some(5)),
+            ("9223372036854775807", Some(i64::MAX)),
+            ("9223372036854775808", None),
+            ("9999999p", None),
+            ("", None),
+            ("m", None),
+            ("-2", None),
+            ("-1m", None),
+            ("1.", None),
+            (".5m", None),
+            ("1.2.3m", None),
+            ("1x", None),
+            ("1bb", None),
+            ("1mm", None),
+            ("1 ", Some(1)),
+            ("0x10", None),
+            ("1é", None),
+        ] {
+            assert_eq!(bytes(text), expected, "{text:?}");
+        }
     }
 
     #[test]

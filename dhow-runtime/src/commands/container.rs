@@ -262,7 +262,7 @@ pub fn resume(runtime: &Runtime, words: impl Iterator<Item = OsString>) -> Outco
     Ok(0)
 }
 
-const UPDATE: [Known; 17] = [
+const UPDATE: [Known; 19] = [
     value("resources", 'r'),
     value("memory", '\0'),
     value("memory-reservation", '\0'),
@@ -281,10 +281,18 @@ const UPDATE: [Known; 17] = [
     value("kernel-memory-tcp", '\0'),
     // Accepted: the kernel does not know it any more.
     value("kernel-memory", '\0'),
+    value("l3-cache-schema", '\0'),
+    value("mem-bw-schema", '\0'),
 ];
 
 pub fn update(runtime: &Runtime, words: impl Iterator<Item = OsString>) -> Outcome {
     let (parsed, id) = with_id(words, &UPDATE)?;
+    for name in ["l3-cache-schema", "mem-bw-schema"] {
+        if parsed.get(name).is_some_and(|schema| !schema.is_empty()) {
+            let reason = "Intel RDT is not supported, caches and memory bandwidth are not limited";
+            return Err(anyhow!("--{name}: {reason}").into());
+        }
+    }
     let mut resources = match parsed.path("resources") {
         Some(path) if path.as_os_str() == "-" => {
             serde_json::from_reader(std::io::stdin()).context("parse resources")?
@@ -301,10 +309,10 @@ pub fn update(runtime: &Runtime, words: impl Iterator<Item = OsString>) -> Outco
             .map(|text| text.to_string_lossy().into_owned())
     };
     let memory = resources.memory.get_or_insert_with(Memory::default);
-    memory.limit = parsed.number("memory")?.or(memory.limit);
-    memory.reservation = parsed.number("memory-reservation")?.or(memory.reservation);
-    memory.kernel_tcp = parsed.number("kernel-memory-tcp")?.or(memory.kernel_tcp);
-    memory.swap = parsed.number("memory-swap")?.or(memory.swap);
+    memory.limit = parsed.bytes("memory")?.or(memory.limit);
+    memory.reservation = parsed.bytes("memory-reservation")?.or(memory.reservation);
+    memory.kernel_tcp = parsed.bytes("kernel-memory-tcp")?.or(memory.kernel_tcp);
+    memory.swap = parsed.bytes("memory-swap")?.or(memory.swap);
     let cpu = resources.cpu.get_or_insert_with(Cpu::default);
     cpu.shares = parsed.number("cpu-share")?.or(cpu.shares);
     cpu.quota = parsed.number("cpu-quota")?.or(cpu.quota);

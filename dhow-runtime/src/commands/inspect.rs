@@ -1,8 +1,9 @@
 //! `state`, `list`, `ps`, `features`: looking without touching.
 
 use std::ffi::{OsStr, OsString};
+use std::process::Command;
 
-use anyhow::anyhow;
+use anyhow::{Context, anyhow, ensure};
 use dhow_runtime::{Container, Moment, Runtime, Status};
 use serde::Serialize;
 
@@ -109,32 +110,46 @@ pub fn ps(runtime: &Runtime, words: impl Iterator<Item = OsString>) -> Outcome {
     match parsed.get("format").and_then(OsStr::to_str) {
         Some("json") => println!("{}", serde_json::to_string(&pids)?),
         None | Some("table") => {
-            println!("{:8}  {:8}  COMMAND", "PID", "PPID");
-            for pid in pids {
-                let read =
-                    |file: &str| std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
-                let stat = read("stat");
-                let stat = String::from_utf8_lossy(&stat);
-                // The name may hold brackets; the parent is the second field after the last.
-                let parent = stat
-                    .rsplit(')')
-                    .next()
-                    .and_then(|rest| rest.split_whitespace().nth(1));
-                let command = read("cmdline");
-                let command: Vec<_> = command
-                    .split(|byte| *byte == 0)
-                    .map(String::from_utf8_lossy)
-                    .collect();
-                println!(
-                    "{pid:<8}  {:8}  {}",
-                    parent.unwrap_or("-"),
-                    command.join(" ").trim_end()
-                );
+            let table = table(&parsed.words[1..])?;
+            for line in own_lines(&table, &pids)? {
+                println!("{line}");
             }
         }
         Some(other) => return Err(unknown_format(other).into()),
     }
     Ok(0)
+}
+
+/// What ps(1) says of all processes, with the options it was given.
+fn table(options: &[OsString]) -> anyhow::Result<String> {
+    let mut ps = Command::new("ps");
+    match options {
+        [] => ps.arg("-ef"),
+        options => ps.args(options),
+    };
+    let output = ps.output().context("run ps")?;
+    ensure!(
+        output.status.success(),
+        "ps: {}",
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// The head of a table of processes, and the lines of some of them.
+fn own_lines<'a>(table: &'a str, pids: &[i32]) -> anyhow::Result<Vec<&'a str>> {
+    let mut lines = table.lines();
+    let head = lines.next().unwrap_or_default();
+    let column = head
+        .split_whitespace()
+        .position(|name| name == "PID")
+        .context("ps shows no column PID; it is needed to tell the container's processes")?;
+    let is_own = |line: &&str| {
+        let pid = line.split_whitespace().nth(column);
+        pid.and_then(|pid| pid.parse().ok())
+            .is_some_and(|pid| pids.contains(&pid))
+    };
+    Ok([head].into_iter().chain(lines.filter(is_own)).collect())
 }
 
 fn unknown_format(format: &str) -> anyhow::Error {
@@ -207,4 +222,29 @@ pub fn features() -> Outcome {
     });
     println!("{}", serde_json::to_string_pretty(&features)?);
     Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::own_lines;
+
+    #[test]
+    fn lines_are_told_by_their_column() {
+        let table =
+            "UID   PID  PPID CMD\nroot    7     1 sh 8\nroot    8     7 cat\nroot   78     1 x";
+        let own = own_lines(table, &[8, 78]).unwrap();
+        assert_eq!(
+            own,
+            [
+                "UID   PID  PPID CMD",
+                "root    8     7 cat",
+                "root   78     1 x"
+            ]
+        );
+        let error = own_lines("USER CMD\nroot sh", &[8])
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("no column PID"), "{error}");
+        assert!(own_lines("", &[8]).is_err());
+    }
 }

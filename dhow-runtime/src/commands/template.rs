@@ -1,11 +1,12 @@
 //! `spec`: a configuration to start from.
 
 use std::ffi::OsString;
+use std::path::Path;
 
 use anyhow::{Context, ensure};
 use dhow_runtime::spec::{
-    Capabilities, DeviceRule, Linux, Mount, Namespace, NamespaceKind, Process, Resources, Rlimit,
-    Root, Spec,
+    Capabilities, DeviceRule, IdMapping, Linux, Mount, Namespace, NamespaceKind, Process,
+    Resources, Rlimit, Root, Spec,
 };
 
 use super::Outcome;
@@ -60,11 +61,50 @@ pub fn spec(words: impl Iterator<Item = OsString>) -> Outcome {
             "file {} exists; remove it first",
             path.display()
         );
-        let text = serde_json::to_string_pretty(&template())?;
+        let mut spec = template();
+        if parsed.has("rootless") {
+            make_rootless(&mut spec);
+        }
+        let text = serde_json::to_string_pretty(&spec)?;
         std::fs::write(&path, text + "\n").with_context(|| format!("write {}", path.display()))
     };
     write()?;
     Ok(0)
+}
+
+/// What a user without privileges may make: a user namespace in which they are
+/// root and nobody else is there, on the host's network, without limits.
+fn make_rootless(spec: &mut Spec) {
+    let own = |host_id| {
+        vec![IdMapping {
+            container_id: 0,
+            host_id,
+            size: 1,
+        }]
+    };
+    let linux = spec.linux.get_or_insert_default();
+    linux.resources = None;
+    linux
+        .namespaces
+        .retain(|namespace| namespace.kind != NamespaceKind::Network);
+    linux.namespaces.push(Namespace {
+        kind: NamespaceKind::User,
+        path: None,
+    });
+    linux.uid_mappings = own(rustix::process::geteuid().as_raw());
+    linux.gid_mappings = own(rustix::process::getegid().as_raw());
+    for mount in &mut spec.mounts {
+        // A new one would need a network namespace.
+        if mount.destination == Path::new("/sys") {
+            mount.kind = Some("none".to_owned());
+            mount.source = Some("/sys".to_owned());
+            mount.options.insert(0, "rbind".to_owned());
+        }
+        // There are no other users and groups.
+        mount
+            .options
+            .retain(|option| !option.starts_with("uid=") && !option.starts_with("gid="));
+    }
 }
 
 fn template() -> Spec {

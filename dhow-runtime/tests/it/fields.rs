@@ -97,6 +97,49 @@ fn user_namespaces_are_joined_and_own_what_is_new() {
 }
 
 #[test]
+fn clocks_and_group_views_are_joined() {
+    let mut first = Bundle::new("join-first", "exec sleep 1000");
+    let time = |path| Namespace {
+        kind: NamespaceKind::Time,
+        path,
+    };
+    first.linux().namespaces.push(time(None));
+    let offset = TimeOffset {
+        secs: 86_400_000,
+        nanosecs: 0,
+    };
+    let offsets = &mut first.linux().time_offsets;
+    offsets.insert("boottime".to_owned(), offset);
+    first.write();
+    let status = first
+        .command(&["run", "--detach", "--bundle"])
+        .arg(first.path())
+        .arg(&first.id)
+        .status();
+    assert!(status.unwrap().success());
+    let container = first.runtime().open(&first.id).unwrap();
+    let of_first = |name: &str| format!("/proc/{}/ns/{name}", container.pid());
+    let script = "readlink /proc/self/ns/time; readlink /proc/self/ns/cgroup; cat /proc/uptime";
+    let seen = lines("join-second", script, |bundle| {
+        let namespaces = &mut bundle.linux().namespaces;
+        namespaces.retain(|namespace| namespace.kind != NamespaceKind::Cgroup);
+        namespaces.push(time(Some(of_first("time").into())));
+        namespaces.push(Namespace {
+            kind: NamespaceKind::Cgroup,
+            path: Some(of_first("cgroup").into()),
+        });
+    });
+    for (name, seen) in ["time", "cgroup"].iter().zip(&seen) {
+        let namespace = std::fs::read_link(of_first(name)).unwrap();
+        assert_eq!(seen, namespace.to_str().unwrap());
+    }
+    let uptime: f64 = words(&seen[2])[0].parse().unwrap();
+    assert!(uptime > 86_400_000.0, "{uptime}");
+    container.delete(dhow_runtime::Alive::Kill).unwrap();
+    first.audit();
+}
+
+#[test]
 fn mounts_map_identities() {
     let seen = lines("idmap", "stat -c %u:%g /mapped /mapped/own", |bundle| {
         let host = bundle.path().join("host");

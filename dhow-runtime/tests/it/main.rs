@@ -13,6 +13,7 @@ mod escapes;
 mod fields;
 mod hooks;
 mod hostile;
+mod options;
 mod propagation;
 mod races;
 mod shim;
