@@ -509,6 +509,58 @@ fn a_limit_below_the_use_is_refused_when_asked() {
     bundle.linux().seccomp = None;
     bundle.write();
     let id = bundle.id.as_str();
+/// What this process may not set is left out, with a warning.
+#[test]
+fn what_may_not_be_set_is_left_out() {
+    use rustix::process::{Resource, getrlimit};
+    let script =
+        "ulimit -Hn; ulimit -Hc; cat /proc/self/oom_score_adj; grep CapBnd /proc/self/status";
+    let mut bundle = Bundle::new("reduced", script);
+    let most = getrlimit(Resource::Nofile).maximum.expect("it is bounded");
+    let limit = |kind: &str, value| Rlimit {
+        kind: kind.to_owned(),
+        hard: value,
+        soft: value,
+    };
+    let process = bundle.process();
+    process.rlimits = vec![limit("RLIMIT_NOFILE", most + 1), limit("RLIMIT_CORE", 0)];
+    process.oom_score_adj = Some(-900);
+    let before = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap();
+    bundle.write();
+    let output = std::process::Command::new("setpriv")
+        .args(["--bounding-set", "-sys_resource,-audit_write"])
+        .args([crate::bundle::EXECUTABLE, "--root"])
+        .arg(bundle.runtime_root())
+        .args(["run", "--bundle"])
+        .arg(bundle.path())
+        .arg(&bundle.id)
+        .output()
+        .expect("tests need setpriv: apt-get install util-linux");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    let out = String::from_utf8_lossy(&output.stdout);
+    let seen: Vec<_> = out.lines().collect();
+    assert_eq!(
+        seen[..3],
+        [&most.to_string(), "0", before.trim()],
+        "{errors}"
+    );
+    let docker = 0xa804_25fb_u64;
+    let audit_write = 1_u64 << 29;
+    assert_eq!(words(seen[3])[1], format!("{:016x}", docker & !audit_write));
+    for expected in [
+        format!(
+            "set RLIMIT_NOFILE to {0}:{0}: Operation not permitted",
+            most + 1
+        ),
+        "oom_score_adj".to_owned(),
+        "CAP_AUDIT_WRITE".to_owned(),
+    ] {
+        assert!(errors.contains(&expected), "{expected}: {errors}");
+    }
+    bundle.audit();
+}
+
     let status = bundle
         .command(&["run", "--detach", "--bundle"])
         .arg(bundle.path())

@@ -16,5 +16,6 @@ mod hostile;
 mod options;
 mod propagation;
 mod races;
+mod seccomp;
 mod shim;
 mod systemd;
