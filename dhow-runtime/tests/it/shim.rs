@@ -543,6 +543,110 @@ async fn said_back(streams: &mut Streams, word: &str) -> String {
     unframed(&frame).0
 }
 
+/// Serves one connection of a folder like a shim that answers these bytes, whatever
+/// it is asked, and reads on until the client goes.
+fn impostor(dir: &Path, answer: Vec<u8>) -> tokio::task::JoinHandle<()> {
+    use std::io::{Read, Write};
+    let _ = std::fs::remove_file(dir.join(SOCKET));
+    let listener = std::os::unix::net::UnixListener::bind(dir.join(SOCKET)).unwrap();
+    tokio::task::spawn_blocking(move || {
+        let (mut client, _) = listener.accept().unwrap();
+        let mut asked = [0; 4096];
+        let _ = client.read(&mut asked);
+        // The client may have had enough meanwhile.
+        let _ = client.write_all(&answer);
+        let _ = client.shutdown(std::net::Shutdown::Write);
+        while client.read(&mut asked).is_ok_and(|length| length > 0) {}
+    })
+}
+
+fn framed(body: &[u8]) -> Vec<u8> {
+    [&u32::try_from(body.len()).unwrap().to_be_bytes(), body].concat()
+}
+
+/// Whatever answers in the place of a shim, the client hears that it is none.
+#[tokio::test]
+async fn a_hostile_shim_harms_nobody() {
+    let directory = tempfile::tempdir().unwrap();
+    let dir = directory.path();
+    let hello = framed(
+        format!(r#"{{"id":1,"ok":{{"answer":"hello","version":{VERSION},"pid":1}}}}"#).as_bytes(),
+    );
+    let event = framed(br#"{"event":{"kind":"oom"}}"#);
+    let mut answers: Vec<Vec<u8>> = vec![
+        vec![],
+        vec![0, 0],
+        u32::MAX.to_be_bytes().to_vec(),
+        // Less than it says, and more.
+        vec![0, 0, 1, 0, b'{'],
+        framed(b""),
+        framed(b"no JSON"),
+        framed(br#"{"id":1}"#),
+        framed(br#"{"id":1,"ok":{"answer":"pid","pid":7}}"#),
+        framed(br#"{"id":1,"ok":{"answer":"hello","version":999,"pid":1}}"#),
+        framed(br#"{"id":1,"error":{"kind":"runtime","message":"no"}}"#),
+        // To another question.
+        framed(br#"{"id":18446744073709551615,"ok":{"answer":"done"}}"#),
+        event.repeat(100),
+        vec![b'x'; 1 << 20],
+    ];
+    // And by chance, with a seed that can be read off.
+    let mut state = 1_u64 << 40 | u64::from(std::process::id()) | 1;
+    eprintln!("seed {state}");
+    let mut chance = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    for _ in 0..100 {
+        let length = (chance() % 200) as usize;
+        let body: Vec<u8> = (0..length).map(|_| (chance() >> 32) as u8).collect();
+        answers.push(if chance() % 2 == 0 {
+            framed(&body)
+        } else {
+            body
+        });
+    }
+    within(async {
+        for answer in answers {
+            let shown = String::from_utf8_lossy(&answer[..answer.len().min(80)]).into_owned();
+            let server = impostor(dir, answer);
+            let outcome = Shim::connect(dir).await;
+            assert!(outcome.is_err(), "{shown:?}");
+            drop(outcome);
+            server.await.unwrap();
+        }
+        // One that begins well.
+        for answer in [
+            framed(br#"{"id":2,"ok":{"answer":"done"}}"#),
+            framed(br#"{"id":2,"ok":{"answer":"attached"}}"#),
+            u32::MAX.to_be_bytes().to_vec(),
+            vec![],
+        ] {
+            let shown = String::from_utf8_lossy(&answer).into_owned();
+            let server = impostor(dir, [&hello[..], &answer].concat());
+            let (shim, mut events) = Shim::connect(dir).await.unwrap();
+            assert!(shim.state().await.is_err(), "{shown:?}");
+            assert_eq!(events.next().await, None, "{shown:?}");
+            // Nobody is left waiting afterwards, either.
+            assert!(shim.wait(Target::Container).await.is_err(), "{shown:?}");
+            drop((shim, events));
+            server.await.unwrap();
+        }
+        let server = impostor(dir, hello.clone());
+        let (shim, _events) = Shim::connect(dir).await.unwrap();
+        // Whoever attaches comes by a connection of its own.
+        let another = impostor(dir, [&hello[..], &framed(b"[]")].concat());
+        let outcome = shim.attach(both(Target::Container, true)).await;
+        assert!(outcome.is_err());
+        drop((shim, _events, outcome));
+        server.await.unwrap();
+        another.await.unwrap();
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_shim_that_cannot_begin_says_why() {
     let bundle = Bundle::new("broken", "");

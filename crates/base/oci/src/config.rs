@@ -241,6 +241,94 @@ fn is_zero(value: &i64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    /// Every field with something in it.
+    fn full() -> Value {
+        json!({
+            "architecture": "arm", "variant": "v7", "os": "linux", "os.version": "10",
+            "author": "somebody", "created": "2024-05-06T07:08:09.123456789Z",
+            "comment": "a note", "docker_version": "28.0.0",
+            "config": {
+                "Hostname": "host", "Domainname": "domain", "User": "1:2", "AttachStdin": true,
+                "Tty": true, "OpenStdin": true, "StdinOnce": true, "Image": "other",
+                "Env": ["PATH=/bin"], "Cmd": ["sh"], "Entrypoint": ["/init"],
+                "ArgsEscaped": true, "WorkingDir": "/work", "StopSignal": "SIGINT",
+                "StopTimeout": 5, "Volumes": {"/data": {}}, "OnBuild": ["RUN true"],
+                "Labels": {"a": "b"}, "ExposedPorts": {"80/tcp": {}}, "Shell": ["/bin/bash", "-c"],
+                "Healthcheck": {
+                    "Test": ["CMD-SHELL", "true"], "Interval": 1000000000, "Timeout": 2,
+                    "StartPeriod": 3, "StartInterval": 4, "Retries": 3
+                }
+            },
+            "history": [{
+                "created": "2024-05-06T07:08:09Z", "created_by": "RUN true", "author": "somebody",
+                "comment": "a step", "empty_layer": true
+            }],
+            "rootfs": {
+                "type": "layers",
+                "diff_ids": ["sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"]
+            }
+        })
+    }
+
+    /// Every place in a document, as a JSON pointer.
+    fn places(value: &Value) -> Vec<String> {
+        let below: Vec<(String, &Value)> = match value {
+            Value::Object(members) => members
+                .iter()
+                .map(|(name, value)| (name.replace('~', "~0").replace('/', "~1"), value))
+                .collect(),
+            Value::Array(items) => (0..items.len())
+                .map(|index| (index.to_string(), &items[index]))
+                .collect(),
+            _ => Vec::new(),
+        };
+        let below = below.into_iter().flat_map(|(name, value)| {
+            let places = places(value).into_iter();
+            places.map(move |place| format!("/{name}{place}"))
+        });
+        [String::new()].into_iter().chain(below).collect()
+    }
+
+    fn strange() -> impl Strategy<Value = Value> {
+        prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<u64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            ".{0,12}".prop_map(Value::from),
+            Just(json!([])),
+            Just(json!({})),
+            Just(json!([null])),
+            Just(json!({"": null})),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_parsed_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = serde_json::from_slice::<ImageConfig>(&bytes);
+        }
+
+        /// One thing that is not as it should be: refused, or kept as it was read.
+        #[test]
+        fn strange_values_are_refused_or_kept(
+            at in any::<prop::sample::Index>(),
+            value in strange(),
+        ) {
+            let mut document = full();
+            let places = places(&document);
+            *document.pointer_mut(at.get::<String>(&places)).unwrap() = value;
+            if let Ok(image) = serde_json::from_value::<ImageConfig>(document) {
+                let again = serde_json::from_slice(&serde_json::to_vec(&image).unwrap());
+                prop_assert_eq!(&again.map_err(|error| error.to_string()), &Ok(image.clone()));
+                let _ = image.platform().to_string();
+            }
+        }
+    }
 
     #[test]
     fn reads_what_docker_writes() {

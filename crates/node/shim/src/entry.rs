@@ -149,6 +149,8 @@ fn moment(nanoseconds: i64) -> Moment {
 mod tests {
     use std::io::Cursor;
 
+    use proptest::prelude::*;
+
     use super::*;
 
     fn log(texts: &[&[u8]]) -> Vec<u8> {
@@ -194,5 +196,36 @@ mod tests {
             assert_eq!(whole(&mut &bytes[..length]).expect("read"), one);
         }
         assert!(last(&mut Cursor::new(&bytes[..bytes.len() - 1]), 1).is_err());
+    }
+
+    proptest! {
+        /// Whatever lies in a log: what is read is what stands there, from its start,
+        /// and what is found from behind lies within.
+        #[test]
+        fn any_bytes_are_read(
+            texts in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..40), 0..5),
+            torn in proptest::collection::vec(any::<u8>(), 0..60),
+            wanted in 0_usize..9,
+        ) {
+            let texts: Vec<&[u8]> = texts.iter().map(Vec::as_slice).collect();
+            let bytes = [log(&texts), torn].concat();
+            let mut reader = &bytes[..];
+            let mut again = Vec::new();
+            let mut n_entries = 0;
+            while let Some(entry) = Entry::read(&mut reader).unwrap() {
+                Entry::write(&mut again, entry.stream, entry.time, &entry.bytes);
+                n_entries += 1;
+            }
+            prop_assert!(n_entries >= texts.len());
+            prop_assert_eq!(whole(&mut &bytes[..]).unwrap(), again.len() as u64);
+            // Times before 1970 are none of ours.
+            let is_ours = |entry: &[u8]| entry.first_chunk::<13>().is_none_or(|head| head[5] < 0x80);
+            if is_ours(&bytes[log(&texts).len()..]) {
+                prop_assert!(bytes.starts_with(&again));
+            }
+            if let Ok((offset, found)) = last(&mut Cursor::new(&bytes), wanted) {
+                prop_assert!(offset <= bytes.len() as u64 && found <= wanted);
+            }
+        }
     }
 }

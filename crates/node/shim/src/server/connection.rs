@@ -261,6 +261,7 @@ impl Connection {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
 
@@ -324,5 +325,47 @@ mod tests {
         assert!(connection.is_over());
         drop(connection);
         reader.join().unwrap().unwrap();
+    }
+
+    /// Frames of a client that may mean harm: some of them requests.
+    fn frame() -> impl Strategy<Value = Vec<u8>> {
+        let framed = |body: Vec<u8>| [&(body.len() as u32).to_be_bytes(), &body[..]].concat();
+        prop_oneof![
+            Just(br#"{"id":1,"request":{"op":"hello","version":2,"events":true}}"#.to_vec())
+                .prop_map(framed),
+            Just(br#"{"id":2,"request":{"op":"wait","target":"x"}}"#.to_vec()).prop_map(framed),
+            r#"\{"id":[0-9]{1,30},"request":\{"op":"[a-z-]{1,9}","target":[^"]{0,9}\}\}"#
+                .prop_map(move |text| framed(text.into_bytes())),
+            proptest::collection::vec(any::<u8>(), 0..50).prop_map(framed),
+            // A length that lies.
+            proptest::collection::vec(any::<u8>(), 0..12),
+        ]
+    }
+
+    proptest! {
+        /// Whatever a client sends, it is requests or the client is dropped, and
+        /// no more is kept than it has sent.
+        #[test]
+        fn any_frames_are_taken_or_refused(
+            frames in proptest::collection::vec(frame(), 0..8),
+            step in 1_usize..70,
+        ) {
+            let (mut connection, mut client) = pair();
+            let sent = frames.concat();
+            let mut n_sent = 0;
+            'all: for part in sent.chunks(step) {
+                client.write_all(part).unwrap();
+                n_sent += part.len();
+                connection.read().unwrap();
+                loop {
+                    match connection.next_request() {
+                        Ok(Some(_)) => {}
+                        Ok(None) => break,
+                        Err(_) => break 'all,
+                    }
+                }
+                prop_assert!(connection.incoming.len() <= n_sent);
+            }
+        }
     }
 }
