@@ -194,7 +194,7 @@ fn attributes_reach_the_whole_tree() {
 
 #[test]
 fn execution_is_as_asked() {
-    let script = "uname -m; cut -d' ' -f19 /proc/self/stat; grep -c default /proc/self/numa_maps; \
+    let script = "uname -m; cut -d' ' -f19 /proc/self/stat; grep -o -m 1 'bind=static:0' /proc/self/numa_maps; \
         ionice; cat /proc/sys/kernel/domainname; cut -d ' ' -f 41 /proc/self/stat";
     let seen = lines("execution", script, |bundle| {
         for program in ["cut", "ionice"] {
@@ -224,7 +224,13 @@ fn execution_is_as_asked() {
     assert!(["i686", "armv8l"].contains(&seen[0].as_str()), "{seen:?}");
     assert_eq!(
         seen[1..],
-        ["7", "0", "best-effort: prio 6", "own.domain", "3"]
+        [
+            "7",
+            "bind=static:0",
+            "best-effort: prio 6",
+            "own.domain",
+            "3"
+        ]
     );
 }
 
@@ -503,12 +509,6 @@ fn what_is_left_out_is_told() {
     bundle.audit();
 }
 
-#[test]
-fn a_limit_below_the_use_is_refused_when_asked() {
-    let mut bundle = Bundle::new("before", "exec sleep 1000");
-    bundle.linux().seccomp = None;
-    bundle.write();
-    let id = bundle.id.as_str();
 /// What this process may not set is left out, with a warning.
 #[test]
 fn what_may_not_be_set_is_left_out() {
@@ -561,6 +561,12 @@ fn what_may_not_be_set_is_left_out() {
     bundle.audit();
 }
 
+#[test]
+fn a_limit_below_the_use_is_refused_when_asked() {
+    let mut bundle = Bundle::new("before", "exec sleep 1000");
+    bundle.linux().seccomp = None;
+    bundle.write();
+    let id = bundle.id.as_str();
     let status = bundle
         .command(&["run", "--detach", "--bundle"])
         .arg(bundle.path())
@@ -623,7 +629,7 @@ fn network_devices_are_moved_in() {
     bundle.linux().sysctl.insert(parameter, "2".to_owned());
     bundle.write();
     // The host is a network namespace of the test's own.
-    let script = "ip link add outside type veth peer name far && ip addr add 10.9.8.7/24 dev outside && \
+    let script = "ip link add outside type veth peer name far && ip link set outside up && ip addr add 10.9.8.7/24 dev outside && \
         ip addr add fd00:9::7/64 dev outside nodad && exec \"$@\"";
     let output = std::process::Command::new("unshare")
         .args(["--net", "sh", "-c", script, "sh", crate::bundle::EXECUTABLE])
@@ -640,6 +646,8 @@ fn network_devices_are_moved_in() {
     let seen: Vec<_> = out.lines().collect();
     let expected = ["inet 10.9.8.7/24", "inet6 fd00:9::7/64"];
     assert_eq!(seen[..2], expected, "{out}");
-    assert_eq!(seen[3], "2", "{out}");
+    // What was up is up again.
+    assert_eq!(seen[2].trim_matches(['<', ',', '>']), "UP", "{out}");
+    assert_eq!(seen[3..], ["2"], "{out}");
     bundle.audit();
 }
