@@ -92,7 +92,7 @@ struct Place {
 impl Place {
     fn new(name: &str) -> Self {
         let bundle = Bundle::new(name, "");
-        for program in ["cut", "tr"] {
+        for program in ["cut", "ip", "ping", "tr"] {
             std::os::unix::fs::symlink("busybox", bundle.rootfs().join("bin").join(program))
                 .unwrap();
         }
@@ -129,6 +129,21 @@ impl Drop for Place {
     }
 }
 
+/// Runs a command line in a terminal of its own.
+fn in_terminal(command: &Command) -> Ran {
+    let words = [command.get_program()]
+        .into_iter()
+        .chain(command.get_args())
+        .map(|word| format!("'{}'", word.to_str().unwrap()));
+    let line = words.collect::<Vec<_>>().join(" ");
+    let mut script = Command::new("script");
+    script.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
+    for (name, value) in command.get_envs() {
+        script.env(name, value.unwrap_or_default());
+    }
+    Ran::of(&mut script)
+}
+
 fn option(name: &str, value: &Path) -> String {
     format!("--{name}={}", value.display())
 }
@@ -137,15 +152,15 @@ fn option(name: &str, value: &Path) -> String {
 fn dockerd_drives_it() {
     let place = Place::new("dockerd");
     let socket = place.path("docker.sock");
-    // Its mounts must be shared, and are nobody else's.
+    // Its mounts must be shared, and are nobody else's; nor is its network.
     let server = Server::start(
         Command::new("unshare")
-            .args(["-m", "--propagation", "shared", "dockerd"])
+            .args(["-m", "-n", "--propagation", "shared", "dockerd"])
             .arg(option("data-root", &place.path("data")))
             .arg(option("exec-root", &place.path("run")))
             .arg(option("pidfile", &place.path("pid")))
             .arg(format!("--host=unix://{}", socket.display()))
-            .args(["--bridge=none", "--iptables=false", "--ip-forward=false"])
+            .args(["--iptables=false", "--ip-forward=false"])
             .args([
                 "--exec-opt=native.cgroupdriver=cgroupfs",
                 "--storage-driver=overlay2",
@@ -155,14 +170,15 @@ fn dockerd_drives_it() {
             .arg("--default-runtime=dhow"),
         "API listen on",
     );
-    let docker = |arguments: &[&str]| {
-        Ran::of(
-            Command::new("docker")
-                .env("DOCKER_HOST", format!("unix://{}", socket.display()))
-                .env("DOCKER_CONFIG", place.path("config"))
-                .args(arguments),
-        )
+    let command = |arguments: &[&str]| {
+        let mut docker = Command::new("docker");
+        docker
+            .env("DOCKER_HOST", format!("unix://{}", socket.display()))
+            .env("DOCKER_CONFIG", place.path("config"))
+            .args(arguments);
+        docker
     };
+    let docker = |arguments: &[&str]| Ran::of(&mut command(arguments));
     let tar = place.path("root.tar");
     let packed = Command::new("tar")
         .arg("-C")
@@ -209,6 +225,21 @@ fn dockerd_drives_it() {
         assert!(ran.errors.contains(why), "{}", ran.errors);
     }
     assert_eq!(run(&["--privileged"], &["echo", "all"]).ok(), "all");
+    let script = ["sh", "-c", "tty; test -c /dev/console && exit 4"];
+    let typed = [
+        &["run", "-it", "--rm", "--network=none", "box"],
+        &script[..],
+    ];
+    let ran = in_terminal(&command(&typed.concat()));
+    assert_eq!(ran.code, Some(4), "{}", ran.out);
+    assert!(ran.out.contains("/dev/pts/0"), "{}", ran.out);
+    let init = run(&["--init"], &["sh", "-c", "cat /proc/1/comm; exit 6"]);
+    assert_eq!((init.code, init.out.as_str()), (Some(6), "docker-init"));
+    // A hook of dockerd's own puts the container on the bridge.
+    let script = "ip -o -4 addr show eth0 | grep -c inet; \
+        ping -c 1 -W 10 $(ip route | grep default | cut -d ' ' -f 3) > /dev/null && echo reached";
+    let words = ["run", "--rm", "box", "sh", "-c", script];
+    assert_eq!(docker(&words).ok(), "1\nreached");
     let hog = ["--memory=8m", "--memory-swap=8m"];
     assert_eq!(run(&hog, &["tail", "/dev/zero"]).code, Some(137));
 
@@ -364,21 +395,25 @@ fn containerd_drives_it() {
 fn podman_drives_it() {
     let place = Place::new("podman");
     let id = place.bundle.id.clone();
-    let podman = |arguments: &[&str]| {
-        Ran::of(
-            Command::new("podman")
-                .arg(option("root", &place.path("root")))
-                .arg(option("runroot", &place.path("run")))
-                .arg(option("tmpdir", &place.path("tmp")))
-                .args([
-                    "--storage-driver=vfs",
-                    "--cgroup-manager=cgroupfs",
-                    "--events-backend=none",
-                ])
-                .arg(format!("--runtime={EXECUTABLE}"))
-                .args(arguments),
-        )
+    let hooks = place.path("hooks");
+    std::fs::create_dir(&hooks).unwrap();
+    let command = |arguments: &[&str]| {
+        let mut podman = Command::new("podman");
+        podman
+            .arg(option("root", &place.path("root")))
+            .arg(option("hooks-dir", &hooks))
+            .arg(option("runroot", &place.path("run")))
+            .arg(option("tmpdir", &place.path("tmp")))
+            .args([
+                "--storage-driver=vfs",
+                "--cgroup-manager=cgroupfs",
+                "--events-backend=none",
+            ])
+            .arg(format!("--runtime={EXECUTABLE}"))
+            .args(arguments);
+        podman
     };
+    let podman = |arguments: &[&str]| Ran::of(&mut command(arguments));
     let rootfs = place.bundle.rootfs();
     let rootfs = rootfs.to_str().unwrap();
     let parent = place.parent();
@@ -403,6 +438,58 @@ fn podman_drives_it() {
     let map = run(&maps, &["cat", "/proc/self/uid_map"]).ok();
     assert_eq!(crate::bundle::words(&map), ["0", "100000", "1000"]);
     assert_eq!(run(&["--rm", "--privileged"], &["echo", "all"]).ok(), "all");
+
+    let typed = [
+        "run",
+        "-it",
+        "--rm",
+        "--network=none",
+        "--cgroup-parent",
+        &parent,
+    ];
+    let script = ["sh", "-c", "tty; exit 4"];
+    let typed = [&typed[..], &["--rootfs", rootfs], &script].concat();
+    let ran = in_terminal(&command(&typed));
+    assert_eq!(ran.code, Some(4), "{}", ran.out);
+    assert!(ran.out.contains("/dev/pts/0"), "{}", ran.out);
+    let init = ["--rm", "--init", "--init-path=/usr/bin/docker-init"];
+    let ran = run(
+        &init,
+        &["sh", "-c", "cat /proc/1/cmdline | tr '\\0' ' '; exit 6"],
+    );
+    assert_eq!(ran.code, Some(6), "{}", ran.errors);
+    assert!(ran.out.contains("init"), "{}", ran.out);
+    // Hooks that the administrator has podman add.
+    for stage in [
+        "prestart",
+        "createRuntime",
+        "createContainer",
+        "poststart",
+        "poststop",
+    ] {
+        let file = place.path(stage);
+        let hook = serde_json::json!({
+            "version": "1.0.0",
+            "hook": { "path": "/bin/sh", "args": ["sh", "-c", format!("cat > {}", file.display())] },
+            "when": { "always": true },
+            "stages": [stage],
+        });
+        let name = hooks.join(format!("{stage}.json"));
+        std::fs::write(name, serde_json::to_vec(&hook).unwrap()).unwrap();
+    }
+    run(&["--rm"], &["true"]).ok();
+    for stage in [
+        "prestart",
+        "createRuntime",
+        "createContainer",
+        "poststart",
+        "poststop",
+    ] {
+        let state = std::fs::read(place.path(stage)).unwrap();
+        let state: serde_json::Value = serde_json::from_slice(&state).unwrap();
+        assert!(state["id"].is_string(), "{stage}: {state}");
+        std::fs::remove_file(hooks.join(format!("{stage}.json"))).unwrap();
+    }
 
     let name = format!("--name={id}");
     let limits = ["--detach", &name, "--memory=64m", "--pids-limit=50"];
