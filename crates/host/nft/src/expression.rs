@@ -130,6 +130,18 @@ pub enum Expression {
         /// First register that receives them.
         to: Register,
     },
+    /// Writes an address into the packet, and corrects its checksums. Connection
+    /// tracking takes no part in it.
+    Rewrite {
+        /// Which end.
+        end: Nat,
+        /// Family of the address.
+        family: Family,
+        /// First register of the address.
+        from: Register,
+    },
+    /// Keeps the packet from connection tracking.
+    Untracked,
     /// Loads what the kernel knows about the packet.
     Meta {
         /// Which fact.
@@ -263,6 +275,19 @@ fn value(request: &mut Request<'_>, kind: u16, bytes: &[u8]) {
     });
 }
 
+impl Family {
+    /// Where an address is in the network header of this family, and how long it
+    /// is, in bytes.
+    pub(crate) fn place(self, end: Nat) -> (u32, u32) {
+        match (self, end) {
+            (Family::Ip, Nat::Source) => (12, 4),
+            (Family::Ip, Nat::Destination) => (16, 4),
+            (_, Nat::Source) => (8, 16),
+            (_, Nat::Destination) => (24, 16),
+        }
+    }
+}
+
 impl Expression {
     /// Appends the expression to a rule's list.
     pub(crate) fn write(&self, list: &mut Request<'_>) {
@@ -274,7 +299,8 @@ impl Expression {
 
     fn name(&self) -> &'static str {
         match self {
-            Expression::Payload { .. } => "payload",
+            Expression::Payload { .. } | Expression::Rewrite { .. } => "payload",
+            Expression::Untracked => "notrack",
             Expression::Meta { .. } | Expression::SetMark { .. } => "meta",
             Expression::Ct { .. } | Expression::CtOriginal { .. } => "ct",
             Expression::DestinationType { .. } => "fib",
@@ -303,6 +329,23 @@ impl Expression {
                     .number_be(2, *base as u32)
                     .number_be(3, *offset)
                     .number_be(4, *length);
+            }
+            Expression::Rewrite { end, family, from } => {
+                let (offset, length) = family.place(*end);
+                // The header's own checksum (NFT_PAYLOAD_CSUM_INET), if it has one.
+                let (kind, place) = if *family == Family::Ip {
+                    (1, 10)
+                } else {
+                    (0, 0)
+                };
+                data.number_be(2, Payload::Network as u32)
+                    .number_be(3, offset)
+                    .number_be(4, length)
+                    .number_be(5, from.wire())
+                    .number_be(6, kind)
+                    .number_be(7, place)
+                    // NFT_PAYLOAD_L4CSUM_PSEUDOHDR.
+                    .number_be(8, 1);
             }
             Expression::Meta { key, to } => {
                 data.number_be(1, to.wire()).number_be(2, *key as u32);
@@ -382,7 +425,7 @@ impl Expression {
                     data.number_be(5, port.wire());
                 }
             }
-            Expression::Masquerade | Expression::Counter => {}
+            Expression::Masquerade | Expression::Counter | Expression::Untracked => {}
             Expression::Learn {
                 set,
                 key,

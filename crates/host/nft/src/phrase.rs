@@ -3,7 +3,9 @@
 //! Registers are given by number ([`Register`]); an address takes
 //! [`address_registers`] of them.
 
-use crate::expression::{Cmp, Ct, Expression, Meta, Payload, Register, Verdict};
+use std::net::Ipv6Addr;
+
+use crate::expression::{Cmp, Ct, Expression, Meta, Nat, Original, Payload, Register, Verdict};
 use crate::ruleset::{Family, interface};
 
 /// Address type of an address of this host.
@@ -28,20 +30,16 @@ pub fn meta(key: Meta, to: u8) -> Expression {
 
 /// Loads the packet's source address.
 pub fn source(family: Family, to: u8) -> Expression {
-    network(family, 12, 8, to)
+    address(family, Nat::Source, to)
 }
 
 /// Loads the packet's destination address.
 pub fn destination(family: Family, to: u8) -> Expression {
-    network(family, 16, 24, to)
+    address(family, Nat::Destination, to)
 }
 
-fn network(family: Family, v4: u32, v6: u32, to: u8) -> Expression {
-    let (offset, length) = if family == Family::Ip {
-        (v4, 4)
-    } else {
-        (v6, 16)
-    };
+fn address(family: Family, end: Nat, to: u8) -> Expression {
+    let (offset, length) = family.place(end);
     Expression::Payload {
         base: Payload::Network,
         offset,
@@ -183,10 +181,17 @@ pub fn is_loopback(family: Family, from: u8) -> Vec<Expression> {
             equal(from, vec![127, 0, 0, 0]),
         ]
     } else {
-        let mut address = vec![0; 16];
-        address[15] = 1;
-        vec![equal(from, address)]
+        vec![equal(from, Ipv6Addr::LOCALHOST.octets().to_vec())]
     }
+}
+
+/// Goes on when the packet's connection was bound for ::1 before any translation.
+pub fn was_bound_for_loopback() -> Vec<Expression> {
+    let load = Expression::CtOriginal {
+        key: Original::Ipv6,
+        to: Register(0),
+    };
+    [vec![load], is_loopback(Family::Ip6, 0)].concat()
 }
 
 /// Goes on when the destination is an address of this host.

@@ -7,21 +7,23 @@
 //!
 //! ```text
 //! guard        prerouting -300  spoofed loopback addresses from bridges: drop
+//! loopback     output -300      to a published port at ::1: leaves as the bridge
 //! prerouting   nat -100         to an address of this host: publish
 //! output       nat -100         the same for this host's own connections
 //! publish                       host address . protocol . port -> endpoint
 //! postrouting  nat  100         masquerade what leaves, and what turns round
 //! forward      filter 0         only within a bridge, out of it, or published
+//! answers      input 150        answers to those that asked at ::1 go there
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use dhow_netlink::{Error, Prefix, Socket};
 use dhow_nft::phrase::{
     Is, accept, address_registers, comes_in_by, constant, destination, destination_port, drop,
     equal, is_established, is_local, is_loopback, is_translated, jump, leaves_by, lookup, meta,
-    outside, protocol_and_port, source, within,
+    outside, protocol_and_port, source, was_bound_for_loopback, within,
 };
 use dhow_nft::{
     Chain, ChainKind, DataType, Element, Expression, Family, Hook, Members, Meta, Nat, Register,
@@ -39,31 +41,29 @@ pub(crate) const FAMILIES: [Family; 2] = [Family::Ip, Family::Ip6];
 pub(crate) struct Elements(BTreeMap<(Family, &'static str), BTreeSet<Element>>);
 
 impl Elements {
-    /// Computes them.
+    /// Computes them. Networks are known by their identifiers.
     pub(crate) fn desired<'a>(
-        networks: impl Iterator<Item = &'a Network>,
+        networks: &BTreeMap<String, Network>,
         endpoints: impl Iterator<Item = &'a Endpoint>,
     ) -> Self {
-        let mut elements = Self::default();
-        for network in networks.filter(|network| network.is_bridge()) {
+        let mut elements = Self::of_ports(networks, endpoints);
+        for network in networks.values().filter(|network| network.is_bridge()) {
             for family in FAMILIES {
                 elements.add_network(family, network);
-            }
-        }
-        for endpoint in endpoints {
-            for family in FAMILIES {
-                elements.add_ports(family, endpoint);
             }
         }
         elements
     }
 
     /// Those that published ports of these endpoints need.
-    pub(crate) fn of_ports<'a>(endpoints: impl Iterator<Item = &'a Endpoint>) -> Self {
+    pub(crate) fn of_ports<'a>(
+        networks: &BTreeMap<String, Network>,
+        endpoints: impl Iterator<Item = &'a Endpoint>,
+    ) -> Self {
         let mut elements = Self::default();
         for endpoint in endpoints.filter(|endpoint| !endpoint.ports.is_empty()) {
             for family in FAMILIES {
-                elements.add_ports(family, endpoint);
+                elements.add_ports(family, endpoint, networks.get(&endpoint.network));
             }
         }
         elements
@@ -110,7 +110,7 @@ impl Elements {
         }
     }
 
-    fn add_ports(&mut self, family: Family, endpoint: &Endpoint) {
+    fn add_ports(&mut self, family: Family, endpoint: &Endpoint, network: Option<&Network>) {
         let is_ipv4 = family == Family::Ip;
         let Some(address) = endpoint.address(is_ipv4) else {
             return;
@@ -133,6 +133,11 @@ impl Elements {
                 )
             };
             self.add(family, map, Element::Map(key, to));
+            let own = network.and_then(|network| network.pool(false));
+            if let Some(pool) = own.filter(|_| reaches_loopback(host)) {
+                let key = Element::concat(&[&protocol, &number]);
+                self.add(family, "loopback", Element::Map(key, octets(pool.gateway)));
+            }
         }
     }
 
@@ -143,6 +148,11 @@ impl Elements {
     fn of(&self, family: Family, set: &'static str) -> impl Iterator<Item = &Element> {
         self.0.get(&(family, set)).into_iter().flatten()
     }
+}
+
+/// Whether what is published at this address of the host is at ::1.
+fn reaches_loopback(host: IpAddr) -> bool {
+    host == IpAddr::V6(Ipv6Addr::UNSPECIFIED) || host == IpAddr::V6(Ipv6Addr::LOCALHOST)
 }
 
 fn table(family: Family, name: &str) -> Table {
@@ -221,7 +231,7 @@ fn sets(family: Family) -> Vec<Set<'static>> {
         (pools, turning) = (&[Ipv6], &[Interface, Ipv6]);
         (at, to) = (&[Ipv6, Protocol, Port], &[Ipv6, Port]);
     }
-    vec![
+    let mut sets = vec![
         set("bridges", &[Interface], &[], Members::Keys),
         set("internal", &[Interface], &[], Members::Keys),
         set("turning", turning, &[], Members::Ranges),
@@ -229,7 +239,11 @@ fn sets(family: Family) -> Vec<Set<'static>> {
         set("pools", pools, &[], Members::Ranges),
         set("published", &[Protocol, Port], to, Members::Keys),
         set("published_at", at, to, Members::Keys),
-    ]
+    ];
+    if family == Family::Ip6 {
+        sets.push(set("loopback", &[Protocol, Port], &[Ipv6], Members::Keys));
+    }
+    sets
 }
 
 fn chains(transaction: &mut Transaction, family: Family) {
@@ -257,10 +271,7 @@ fn chains(transaction: &mut Transaction, family: Family) {
     }
 
     if family == Family::Ip6 {
-        // The kernel finds no way back to ::1. Who asks there is refused at
-        // once, and goes on to 127.0.0.1, rather than left waiting.
-        let to_loopback = [vec![destination(family, 0)], is_loopback(family, 0)].concat();
-        transaction.add_rule("output", &[&to_loopback[..], &[accept()]].concat());
+        loopback(transaction);
     }
     for chain in ["prerouting", "output"] {
         transaction.add_rule(chain, &[&is_local()[..], &[jump("publish")]].concat());
@@ -268,6 +279,55 @@ fn chains(transaction: &mut Transaction, family: Family) {
     publish(transaction, family);
     postrouting(transaction, family);
     forward(transaction);
+}
+
+/// Ports at ::1. The kernel takes no packet with that address from a link, neither
+/// before nor after translation, and has no setting for it as IPv4 has. So it is
+/// rewritten where only this host sees it: a question leaves with the bridge's own
+/// address before connection tracking looks at it, and the answer is given ::1
+/// after routing has brought it here.
+fn loopback(transaction: &mut Transaction) {
+    let family = Family::Ip6;
+    for (name, hook, priority) in [
+        ("loopback", Hook::Output, -300),
+        ("answers", Hook::Input, 150),
+    ] {
+        let base = Some((ChainKind::Filter, hook, priority));
+        transaction.add_chain(&Chain { name, base });
+    }
+    let rewrite = |end, from| Expression::Rewrite {
+        end,
+        family,
+        from: Register(from),
+    };
+    let is_published = [
+        vec![destination(family, 0)],
+        is_loopback(family, 0),
+        protocol_and_port(0).to_vec(),
+        vec![lookup("loopback", 0, 8)],
+    ]
+    .concat();
+    let from_loopback = [vec![source(family, 0)], is_loopback(family, 0)].concat();
+    let leave = [rewrite(Nat::Source, 8), accept()];
+    transaction.add_rule(
+        "loopback",
+        &[&is_published[..], &from_loopback, &leave].concat(),
+    );
+    // Who binds another address and asks at ::1 could not be told from the above
+    // when the answer comes: it is refused.
+    transaction.add_rule(
+        "loopback",
+        &[&is_published[..], &[Expression::Untracked]].concat(),
+    );
+    let from_bridge = [meta(Meta::InputName, 0), within("bridges", 0)];
+    let arrive = [
+        constant(0, Ipv6Addr::LOCALHOST.octets().to_vec()),
+        rewrite(Nat::Destination, 0),
+    ];
+    transaction.add_rule(
+        "answers",
+        &[&from_bridge[..], &was_bound_for_loopback(), &arrive].concat(),
+    );
 }
 
 fn publish(transaction: &mut Transaction, family: Family) {

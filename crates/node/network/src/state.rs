@@ -150,7 +150,7 @@ impl State {
 
     /// The elements that the published ports of a sandbox need.
     pub(crate) fn port_elements(&self, sandbox: &str) -> Elements {
-        Elements::of_ports(self.of_sandbox(sandbox))
+        Elements::of_ports(&self.networks, self.of_sandbox(sandbox))
     }
 
     /// Chooses interface, addresses and ports of an endpoint and adds it.
@@ -253,7 +253,7 @@ impl State {
 
     /// What the kernel's sets and maps should hold.
     pub(crate) fn desired(&self) -> Elements {
-        Elements::desired(self.networks.values(), self.endpoints.values())
+        Elements::desired(&self.networks, self.endpoints.values())
     }
 
     fn interface(&self, sandbox: &str, wanted: Option<String>) -> Result<String, Error> {
@@ -410,12 +410,6 @@ fn host_addresses(
 ) -> Result<Vec<IpAddr>, Error> {
     let has = |is_ipv4| endpoint.address(is_ipv4).is_some();
     if let Some(address) = spec.host_address {
-        if address == IpAddr::V6(Ipv6Addr::LOCALHOST) {
-            return Err(Error::Invalid(format!(
-                "cannot publish {}/{} at [::1]: the kernel leads no connection from there to a container; publish at 127.0.0.1",
-                spec.container_port, spec.protocol
-            )));
-        }
         if !has(address.is_ipv4()) {
             return Err(Error::Invalid(format!(
                 "cannot publish {}/{} at {address}: network {} has no addresses of that family",
