@@ -16,8 +16,11 @@ use clap::{CommandFactory, Parser, Subcommand};
 /// Runs, builds and shares containers the Docker way, and orchestrates them
 /// the Kubernetes way.
 #[derive(Debug, Parser)]
-#[command(name = "dhow", version, max_term_width = 100)]
+#[command(name = "dhow", version, disable_version_flag = true, max_term_width = 100)]
 struct Arguments {
+    /// Print version.
+    #[arg(short = 'v', short_alias = 'V', long, action = clap::ArgAction::Version)]
+    version: Option<bool>,
     #[command(flatten)]
     connection: dhow_cli::Connection,
     #[command(subcommand)]
@@ -39,7 +42,10 @@ enum Role {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments: Arguments = match dhow_cli::parse(std::env::args_os()) {
+        Ok(arguments) => arguments,
+        Err(code) => return code,
+    };
     let threads = match &arguments.role {
         Role::Daemon(_) | Role::Registry(_) => tokio::runtime::Builder::new_multi_thread(),
         // A client waits for one thing at a time.

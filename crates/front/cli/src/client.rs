@@ -1,5 +1,7 @@
 //! HTTP to the daemon: one connection a request.
 
+use std::path::{Path, PathBuf};
+
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::combinators::BoxBody;
@@ -11,7 +13,8 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-use crate::connection::{Connection, Endpoint};
+use crate::config::Config;
+use crate::connection::{Connection, Duplex, Endpoint};
 use crate::error::Error;
 
 /// The version of the API whose answers this client reads: 1. and this.
@@ -32,6 +35,10 @@ type Body = BoxBody<Bytes, std::io::Error>;
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
     endpoint: Endpoint,
+    /// Where Docker's configuration is.
+    folder: PathBuf,
+    /// The context in use.
+    context: String,
     /// The version that is spoken, as paths begin with it.
     prefix: String,
 }
@@ -48,6 +55,8 @@ impl Client {
         let endpoint = connection.endpoint()?;
         let mut client = Self {
             endpoint,
+            folder: connection.folder(),
+            context: connection.context_name()?,
             prefix: String::new(),
         };
         let mut version = API_VERSION;
@@ -60,6 +69,48 @@ impl Client {
         Ok(client)
     }
 
+    /// The name of the context in use.
+    pub(crate) fn context(&self) -> &str {
+        &self.context
+    }
+
+    /// A stream to the daemon that nothing was said on.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unreachable`].
+    pub(crate) async fn dial(&self) -> Result<Box<dyn Duplex>, Error> {
+        let connected = self.endpoint.connect().await;
+        connected.map_err(|source| Error::Unreachable {
+            socket: self.endpoint.address().to_owned(),
+            source,
+        })
+    }
+
+    /// The folder with Docker's configuration.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// A setting of Docker's configuration. One that cannot be read has none.
+    pub(crate) fn setting(&self, name: &str) -> Option<String> {
+        match Config::read(&self.folder) {
+            Ok(config) => config.text(name).map(str::to_owned),
+            Err(error) => {
+                anstream::eprintln!("WARNING: {error}");
+                None
+            }
+        }
+    }
+
+    /// The keys that let go of a container: those given, or those settled.
+    pub(crate) fn detach_keys(&self, given: Option<&str>) -> String {
+        let given = given.filter(|keys| !keys.is_empty()).map(str::to_owned);
+        given
+            .or_else(|| self.setting("detachKeys"))
+            .unwrap_or_default()
+    }
+
     /// The version of the API that is spoken.
     pub(crate) fn version(&self) -> &str {
         self.prefix.trim_start_matches("/v")
@@ -68,14 +119,7 @@ impl Client {
     async fn send(&self, mut request: Request<Body>) -> Result<Response<Incoming>, Error> {
         let path = format!("{}{}", self.prefix, request.uri());
         *request.uri_mut() = path.parse().expect("paths are escaped");
-        let stream = self
-            .endpoint
-            .connect()
-            .await
-            .map_err(|source| Error::Unreachable {
-                socket: self.endpoint.address().to_owned(),
-                source,
-            })?;
+        let stream = self.dial().await?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(connection.with_upgrades());

@@ -1,9 +1,9 @@
 //! Where the daemon is, and how it is spoken to: options, environment and
 //! Docker's contexts become an address, and an address a stream.
 //!
-//! Our own words win over Docker's: `--host`, `DHOW_HOST`, a context that is
-//! asked for, `DOCKER_HOST`, our own socket. The context that Docker's client
-//! uses by default is not ours.
+//! The first of these that says something: `--host` or `--context`,
+//! `DHOW_HOST`, `DOCKER_HOST`, `DOCKER_CONTEXT`, the context that `context use`
+//! settled, our own socket. But for ours it is the order of Docker's client.
 
 use std::fmt;
 use std::io;
@@ -16,13 +16,12 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
-use serde_json::Value;
-use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
-use crate::credentials;
+use crate::config;
+use crate::contexts::{self, Place};
 use crate::error::Error;
 
 /// Where our own daemon listens.
@@ -34,40 +33,43 @@ const TLS_PORT: u16 = 2376;
 /// How the daemon is reached.
 #[derive(Debug, Clone, Default, Args)]
 pub struct Connection {
-    /// Where the daemon is (unix:///PATH or tcp://HOST:PORT).
-    #[arg(
-        short = 'H',
-        long = "host",
-        global = true,
-        env = "DHOW_HOST",
-        value_name = "ADDRESS"
-    )]
+    /// Where the daemon is (unix:///PATH or tcp://HOST:PORT); DHOW_HOST unless
+    /// told otherwise.
+    #[arg(short = 'H', long = "host", value_name = "ADDRESS")]
     pub host: Option<String>,
     /// One of Docker's contexts, instead of an address.
     #[arg(
         // `build` has a context of another kind.
         id = "docker-context",
+        short = 'c',
         long = "context",
-        global = true,
-        env = "DOCKER_CONTEXT",
-        value_name = "NAME",
-        conflicts_with = "host"
+        value_name = "NAME"
     )]
     pub context: Option<String>,
+    /// Folder with Docker's configuration; DOCKER_CONFIG or ~/.docker unless
+    /// told otherwise.
+    #[arg(long, value_name = "FOLDER")]
+    pub config: Option<PathBuf>,
+    /// Accepted for Docker's sake: the client has nothing to say about itself.
+    #[arg(short = 'D', long)]
+    pub debug: bool,
+    /// The same (debug, info, warn, error or fatal).
+    #[arg(short = 'l', long, value_name = "LEVEL", default_value = "info", value_parser = ["debug", "info", "warn", "error", "fatal"])]
+    pub log_level: String,
     /// Speak TLS, to a daemon that is not verified.
-    #[arg(long, global = true)]
+    #[arg(long)]
     pub tls: bool,
     /// Speak TLS, to a daemon whose certificate the authority signed.
-    #[arg(long, global = true)]
+    #[arg(long)]
     pub tlsverify: bool,
     /// Certificate of the authority; ca.pem beside Docker's configuration.
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, value_name = "FILE")]
     pub tlscacert: Option<PathBuf>,
     /// Our certificate; cert.pem beside Docker's configuration.
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, value_name = "FILE")]
     pub tlscert: Option<PathBuf>,
     /// Our key; key.pem beside Docker's configuration.
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, value_name = "FILE")]
     pub tlskey: Option<PathBuf>,
 }
 
@@ -84,19 +86,57 @@ impl Connection {
     /// The address, and the context it is from.
     fn choose(&self) -> Result<(String, Option<Context>), Error> {
         let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
-        if let Some(host) = given(&self.host) {
-            return Ok((host, None));
+        let context = given(&self.context);
+        match (given(&self.host), &context) {
+            (Some(_), Some(_)) => {
+                return Err(Error::Usage(
+                    "conflicting options: cannot specify both --host and --context".into(),
+                ));
+            }
+            (Some(host), None) => return Ok((host, None)),
+            (None, _) => {}
         }
-        match given(&self.context).filter(|name| name != "default") {
-            Some(name) => {
-                let context = Context::read(&credentials::folder(), &name)?;
+        match self.context_name()?.as_str() {
+            contexts::DEFAULT => Ok((self.address_outside(), None)),
+            name => {
+                let context = Context::read(&self.folder(), name)?;
                 Ok((context.host.clone(), Some(context)))
             }
-            None => {
-                let host = std::env::var("DOCKER_HOST").ok();
-                Ok((given(&host).unwrap_or_else(|| OWN_SOCKET.into()), None))
-            }
         }
+    }
+
+    /// The name of the context in use: the one that was asked for, unless the
+    /// environment names an address, or the one that is settled.
+    ///
+    /// # Errors
+    ///
+    /// If Docker's configuration cannot be read.
+    pub(crate) fn context_name(&self) -> Result<String, Error> {
+        if let Some(name) = self.context.clone().filter(|name| !name.is_empty()) {
+            return Ok(name);
+        }
+        if self.host.is_some() || said("DHOW_HOST").is_some() || said("DOCKER_HOST").is_some() {
+            return Ok(contexts::DEFAULT.into());
+        }
+        let name = match said("DOCKER_CONTEXT") {
+            Some(name) => Some(name),
+            None => contexts::settled(&self.folder())?,
+        };
+        Ok(name.unwrap_or_else(|| contexts::DEFAULT.into()))
+    }
+
+    /// The address that no context says.
+    pub(crate) fn address_outside(&self) -> String {
+        self.host
+            .clone()
+            .or_else(|| said("DHOW_HOST"))
+            .or_else(|| said("DOCKER_HOST"))
+            .unwrap_or_else(|| OWN_SOCKET.into())
+    }
+
+    /// The folder with Docker's configuration.
+    pub(crate) fn folder(&self) -> PathBuf {
+        self.config.clone().unwrap_or_else(config::folder)
     }
 
     /// Where the daemon is.
@@ -107,14 +147,14 @@ impl Connection {
     /// certificate that cannot be read.
     pub(crate) fn endpoint(&self) -> Result<Endpoint, Error> {
         let (host, context) = self.choose()?;
-        let place = Place::parse(&host)?;
+        let place = Address::parse(&host)?;
         let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         let wants_verified = self.tlsverify || is_set("DOCKER_TLS_VERIFY");
         let has_files = self.tlscacert.is_some() || self.tlscert.is_some() || self.tlskey.is_some();
         let tls = match (&place, context) {
-            (Place::Socket(_), _) => None,
-            (Place::Remote { .. }, Some(context)) => context.tls,
-            (Place::Remote { .. }, None) => {
+            (Address::Socket(_), _) => None,
+            (Address::Remote { .. }, Some(context)) => context.tls,
+            (Address::Remote { .. }, None) => {
                 let wants = wants_verified || self.tls || has_files || is_set("DOCKER_TLS");
                 wants.then(|| self.files(wants_verified || (has_files && !self.tls)))
             }
@@ -130,7 +170,7 @@ impl Connection {
     fn files(&self, is_verified: bool) -> TlsFiles {
         let folder = std::env::var_os("DOCKER_CERT_PATH")
             .filter(|path| !path.is_empty())
-            .map_or_else(credentials::folder, PathBuf::from);
+            .map_or_else(|| self.folder(), PathBuf::from);
         let file = |given: &Option<PathBuf>, name: &str| Named {
             path: given.clone().unwrap_or_else(|| folder.join(name)),
             is_given: given.is_some(),
@@ -142,6 +182,11 @@ impl Connection {
             key: file(&self.tlskey, "key.pem"),
         }
     }
+}
+
+/// What a variable of the environment says, unless it is empty.
+fn said(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|text| !text.is_empty())
 }
 
 /// A file, and whether it was asked for.
@@ -263,26 +308,16 @@ struct Context {
 }
 
 impl Context {
-    /// Reads `contexts/meta/SHA256-OF-NAME/meta.json` and the files beside it.
+    /// Reads what a context says, and where its certificates are.
     fn read(folder: &Path, name: &str) -> Result<Self, Error> {
-        let digest = Sha256::digest(name.as_bytes());
-        let id: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-        let folder = folder.join("contexts");
-        let path = folder.join("meta").join(&id).join("meta.json");
-        let bytes = std::fs::read(&path).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => {
-                Error::Usage(format!("context {name:?}: there is none of this name"))
-            }
-            _ => Error::File(path.display().to_string(), error),
-        })?;
-        let value: Value = serde_json::from_slice(&bytes)
-            .map_err(|error| Error::Usage(format!("{}: {error}", path.display())))?;
+        let place = Place::of(folder, name);
+        let value = place.read(name)?;
         let endpoint = &value["Endpoints"]["docker"];
         let host = endpoint["Host"].as_str().unwrap_or_default();
         if host.is_empty() {
             return Err(Error::Usage(format!("context {name:?} names no host")));
         }
-        let files = folder.join("tls").join(&id).join("docker");
+        let files = place.tls.join("docker");
         let file = |name: &str| Named {
             path: files.join(name),
             is_given: false,
@@ -302,12 +337,12 @@ impl Context {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Place {
+enum Address {
     Socket(PathBuf),
     Remote { name: String, port: Option<u16> },
 }
 
-impl Place {
+impl Address {
     fn parse(host: &str) -> Result<Self, Error> {
         let wrong = || {
             Error::Usage(format!(
@@ -357,7 +392,7 @@ impl Place {
 #[derive(Clone)]
 pub(crate) struct Endpoint {
     address: String,
-    place: Place,
+    place: Address,
     tls: Option<Arc<ClientConfig>>,
 }
 
@@ -383,13 +418,13 @@ impl Endpoint {
 
     /// Whether the daemon may be another's, of another version.
     pub(crate) fn is_foreign(&self) -> bool {
-        matches!(self.place, Place::Remote { .. })
+        matches!(self.place, Address::Remote { .. })
     }
 
     pub(crate) async fn connect(&self) -> io::Result<Box<dyn Duplex>> {
         match &self.place {
-            Place::Socket(path) => Ok(Box::new(UnixStream::connect(path).await?)),
-            Place::Remote { name, port } => {
+            Address::Socket(path) => Ok(Box::new(UnixStream::connect(path).await?)),
+            Address::Remote { name, port } => {
                 let port = port.unwrap_or(TLS_PORT);
                 let stream = TcpStream::connect((name.as_str(), port)).await?;
                 stream.set_nodelay(true)?;
@@ -414,12 +449,12 @@ mod tests {
     #[test]
     fn addresses_are_read() {
         let remote = |name: &str, port| {
-            Some(Place::Remote {
+            Some(Address::Remote {
                 name: name.into(),
                 port,
             })
         };
-        let socket = |path: &str| Some(Place::Socket(path.into()));
+        let socket = |path: &str| Some(Address::Socket(path.into()));
         for (text, expected) in [
             ("unix:///run/x.sock", socket("/run/x.sock")),
             ("/run/x.sock", socket("/run/x.sock")),
@@ -434,7 +469,7 @@ mod tests {
             ("unix://", None),
             ("ssh://host", None),
         ] {
-            assert_eq!(Place::parse(text).ok(), expected, "{text}");
+            assert_eq!(Address::parse(text).ok(), expected, "{text}");
         }
     }
 

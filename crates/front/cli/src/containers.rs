@@ -7,9 +7,12 @@ use http_body_util::BodyExt;
 use serde_json::{Value, json};
 
 use crate::client::{Client, escape, query};
+use crate::detach::Keys;
 use crate::error::Error;
-use crate::run::exit_code;
-use crate::{Outcome, show, terminal};
+use crate::request::Streams;
+use crate::run::{Attached, attach_path, exit_code};
+use crate::terminal::{Conversation, End};
+use crate::{Outcome, show, signals, terminal};
 
 /// Containers by name or id.
 #[derive(Debug, Args)]
@@ -36,6 +39,9 @@ pub struct Start {
     /// Attach to its standard input as well.
     #[arg(short, long)]
     interactive: bool,
+    /// Keys that let go of it and leave it running (such as ctrl-p,ctrl-q).
+    #[arg(long, value_name = "KEYS")]
+    detach_keys: Option<String>,
     #[command(flatten)]
     names: Names,
 }
@@ -44,8 +50,8 @@ pub struct Start {
 #[derive(Debug, Args)]
 pub struct Stop {
     /// Seconds before it is killed (-1: never).
-    #[arg(short, long, allow_hyphen_values = true, visible_alias = "timeout")]
-    time: Option<i64>,
+    #[arg(short, long, alias = "time", value_name = "SECONDS")]
+    timeout: Option<i64>,
     /// Signal to send.
     #[arg(short, long)]
     signal: Option<String>,
@@ -56,8 +62,8 @@ pub struct Stop {
 /// `dhow kill`.
 #[derive(Debug, Args)]
 pub struct Kill {
-    /// Signal to send.
-    #[arg(short, long, default_value = "KILL")]
+    /// Signal to send; KILL unless told otherwise.
+    #[arg(short, long, default_value = "", hide_default_value = true)]
     signal: String,
     #[command(flatten)]
     names: Names,
@@ -69,6 +75,9 @@ pub struct Remove {
     /// Kill it first if it runs.
     #[arg(short, long)]
     force: bool,
+    /// Remove the link of this name, not the container.
+    #[arg(short, long)]
+    link: bool,
     /// Remove its anonymous volumes as well.
     #[arg(short, long)]
     volumes: bool,
@@ -123,15 +132,15 @@ pub struct Exec {
     interactive: bool,
     /// Read variables from a file.
     #[arg(long, value_name = "FILE")]
-    env_file: Vec<String>,
+    env_file: Vec<std::path::PathBuf>,
     /// Keys that let go of it and leave it running.
     #[arg(long, value_name = "KEYS")]
     detach_keys: Option<String>,
     /// Give it a terminal.
     #[arg(short, long)]
     tty: bool,
-    /// Set a variable.
-    #[arg(short, long, value_name = "NAME=VALUE")]
+    /// Set a variable (NAME=VALUE, or NAME to pass yours on).
+    #[arg(short, long, value_name = "NAME[=VALUE]", value_parser = crate::request::variable)]
     env: Vec<String>,
     /// User, or USER:GROUP.
     #[arg(short, long)]
@@ -142,12 +151,14 @@ pub struct Exec {
     /// Allow everything.
     #[arg(long)]
     privileged: bool,
-    /// Name or id.
-    #[arg(value_name = "CONTAINER")]
-    name: String,
-    /// Program and arguments.
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
-    command: Vec<String>,
+    /// Name or id, then program and arguments.
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        num_args = 2..,
+        value_names = ["CONTAINER", "COMMAND"]
+    )]
+    words: Vec<String>,
 }
 
 /// `dhow attach`.
@@ -156,6 +167,20 @@ pub struct Attach {
     /// Leave standard input alone.
     #[arg(long)]
     no_stdin: bool,
+    /// Keys that let go of it and leave it running (such as ctrl-p,ctrl-q).
+    #[arg(long, value_name = "KEYS")]
+    detach_keys: Option<String>,
+    /// Hand the signals that the client gets to the program.
+    #[arg(
+        long,
+        action = clap::ArgAction::Set,
+        num_args = 0..=1,
+        require_equals = true,
+        default_value_t = true,
+        default_missing_value = "true",
+        value_name = "BOOL"
+    )]
+    sig_proxy: bool,
     /// Name or id.
     #[arg(value_name = "CONTAINER")]
     name: String,
@@ -167,6 +192,9 @@ pub struct Inspect {
     /// Print by a template such as '{{.State.Pid}}'.
     #[arg(short, long)]
     format: Option<String>,
+    /// Show how large the files of a container are.
+    #[arg(short, long)]
+    size: bool,
     /// What to look for (container, image, network or volume).
     #[arg(long = "type", value_name = "KIND")]
     kind: Option<String>,
@@ -175,14 +203,18 @@ pub struct Inspect {
     names: Vec<String>,
 }
 
-impl Inspect {
-    /// The same of one kind of thing only.
-    pub(crate) fn of(self, kind: &str) -> Self {
-        Self {
-            kind: Some(kind.to_owned()),
-            ..self
-        }
-    }
+/// `dhow container inspect`.
+#[derive(Debug, Args)]
+pub struct InspectContainer {
+    /// Print by a template such as '{{.State.Pid}}'.
+    #[arg(short, long)]
+    format: Option<String>,
+    /// Show how large its files are.
+    #[arg(short, long)]
+    size: bool,
+    /// Names or ids.
+    #[arg(required = true, value_name = "CONTAINER")]
+    names: Vec<String>,
 }
 
 /// `dhow export`.
@@ -247,42 +279,42 @@ pub(crate) async fn start(client: &Client, start: Start) -> Outcome {
         return each(client, &start.names, "start").await;
     }
     let [name] = start.names.names.as_slice() else {
-        return Err(Error::Usage("attach to one container at a time".into()));
+        return Err(Error::Usage(
+            "you cannot start and attach multiple containers at once".into(),
+        ));
     };
-    let path = format!("/containers/{}", escape(name));
-    let facts = client.get(&format!("{path}/json")).await?;
-    let tty = facts["Config"]["Tty"].as_bool().unwrap_or_default();
-    let stdin = start.interactive;
-    let attach = format!(
-        "{path}/attach?stream=1&stdin={}&stdout=1&stderr=1",
-        u8::from(stdin)
-    );
-    let connection = client.hijack(&attach, None).await?;
-    let wait = client
-        .stream(
-            Method::POST,
-            &format!("{path}/wait?condition=next-exit"),
-            None,
-        )
+    let facts = client
+        .get(&format!("/containers/{}/json", escape(name)))
         .await?;
-    let raw = (tty && stdin).then(terminal::Raw::enter).flatten();
-    let conversation = tokio::spawn(terminal::converse(connection, stdin, tty));
-    client.post(&format!("{path}/start"), None).await?;
-    let printed = conversation
-        .await
-        .map_err(|error| Error::Broken(error.to_string()))?;
-    drop(raw);
-    printed?;
-    let answer: Value =
-        serde_json::from_slice(&wait.collect().await?.to_bytes()).unwrap_or_default();
-    Ok(exit_code(&answer["StatusCode"]))
+    let is = |part: &str, field: &str| facts[part][field].as_bool().unwrap_or_default();
+    let tty = is("Config", "Tty");
+    let streams = Streams {
+        stdin: start.interactive && is("Config", "OpenStdin"),
+        stdout: true,
+        stderr: true,
+    };
+    let conversation = Conversation {
+        streams,
+        tty,
+        keys: Keys::parse(&client.detach_keys(start.detach_keys.as_deref()))?,
+    };
+    let id = show::text(&facts, "Id").to_owned();
+    let path = format!("/containers/{id}");
+    let _signals = (!tty).then(|| signals::pass_on(client.clone(), id));
+    let is_removed = is("HostConfig", "AutoRemove");
+    let attached = Attached::begin(client, &path, conversation, &start.detach_keys, is_removed);
+    match attached.await?.run(client).await {
+        // Only `run` tells by its exit code why nothing was started.
+        Err(Error::Run { message, .. }) => Err(Error::Usage(message)),
+        other => other,
+    }
 }
 
 pub(crate) async fn stop(client: &Client, stop: Stop, verb: &str) -> Outcome {
     let query = query(&[
         (
             "t",
-            stop.time
+            stop.timeout
                 .map_or_else(String::new, |seconds| seconds.to_string()),
         ),
         ("signal", stop.signal.clone().unwrap_or_default()),
@@ -314,11 +346,12 @@ pub(crate) async fn wait(client: &Client, names: &Names) -> Outcome {
 }
 
 pub(crate) async fn remove(client: &Client, remove: Remove) -> Outcome {
-    let query = format!(
-        "?force={}&v={}",
-        u8::from(remove.force),
-        u8::from(remove.volumes)
-    );
+    let flag = |is_set| if is_set { "1" } else { "" }.to_owned();
+    let query = query(&[
+        ("force", flag(remove.force)),
+        ("link", flag(remove.link)),
+        ("v", flag(remove.volumes)),
+    ]);
     for_each(&remove.names.names, |name| {
         let path = format!("/containers/{}{query}", escape(&name));
         async move { client.delete(&path).await.map(|_| ()) }
@@ -337,27 +370,10 @@ pub(crate) async fn rename(client: &Client, rename: Rename) -> Outcome {
     Ok(0)
 }
 
-/// `NAME=VALUE` filters as the API wants them.
-pub(crate) fn filters(texts: &[String]) -> Result<String, Error> {
-    if texts.is_empty() {
-        return Ok(String::new());
-    }
-    let mut map = serde_json::Map::new();
-    for text in texts {
-        let (name, value) = text
-            .split_once('=')
-            .ok_or_else(|| Error::Usage(format!("--filter {text:?}: the form is NAME=VALUE")))?;
-        let values = map.entry(name).or_insert_with(|| json!([]));
-        if let Some(values) = values.as_array_mut() {
-            values.push(json!(value));
-        }
-    }
-    Ok(Value::Object(map).to_string())
-}
-
 pub(crate) async fn logs(client: &Client, logs: Logs) -> Outcome {
     let path = format!("/containers/{}", escape(&logs.name));
     let facts = client.get(&format!("{path}/json")).await?;
+    let path = format!("/containers/{}", show::text(&facts, "Id"));
     let tty = facts["Config"]["Tty"].as_bool().unwrap_or_default();
     let query = query(&[
         ("stdout", "1".into()),
@@ -393,7 +409,7 @@ pub(crate) async fn logs(client: &Client, logs: Logs) -> Outcome {
 /// A point in time as the API has it; a span such as `10m` is so long ago.
 pub(crate) fn point(text: Option<&str>) -> String {
     let text = text.unwrap_or_default();
-    let Ok(span) = crate::limits::nanoseconds("", text) else {
+    let Ok(span) = crate::amounts::nanoseconds(text) else {
         return text.to_owned();
     };
     let now = std::time::SystemTime::now()
@@ -448,61 +464,51 @@ pub(crate) async fn port(client: &Client, port: Port) -> Outcome {
 }
 
 pub(crate) async fn exec(client: &Client, exec: Exec) -> Outcome {
-    if exec.tty && exec.interactive && !terminal::is_interactive() {
-        return Err(Error::Usage(
-            "the input device is not a TTY: leave -t out".into(),
-        ));
-    }
-    let mut env = Vec::new();
-    for path in &exec.env_file {
-        env.extend(crate::request::read_variables(path)?);
-    }
+    let mut env = crate::request::read_variables(&exec.env_file)?;
     env.extend(exec.env);
+    let streams = Streams {
+        stdin: exec.interactive && !exec.detach,
+        stdout: !exec.detach,
+        stderr: !exec.detach,
+    };
+    terminal::check(streams.stdin, exec.tty)?;
+    let keys = client.detach_keys(exec.detach_keys.as_deref());
+    let name = &exec.words[0];
+    let size = terminal::size().filter(|_| exec.tty);
     let body = json!({
-        "AttachStdin": exec.interactive && !exec.detach,
-        "AttachStdout": !exec.detach,
-        "AttachStderr": !exec.detach,
+        "AttachStdin": streams.stdin,
+        "AttachStdout": streams.stdout,
+        "AttachStderr": streams.stderr,
+        "Detach": exec.detach,
         "Tty": exec.tty,
         "Env": env,
-        "DetachKeys": exec.detach_keys.unwrap_or_default(),
-        "ConsoleSize": terminal::size().filter(|_| exec.tty),
-        "Cmd": exec.command,
+        "DetachKeys": keys,
+        "ConsoleSize": size,
+        "Cmd": exec.words[1..],
         "User": exec.user.unwrap_or_default(),
         "WorkingDir": exec.workdir.unwrap_or_default(),
         "Privileged": exec.privileged,
     });
-    let made = client
-        .post(
-            &format!("/containers/{}/exec", escape(&exec.name)),
-            Some(&body),
-        )
-        .await?;
+    let path = format!("/containers/{}/exec", escape(name));
+    let made = client.post(&path, Some(&body)).await?;
     let path = format!("/exec/{}", show::text(&made, "Id"));
+    let start = json!({ "Detach": exec.detach, "Tty": exec.tty, "ConsoleSize": size });
     if exec.detach {
-        client
-            .post(&format!("{path}/start"), Some(&json!({ "Detach": true })))
-            .await?;
+        client.post(&format!("{path}/start"), Some(&start)).await?;
         return Ok(0);
     }
-    let start = json!({ "Detach": false, "Tty": exec.tty });
-    let raw = (exec.tty && exec.interactive)
-        .then(terminal::Raw::enter)
-        .flatten();
+    let keys = Keys::parse(&keys)?;
     let connection = client
         .hijack(&format!("{path}/start"), Some(&start))
         .await?;
-    let sizes = exec.tty.then(|| {
-        tokio::spawn(terminal::follow_size(
-            client.clone(),
-            format!("{path}/resize"),
-        ))
-    });
-    let printed = terminal::converse(connection, exec.interactive, exec.tty).await;
-    drop(raw);
-    if let Some(sizes) = sizes {
-        sizes.abort();
+    let _sizes = exec
+        .tty
+        .then(|| terminal::follow_size(client.clone(), format!("{path}/resize")));
+    let tty = exec.tty;
+    let conversation = Conversation { streams, tty, keys };
+    if conversation.hold(connection).await? == End::Detached {
+        return Err(let_go());
     }
-    printed?;
     let facts = client.get(&format!("{path}/json")).await?;
     Ok(exit_code(&facts["ExitCode"]))
 }
@@ -510,79 +516,123 @@ pub(crate) async fn exec(client: &Client, exec: Exec) -> Outcome {
 pub(crate) async fn attach(client: &Client, attach: Attach) -> Outcome {
     let path = format!("/containers/{}", escape(&attach.name));
     let facts = client.get(&format!("{path}/json")).await?;
-    if facts["State"]["Running"].as_bool() != Some(true) {
-        return Err(Error::Usage(format!(
-            "container {} does not run: start it with dhow start -a",
-            attach.name
-        )));
+    let is = |part: &str, field: &str| facts[part][field].as_bool().unwrap_or_default();
+    let why_not = if !is("State", "Running") {
+        "cannot attach to a stopped container, start it first"
+    } else if is("State", "Paused") {
+        "cannot attach to a paused container, unpause it first"
+    } else if is("State", "Restarting") {
+        "cannot attach to a restarting container, wait until it is running"
+    } else {
+        ""
+    };
+    if !why_not.is_empty() {
+        return Err(Error::Usage(why_not.into()));
     }
-    let tty = facts["Config"]["Tty"].as_bool().unwrap_or_default();
-    let stdin = !attach.no_stdin && facts["Config"]["OpenStdin"].as_bool().unwrap_or_default();
-    let wait = client
-        .stream(
-            Method::POST,
-            &format!("{path}/wait?condition=not-running"),
-            None,
-        )
-        .await?;
-    let query = format!("?stream=1&stdin={}&stdout=1&stderr=1", u8::from(stdin));
+    let tty = is("Config", "Tty");
+    terminal::check(!attach.no_stdin, tty)?;
+    let streams = Streams {
+        stdin: !attach.no_stdin && is("Config", "OpenStdin"),
+        stdout: true,
+        stderr: true,
+    };
+    let keys = client.detach_keys(attach.detach_keys.as_deref());
+    let wait = format!("{path}/wait?condition=not-running");
+    let wait = client.stream(Method::POST, &wait, None).await?;
+    let _signals =
+        (attach.sig_proxy && !tty).then(|| signals::pass_on(client.clone(), attach.name.clone()));
     let connection = client
-        .hijack(&format!("{path}/attach{query}"), None)
+        .hijack(&attach_path(&path, streams, &keys), None)
         .await?;
-    let raw = (tty && stdin).then(terminal::Raw::enter).flatten();
-    let sizes = tty.then(|| {
-        tokio::spawn(terminal::follow_size(
-            client.clone(),
-            format!("{path}/resize"),
-        ))
-    });
-    let printed = terminal::converse(connection, stdin, tty).await;
-    drop(raw);
-    if let Some(sizes) = sizes {
-        sizes.abort();
+    let _sizes = tty.then(|| terminal::follow_size(client.clone(), format!("{path}/resize")));
+    let keys = Keys::parse(&keys)?;
+    let conversation = Conversation { streams, tty, keys };
+    if conversation.hold(connection).await? == End::Detached {
+        return Err(let_go());
     }
-    printed?;
     let answer: Value =
         serde_json::from_slice(&wait.collect().await?.to_bytes()).unwrap_or_default();
     Ok(exit_code(&answer["StatusCode"]))
 }
 
-pub(crate) async fn inspect(client: &Client, inspect: Inspect) -> Outcome {
-    let mut found = Vec::new();
-    let mut failed = false;
-    for name in &inspect.names {
-        match look_up(client, name, inspect.kind.as_deref()).await {
-            Ok(value) => found.push(value),
-            Err(error) => {
-                error.report();
-                failed = true;
-            }
-        }
-    }
-    match &inspect.format {
-        Some(format) => show::inspected(format, found)?,
-        None => show::line(format_args!("{:#}", Value::Array(found))),
-    }
-    if failed { Err(Error::Told) } else { Ok(0) }
+/// What `attach` and `exec` end with when the keys are typed, as `docker` has
+/// it.
+fn let_go() -> Error {
+    Error::Usage("read escape sequence".into())
 }
 
-async fn look_up(client: &Client, name: &str, kind: Option<&str>) -> Result<Value, Error> {
-    let name_escaped = escape(name);
+/// Kinds of things that Docker knows.
+const KINDS: [&str; 10] = [
+    "config",
+    "container",
+    "image",
+    "network",
+    "node",
+    "plugin",
+    "secret",
+    "service",
+    "task",
+    "volume",
+];
+
+pub(crate) async fn inspect(client: &Client, inspect: Inspect) -> Outcome {
+    let kind = inspect.kind.as_deref().filter(|kind| !kind.is_empty());
+    if let Some(kind) = kind
+        && !KINDS.contains(&kind)
+    {
+        let known: Vec<String> = KINDS.iter().map(|kind| format!("{kind:?}")).collect();
+        return Err(Error::Usage(format!(
+            "unknown type: {kind:?}: must be one of {}",
+            known.join(", ")
+        )));
+    }
+    let mut found = Vec::new();
+    let mut missing = Vec::new();
+    for name in &inspect.names {
+        match look_up(client, name, kind, inspect.size).await {
+            Ok(value) => found.push(value),
+            Err(error) => missing.push(error),
+        }
+    }
+    show::found(inspect.format.as_deref(), found, &missing)
+}
+
+pub(crate) async fn inspect_containers(client: &Client, inspect: InspectContainer) -> Outcome {
+    let query = size_query(inspect.size);
+    let path = |name: &str| format!("/containers/{}/json{query}", escape(name));
+    show::inspect_each(client, &inspect.names, inspect.format.as_deref(), path).await
+}
+
+fn size_query(size: bool) -> &'static str {
+    if size { "?size=1" } else { "" }
+}
+
+async fn look_up(
+    client: &Client,
+    name: &str,
+    kind: Option<&str>,
+    size: bool,
+) -> Result<Value, Error> {
+    let escaped = escape(name);
     for (candidate, path) in [
-        ("container", format!("/containers/{name_escaped}/json")),
-        ("image", format!("/images/{name_escaped}/json")),
-        ("network", format!("/networks/{name_escaped}")),
-        ("volume", format!("/volumes/{name_escaped}")),
+        (
+            "container",
+            format!("/containers/{escaped}/json{}", size_query(size)),
+        ),
+        ("image", format!("/images/{escaped}/json")),
+        ("network", format!("/networks/{escaped}")),
+        ("volume", format!("/volumes/{escaped}")),
     ] {
         if kind.is_some_and(|kind| kind != candidate) {
             continue;
         }
         match client.get(&path).await {
-            Err(error) if matches!(error.status(), Some(404 | 400)) => {}
+            Err(error) if kind.is_none() && matches!(error.status(), Some(404 | 400)) => {}
             other => return other,
         }
     }
-    Err(Error::Usage(format!("no such object: {name}")))
+    let kind = kind.unwrap_or("object");
+    Err(Error::Usage(format!("error: no such {kind}: {name}")))
 }
 
 pub(crate) async fn diff(client: &Client, name: Name) -> Outcome {

@@ -10,10 +10,10 @@ use http_body_util::BodyExt as _;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-use crate::Outcome;
 use crate::client::{Client, escape, query};
 use crate::error::Error;
 use crate::images::{ToChannel, blocks};
+use crate::{Outcome, show};
 
 /// Bytes that are read or sent at a time.
 const BLOCK: usize = 64 << 10;
@@ -26,6 +26,15 @@ const DIRECTORY: u64 = 1 << 31;
     after_help = "One of the two is CONTAINER:PATH, the other a path of this machine or - for a tar archive.\nA source that ends with /. means what is in it."
 )]
 pub struct Copy {
+    /// Keep the numbers of users and groups.
+    #[arg(short, long)]
+    archive: bool,
+    /// Copy what a link leads to.
+    #[arg(short = 'L', long)]
+    follow_link: bool,
+    /// Print no progress, of which there is none.
+    #[arg(short, long)]
+    quiet: bool,
     /// What to copy.
     source: String,
     /// Where to.
@@ -53,10 +62,10 @@ impl<'a> Side<'a> {
 pub(crate) async fn copy(client: &Client, copy: Copy) -> Outcome {
     match (Side::of(&copy.source), Side::of(&copy.target)) {
         (Side::Container(name, path), Side::Local(target)) => {
-            fetch(client, name, path, target).await
+            fetch(client, name, path, target, copy.follow_link).await
         }
         (Side::Local(source), Side::Container(name, path)) => {
-            send(client, source, name, path).await
+            send(client, source, (name, path), &copy).await
         }
         (Side::Container(..), Side::Container(..)) => Err(Error::Usage(
             "copying between containers is not supported: copy to this machine first".into(),
@@ -77,9 +86,27 @@ fn address(name: &str, path: &str) -> String {
     format!("/containers/{}/archive{query}", escape(name))
 }
 
-async fn fetch(client: &Client, name: &str, path: &str, target: &str) -> Outcome {
+async fn fetch(client: &Client, name: &str, path: &str, target: &str, follow: bool) -> Outcome {
+    let mut target = target.to_owned();
+    let mut path = path.to_owned();
+    if follow
+        && let Some(there) = stat(client, name, &path).await?
+        && let Some(link) = there["linkTarget"].as_str().filter(|link| !link.is_empty())
+    {
+        let own = show::text(&there, "name");
+        if target != "-" && Path::new(&target).is_dir() {
+            // What the link leads to is called as the link is.
+            target = Path::new(&target).join(own).display().to_string();
+        }
+        let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+        path = if link.starts_with('/') {
+            link.to_owned()
+        } else {
+            format!("{folder}/{link}")
+        };
+    }
     let mut body = client
-        .stream(Method::GET, &address(name, path), None)
+        .stream(Method::GET, &address(name, &path), None)
         .await?;
     let (sender, receiver) = mpsc::channel(4);
     let feeding = async move {
@@ -96,7 +123,6 @@ async fn fetch(client: &Client, name: &str, path: &str, target: &str) -> Outcome
         receiver,
         current: bytes::Bytes::new(),
     };
-    let target = target.to_owned();
     let writing = tokio::task::spawn_blocking(move || {
         if target == "-" {
             let mut reader = reader;
@@ -178,14 +204,15 @@ fn rename_into<R: Read>(
     entry.unpack(target.join(below)).map(drop)
 }
 
-async fn send(client: &Client, source: &str, name: &str, path: &str) -> Outcome {
+async fn send(client: &Client, source: &str, (name, path): (&str, &str), copy: &Copy) -> Outcome {
+    let owners = if copy.archive { "&copyUIDGID=true" } else { "" };
     if source == "-" {
         let chunks = blocks(std::io::stdin());
-        let address = format!("{}&noOverwriteDirNonDir=true", address(name, path));
+        let address = format!("{}&noOverwriteDirNonDir=true{owners}", address(name, path));
         client.put(&address, chunks).await?;
         return Ok(0);
     }
-    let local = PathBuf::from(source);
+    let mut local = PathBuf::from(source);
     std::fs::symlink_metadata(&local).map_err(|error| Error::File(source.into(), error))?;
     let contents = source.ends_with("/.") || source == ".";
     let there = stat(client, name, path).await?;
@@ -199,9 +226,13 @@ async fn send(client: &Client, source: &str, name: &str, path: &str) -> Outcome 
             .and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()))
             .unwrap_or_else(|| ".".into())
     };
+    let own_name = own_name();
+    if copy.follow_link {
+        local = std::fs::canonicalize(&local).map_err(|error| Error::File(source.into(), error))?;
+    }
     let trimmed = path.trim_end_matches('/');
     let (folder, called) = if is_directory {
-        let called = if contents { ".".into() } else { own_name() };
+        let called = if contents { ".".into() } else { own_name };
         (path.to_owned(), called)
     } else if there.is_none() && path.ends_with('/') && !local.is_dir() {
         return Err(Error::Usage(format!(
@@ -229,7 +260,10 @@ async fn send(client: &Client, source: &str, name: &str, path: &str) -> Outcome 
             let _ = sender.blocking_send(Err(error));
         }
     });
-    let address = format!("{}&noOverwriteDirNonDir=true", address(name, &folder));
+    let address = format!(
+        "{}&noOverwriteDirNonDir=true{owners}",
+        address(name, &folder)
+    );
     client.put(&address, receiver).await?;
     Ok(0)
 }

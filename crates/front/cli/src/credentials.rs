@@ -1,16 +1,15 @@
 //! Who we are to registries: Docker's `config.json` and its credential
 //! helpers, so that who logged in with `docker` need not do so again.
 
-use std::fs;
 use std::io::Write;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
 use serde_json::{Value, json};
 
+use crate::config::Config;
 use crate::error::Error;
 
 /// What Docker Hub is called among credentials.
@@ -20,39 +19,19 @@ const TOKEN_USER: &str = "<token>";
 /// What helpers say when they have nothing.
 const NOT_FOUND: &str = "credentials not found";
 
-/// The folder with Docker's configuration: `DOCKER_CONFIG` or `~/.docker`.
-pub(crate) fn folder() -> PathBuf {
-    std::env::var_os("DOCKER_CONFIG")
-        .map(PathBuf::from)
-        .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".docker")))
-        .unwrap_or_else(|| PathBuf::from("/root/.docker"))
-}
-
 /// A user's credentials.
 #[derive(Debug)]
 pub(crate) struct Credentials {
-    path: PathBuf,
-    config: Value,
+    config: Config,
 }
 
 impl Credentials {
-    /// Reads `config.json` in `DOCKER_CONFIG` or `~/.docker`.
+    /// Those of a folder's `config.json`.
     ///
     /// # Errors
     /// If it is there but cannot be read.
-    pub(crate) fn open() -> Result<Credentials, Error> {
-        Credentials::read(folder().join("config.json"))
-    }
-
-    fn read(path: PathBuf) -> Result<Credentials, Error> {
-        let config = match fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| {
-                Error::Usage(format!("{} is no valid JSON: {error}", path.display()))
-            })?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => json!({}),
-            Err(error) => return Err(Error::File(path.display().to_string(), error)),
-        };
-        Ok(Credentials { path, config })
+    pub(crate) fn open(folder: &Path) -> Result<Credentials, Error> {
+        Config::read(folder).map(|config| Credentials { config })
     }
 
     /// The header that says who we are to the registry of an image.
@@ -92,7 +71,7 @@ impl Credentials {
 
     /// The entry of a registry, also if it was written as an address.
     fn entry(&self, registry: &str) -> Option<&Value> {
-        let auths = self.config["auths"].as_object()?;
+        let auths = self.config.values["auths"].as_object()?;
         auths.get(registry).or_else(|| {
             let same = |key: &str| host_of(key) == host_of(registry);
             auths
@@ -144,63 +123,33 @@ impl Credentials {
             was_known = helper.get(registry)?.is_some();
             helper.erase(registry)?;
         }
-        if let Some(auths) = self.config["auths"].as_object_mut()
+        if let Some(auths) = self.config.values["auths"].as_object_mut()
             && auths.remove(registry).is_some()
         {
             was_known = true;
-            self.write()?;
+            self.config.write()?;
         }
         Ok(was_known)
     }
 
     fn set(&mut self, registry: &str, entry: Value) -> Result<(), Error> {
-        if !self.config["auths"].is_object() {
-            self.config["auths"] = json!({});
+        if !self.config.values["auths"].is_object() {
+            self.config.values["auths"] = json!({});
         }
-        self.config["auths"][registry] = entry;
-        self.write()
-    }
-
-    /// Replaces the file as a whole, readable for its owner only.
-    fn write(&self) -> Result<(), Error> {
-        // Where it is a symbolic link, what it leads to is replaced.
-        let path = fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
-        let failed = |error| Error::File(path.display().to_string(), error);
-        let folder = path.parent().unwrap_or(Path::new("/"));
-        fs::create_dir_all(folder).map_err(failed)?;
-        let new = path.with_extension(format!("json.{}", std::process::id()));
-        let written = (|| {
-            let mut file = fs::File::options()
-                .create_new(true)
-                .write(true)
-                .mode(0o600)
-                .open(&new)?;
-            let text = serde_json::to_string_pretty(&self.config)?;
-            file.write_all(text.as_bytes())?;
-            // It may have been wider on purpose.
-            if let Ok(metadata) = fs::metadata(&path) {
-                file.set_permissions(fs::Permissions::from_mode(
-                    metadata.permissions().mode() & 0o7777,
-                ))?;
-            }
-            file.sync_all()?;
-            fs::rename(&new, &path)
-        })();
-        if written.is_err() {
-            // The first error is the one that matters.
-            let _ = fs::remove_file(&new);
-        }
-        written.map_err(failed)
+        self.config.values["auths"][registry] = entry;
+        self.config.write()
     }
 
     fn helper(&self, registry: &str) -> Option<Helper> {
-        let own = self.config["credHelpers"].as_object().and_then(|helpers| {
-            helpers
-                .iter()
-                .find(|(key, _)| host_of(key) == host_of(registry))
-                .and_then(|(_, name)| name.as_str())
-        });
-        let name = own.or_else(|| self.config["credsStore"].as_str())?;
+        let own = self.config.values["credHelpers"]
+            .as_object()
+            .and_then(|helpers| {
+                helpers
+                    .iter()
+                    .find(|(key, _)| host_of(key) == host_of(registry))
+                    .and_then(|(_, name)| name.as_str())
+            });
+        let name = own.or_else(|| self.config.values["credsStore"].as_str())?;
         (!name.is_empty()).then(|| Helper(format!("docker-credential-{name}")))
     }
 }
@@ -294,12 +243,14 @@ fn host_of(registry: &str) -> &str {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     fn opened(folder: &Path, config: &Value) -> Credentials {
-        let path = folder.join("config.json");
-        fs::write(&path, config.to_string()).unwrap();
-        Credentials::read(path).unwrap()
+        fs::write(folder.join("config.json"), config.to_string()).unwrap();
+        Credentials::open(folder).unwrap()
     }
 
     #[test]
@@ -337,12 +288,12 @@ mod tests {
         assert!(credentials.get("c.example").unwrap().is_none());
 
         assert!(credentials.store("c.example", "you", "secret", "").unwrap());
-        let mut again = Credentials::read(folder.path().join("config.json")).unwrap();
+        let mut again = Credentials::open(folder.path()).unwrap();
         assert_eq!(
             again.get("c.example").unwrap().unwrap()["password"],
             "secret"
         );
-        assert_eq!(again.config["proxies"]["kept"], true);
+        assert_eq!(again.config.values["proxies"]["kept"], true);
         assert!(again.erase("c.example").unwrap());
         assert!(!again.erase("c.example").unwrap());
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
@@ -351,8 +302,9 @@ mod tests {
     #[test]
     fn a_new_file_is_its_owners() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("new/config.json");
-        let mut credentials = Credentials::read(path.clone()).unwrap();
+        let new = folder.path().join("new");
+        let path = new.join("config.json");
+        let mut credentials = Credentials::open(&new).unwrap();
         credentials.store("a.example", "me", "secret", "").unwrap();
         assert_eq!(
             fs::metadata(path).unwrap().permissions().mode() & 0o777,

@@ -1,12 +1,12 @@
 //! `system df`: what the disk is used for.
 
+use clap::Args;
 use serde_json::Value;
 
 use crate::client::Client;
 use crate::error::Error;
 use crate::listing::{self, Row, Titles};
-use crate::system::DiskUsage;
-use crate::{ps, show, volumes as volume_lists};
+use crate::{Outcome, ps, show, volumes as volume_lists};
 
 const TITLES: [(&str, &str); 5] = [
     ("Active", "ACTIVE"),
@@ -15,6 +15,17 @@ const TITLES: [(&str, &str); 5] = [
     ("TotalCount", "TOTAL"),
     ("Type", "TYPE"),
 ];
+
+/// `dhow system df`.
+#[derive(Debug, Args)]
+pub struct DiskUsage {
+    /// Show each image, container, volume and build step.
+    #[arg(short, long)]
+    verbose: bool,
+    /// Print as json, by a template such as '{{.Size}}', or 'table TEMPLATE'.
+    #[arg(long)]
+    format: Option<String>,
+}
 
 /// What one kind of things uses.
 #[derive(Default)]
@@ -25,10 +36,11 @@ struct Usage {
     reclaimable: u64,
 }
 
-pub(crate) async fn disk_usage(client: &Client, options: DiskUsage) -> Result<(), Error> {
+pub(crate) async fn disk_usage(client: &Client, options: DiskUsage) -> Outcome {
     let usage = client.get("/system/df").await?;
     if options.verbose {
-        return details(&usage, options.format.as_deref());
+        details(&usage, options.format.as_deref())?;
+        return Ok(0);
     }
     let rows = [
         ("Images", images(&usage)),
@@ -55,7 +67,8 @@ pub(crate) async fn disk_usage(client: &Client, options: DiskUsage) -> Result<()
         "table" => "table {{.Type}}\\t{{.TotalCount}}\\t{{.Active}}\\t{{.Size}}\\t{{.Reclaimable}}",
         format => format,
     };
-    listing::print(format, &TITLES, &rows)
+    listing::print(format, &TITLES, &rows)?;
+    Ok(0)
 }
 
 fn items<'u>(usage: &'u Value, field: &str) -> impl Iterator<Item = &'u Value> {

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The daemon refused.
-    #[error("{message}")]
+    #[error("Error response from daemon: {message}")]
     Refused {
         /// Its status.
         status: u16,
@@ -56,7 +56,7 @@ impl Error {
                 ExitCode::from(*code)
             }
             _ => {
-                anstream::eprintln!("dhow: {self}");
+                anstream::eprintln!("{self}");
                 ExitCode::from(1)
             }
         }

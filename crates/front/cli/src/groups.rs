@@ -1,12 +1,9 @@
 //! The verbs once more, by what they are about: `dhow container ls`, `dhow
 //! image rm`. Each is the command of its short form.
 
-use clap::{Args, Subcommand};
-use serde_json::Value;
+use clap::Subcommand;
 
-use crate::client::{Client, query};
-use crate::containers::filters;
-use crate::{Command, Outcome, containers, copy, images, ps, run, show, terminal, usage};
+use crate::{Command, containers, copy, disk, images, prune, ps, run, system, usage};
 
 /// What is asked of containers.
 #[derive(Debug, Subcommand)]
@@ -26,7 +23,7 @@ pub enum Container {
     /// Write a container's filesystem to an archive.
     Export(containers::Export),
     /// Show everything about containers, as JSON.
-    Inspect(containers::Inspect),
+    Inspect(containers::InspectContainer),
     /// Send a signal to running containers.
     Kill(containers::Kill),
     /// Show what a container printed.
@@ -39,7 +36,7 @@ pub enum Container {
     /// Show where the ports of a container are published.
     Port(containers::Port),
     /// Remove all stopped containers.
-    Prune(Prune),
+    Prune(prune::Prune),
     /// Give a container another name.
     Rename(containers::Rename),
     /// Stop and start containers.
@@ -75,14 +72,14 @@ pub enum Image {
     /// Make an image of a plain archive of files.
     Import(images::Import),
     /// Show everything about images, as JSON.
-    Inspect(containers::Inspect),
+    Inspect(images::Inspect),
     /// Read images from an archive.
     Load(images::Load),
     /// List images.
     #[command(visible_alias = "list")]
     Ls(images::List),
     /// Remove images without a name, or all that no container uses.
-    Prune(PruneImages),
+    Prune(prune::PruneAll),
     /// Fetch an image from a registry.
     Pull(images::Pull),
     /// Send an image to a registry.
@@ -96,25 +93,29 @@ pub enum Image {
     Tag(images::Tag),
 }
 
-/// What is removed.
-#[derive(Debug, Args)]
-pub struct Prune {
-    /// Only those that fit (label=NAME[=VALUE], until=TIME).
-    #[arg(long, value_name = "FILTER")]
-    filter: Vec<String>,
-    /// Do not ask.
-    #[arg(short, long)]
-    force: bool,
+/// What is asked of builds.
+#[derive(Debug, Subcommand)]
+pub enum Builder {
+    /// Build an image from a Dockerfile.
+    Build(images::Build),
+    /// Remove what builds keep.
+    Prune(prune::PruneBuilds),
 }
 
-/// Which images are removed.
-#[derive(Debug, Args)]
-pub struct PruneImages {
-    /// Also those that have a name and no container.
-    #[arg(short, long)]
-    all: bool,
-    #[command(flatten)]
-    prune: Prune,
+/// What is asked about the daemon.
+#[derive(Debug, Subcommand)]
+pub enum System {
+    /// Show how much disk is used.
+    Df(disk::DiskUsage),
+    /// Pass standard input and output to the daemon and back.
+    #[command(hide = true)]
+    DialStdio,
+    /// Show what happens, as it happens.
+    Events(system::Events),
+    /// Show facts about the daemon and the machine.
+    Info(system::Facts),
+    /// Remove stopped containers, unused networks and dangling images.
+    Prune(prune::PruneSystem),
 }
 
 impl From<Container> for Command {
@@ -127,7 +128,7 @@ impl From<Container> for Command {
             Container::Diff(name) => Self::Diff(name),
             Container::Exec(exec) => Self::Exec(exec),
             Container::Export(export) => Self::Export(export),
-            Container::Inspect(inspect) => Self::Inspect(inspect.of("container")),
+            Container::Inspect(inspect) => Self::InspectContainers(inspect),
             Container::Kill(kill) => Self::Kill(kill),
             Container::Logs(logs) => Self::Logs(logs),
             Container::Ls(list) => Self::Ps(list),
@@ -155,7 +156,7 @@ impl From<Image> for Command {
             Image::Build(build) => Self::Build(build),
             Image::History(history) => Self::History(history),
             Image::Import(import) => Self::Import(import),
-            Image::Inspect(inspect) => Self::Inspect(inspect.of("image")),
+            Image::Inspect(inspect) => Self::InspectImages(inspect),
             Image::Load(load) => Self::Load(load),
             Image::Ls(list) => Self::Images(list),
             Image::Prune(prune) => Self::PruneImages(prune),
@@ -168,58 +169,23 @@ impl From<Image> for Command {
     }
 }
 
-pub(crate) async fn prune_containers(client: &Client, prune: Prune) -> Outcome {
-    if !prune.force && !terminal::confirm("This removes all stopped containers.")? {
-        return Ok(0);
+impl From<Builder> for Command {
+    fn from(command: Builder) -> Self {
+        match command {
+            Builder::Build(build) => Self::Build(build),
+            Builder::Prune(prune) => Self::PruneBuilds(prune),
+        }
     }
-    let query = query(&[("filters", filters(&prune.filter)?)]);
-    let path = format!("/containers/prune{query}");
-    let pruned = client.post(&path, None).await?;
-    report("Deleted Containers:", &pruned, |pruned| {
-        texts(&pruned["ContainersDeleted"])
-    });
-    Ok(0)
 }
 
-pub(crate) async fn prune_images(client: &Client, prune: PruneImages) -> Outcome {
-    let what = if prune.all {
-        "This removes all images without a container."
-    } else {
-        "This removes all images without a name."
-    };
-    if !prune.prune.force && !terminal::confirm(what)? {
-        return Ok(0);
+impl From<System> for Command {
+    fn from(command: System) -> Self {
+        match command {
+            System::Df(usage) => Self::DiskUsage(usage),
+            System::DialStdio => Self::DialStdio,
+            System::Events(events) => Self::Events(events),
+            System::Info(facts) => Self::Info(facts),
+            System::Prune(prune) => Self::PruneSystem(prune),
+        }
     }
-    let mut wanted = prune.prune.filter;
-    wanted.push(format!("dangling={}", !prune.all));
-    let path = format!("/images/prune{}", query(&[("filters", filters(&wanted)?)]));
-    let pruned = client.post(&path, None).await?;
-    report("Deleted Images:", &pruned, |pruned| {
-        let removed = pruned["ImagesDeleted"].as_array().into_iter().flatten();
-        removed
-            .map(|one| match one["Untagged"].as_str() {
-                Some(name) => format!("untagged: {name}"),
-                None => format!("deleted: {}", show::text(one, "Deleted")),
-            })
-            .collect()
-    });
-    Ok(0)
-}
-
-fn texts(list: &Value) -> Vec<String> {
-    let items = list.as_array().into_iter().flatten();
-    items
-        .filter_map(|item| item.as_str().map(str::to_owned))
-        .collect()
-}
-
-fn report(title: &str, pruned: &Value, lines: impl Fn(&Value) -> Vec<String>) {
-    let lines = lines(pruned);
-    if !lines.is_empty() {
-        show::line(title);
-        lines.iter().for_each(show::line);
-        show::line("");
-    }
-    let bytes = pruned["SpaceReclaimed"].as_u64().unwrap_or_default();
-    show::line(format_args!("Total reclaimed space: {}", show::size(bytes)));
 }

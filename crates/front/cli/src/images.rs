@@ -12,23 +12,33 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use crate::client::{Client, escape, query};
-use crate::containers::filters;
 use crate::credentials::Credentials;
 use crate::error::Error;
+use crate::filters::{filter, filters};
 use crate::listing::{self, Row};
+use crate::platform::platform;
 use crate::request::pairs;
-use crate::{Outcome, progress, show};
+use crate::{Outcome, progress, show, terminal};
 
 const BLOCK: usize = 256 * 1024;
 
 /// `dhow images`.
 #[derive(Debug, Args)]
 pub struct List {
+    /// Show images that are parts of others as well.
+    #[arg(short, long)]
+    all: bool,
+    /// Show digests.
+    #[arg(long)]
+    digests: bool,
+    /// Show the platforms of each image.
+    #[arg(long)]
+    tree: bool,
     /// Print ids only.
     #[arg(short, long)]
     quiet: bool,
     /// Show only those that fit (NAME=VALUE).
-    #[arg(short, long)]
+    #[arg(short, long, value_parser = filter)]
     filter: Vec<String>,
     /// Print ids in full.
     #[arg(long)]
@@ -77,9 +87,25 @@ pub struct Build {
 /// `dhow pull`.
 #[derive(Debug, Args)]
 pub struct Pull {
+    /// Fetch all tags of the name.
+    #[arg(short, long)]
+    all_tags: bool,
+    /// Platform of the image (such as linux/amd64).
+    #[arg(long, value_name = "PLATFORM", env = "DOCKER_DEFAULT_PLATFORM")]
+    platform: Option<String>,
     /// Print the image's name only.
     #[arg(short, long)]
     quiet: bool,
+    /// Accepted for Docker's sake: signatures of images are not looked at.
+    #[arg(
+        long,
+        hide = true,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_name = "BOOL"
+    )]
+    disable_content_trust: Option<bool>,
     /// Image.
     image: String,
 }
@@ -87,9 +113,25 @@ pub struct Pull {
 /// `dhow push`.
 #[derive(Debug, Args)]
 pub struct Push {
-    /// Print nothing.
+    /// Send all tags of the name.
+    #[arg(short, long)]
+    all_tags: bool,
+    /// Send this platform only (such as linux/amd64).
+    #[arg(long, value_name = "PLATFORM", value_parser = platform)]
+    platform: Option<String>,
+    /// Print the image's name only.
     #[arg(short, long)]
     quiet: bool,
+    /// Accepted for Docker's sake: signatures of images are not looked at.
+    #[arg(
+        long,
+        hide = true,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_name = "BOOL"
+    )]
+    disable_content_trust: Option<bool>,
     /// Image.
     image: String,
 }
@@ -109,6 +151,12 @@ pub struct Remove {
     /// Remove it even if stopped containers use it.
     #[arg(short, long)]
     force: bool,
+    /// Keep parents without a name.
+    #[arg(long)]
+    no_prune: bool,
+    /// Remove these platforms only (such as linux/amd64).
+    #[arg(long, value_name = "PLATFORM", value_delimiter = ',', value_parser = platform)]
+    platform: Vec<String>,
     /// Images.
     #[arg(required = true)]
     images: Vec<String>,
@@ -117,11 +165,46 @@ pub struct Remove {
 /// `dhow history`.
 #[derive(Debug, Args)]
 pub struct History {
+    /// Print as json, by a template such as '{{.CreatedBy}}', or 'table TEMPLATE'.
+    #[arg(long)]
+    format: Option<String>,
+    /// Print sizes and times for people.
+    #[arg(
+        short = 'H',
+        long,
+        action = clap::ArgAction::Set,
+        num_args = 0..=1,
+        require_equals = true,
+        default_value_t = true,
+        default_missing_value = "true",
+        value_name = "BOOL"
+    )]
+    human: bool,
     /// Print commands in full.
     #[arg(long)]
     no_trunc: bool,
+    /// Show this platform (such as linux/amd64).
+    #[arg(long, value_name = "PLATFORM", value_parser = platform)]
+    platform: Option<String>,
+    /// Print ids only.
+    #[arg(short, long)]
+    quiet: bool,
     /// Image.
     image: String,
+}
+
+/// `dhow image inspect`.
+#[derive(Debug, Args)]
+pub struct Inspect {
+    /// Print by a template such as '{{.Os}}'.
+    #[arg(short, long)]
+    format: Option<String>,
+    /// Show this platform (such as linux/amd64).
+    #[arg(long, value_name = "PLATFORM", value_parser = platform)]
+    platform: Option<String>,
+    /// Images.
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<String>,
 }
 
 /// `dhow save`.
@@ -130,6 +213,9 @@ pub struct Save {
     /// Archive to write; standard output unless told otherwise.
     #[arg(short, long)]
     output: Option<PathBuf>,
+    /// This platform only (such as linux/amd64).
+    #[arg(long, value_name = "PLATFORM", value_parser = platform)]
+    platform: Option<String>,
     /// Images.
     #[arg(required = true)]
     images: Vec<String>,
@@ -141,6 +227,9 @@ pub struct Load {
     /// Archive to read; standard input unless told otherwise.
     #[arg(short, long)]
     input: Option<PathBuf>,
+    /// This platform only (such as linux/amd64).
+    #[arg(long, value_name = "PLATFORM", value_parser = platform)]
+    platform: Option<String>,
     /// Print nothing.
     #[arg(short, long)]
     quiet: bool,
@@ -149,8 +238,18 @@ pub struct Load {
 /// `dhow import`.
 #[derive(Debug, Args)]
 pub struct Import {
-    /// Archive of files, or - for standard input.
-    file: PathBuf,
+    /// Instruction of a Dockerfile for the image's configuration.
+    #[arg(short, long, value_name = "INSTRUCTION")]
+    change: Vec<String>,
+    /// What is said about it.
+    #[arg(short, long, default_value = "", hide_default_value = true)]
+    message: String,
+    /// Platform of the image (such as linux/amd64).
+    #[arg(long, value_name = "PLATFORM", env = "DOCKER_DEFAULT_PLATFORM")]
+    platform: Option<String>,
+    /// Archive of files, where it can be fetched, or - for standard input.
+    #[arg(value_name = "FILE|URL|-")]
+    file: String,
     /// Name of the image.
     name: Option<String>,
 }
@@ -161,9 +260,24 @@ pub struct Commit {
     /// Who made it.
     #[arg(short, long)]
     author: Option<String>,
+    /// Instruction of a Dockerfile for the image's configuration.
+    #[arg(short, long, value_name = "INSTRUCTION")]
+    change: Vec<String>,
     /// Why.
     #[arg(short, long)]
     message: Option<String>,
+    /// Freeze the container meanwhile.
+    #[arg(
+        short,
+        long,
+        action = clap::ArgAction::Set,
+        num_args = 0..=1,
+        require_equals = true,
+        default_value_t = true,
+        default_missing_value = "true",
+        value_name = "BOOL"
+    )]
+    pause: bool,
     /// Container.
     container: String,
     /// Name of the image.
@@ -181,6 +295,23 @@ fn split_tag(name: &str) -> (String, String) {
     }
 }
 
+/// A name in full: with its registry, and a tag or a digest.
+fn full_name(image: &str) -> String {
+    let (name, _) = split_tag(image);
+    let has_registry = name
+        .split_once('/')
+        .is_some_and(|(first, _)| first.contains(['.', ':']) || first == "localhost");
+    let image = match image.len() > name.len() {
+        true => image.to_owned(),
+        false => format!("{image}:latest"),
+    };
+    match name.contains('/') {
+        _ if has_registry => image,
+        true => format!("docker.io/{image}"),
+        false => format!("docker.io/library/{image}"),
+    }
+}
+
 /// Fetches an image, with progress.
 pub(crate) async fn fetch(
     client: &Client,
@@ -189,28 +320,71 @@ pub(crate) async fn fetch(
     quiet: bool,
 ) -> Result<(), Error> {
     let (name, tag) = split_tag(image);
+    fetch_tag(client, image, (name, tag), platform, quiet).await
+}
+
+async fn fetch_tag(
+    client: &Client,
+    image: &str,
+    (name, tag): (String, String),
+    platform: &str,
+    quiet: bool,
+) -> Result<(), Error> {
     let platform = ("platform", platform.to_owned());
     let path = format!(
         "/images/create{}",
         query(&[("fromImage", name), ("tag", tag), platform])
     );
-    let auth = Credentials::open()?.header_for(image)?;
+    let auth = Credentials::open(client.folder())?.header_for(image)?;
     let body = client.with_headers(&path, &[auth]).await?;
     progress::follow(body, quiet).await.map(|_| ())
 }
 
 pub(crate) async fn pull(client: &Client, pull: Pull) -> Outcome {
-    fetch(client, &pull.image, "", pull.quiet).await?;
-    show::line(&pull.image);
+    let image = &pull.image;
+    let platform = pull.platform.as_deref().unwrap_or_default();
+    let (name, tag) = split_tag(image);
+    let has_tag = image.len() > name.len();
+    if pull.all_tags {
+        if has_tag {
+            return Err(Error::Usage("tag can't be used with --all-tags/-a".into()));
+        }
+        fetch_tag(client, image, (name, String::new()), platform, pull.quiet).await?;
+        return Ok(0);
+    }
+    if !has_tag && !pull.quiet {
+        show::line(format_args!("Using default tag: {tag}"));
+    }
+    fetch(client, image, platform, pull.quiet).await?;
+    show::line(full_name(image));
     Ok(0)
 }
 
 pub(crate) async fn push(client: &Client, push: Push) -> Outcome {
     let (name, tag) = split_tag(&push.image);
-    let path = format!("/images/{}/push{}", escape(&name), query(&[("tag", tag)]));
-    let auth = Credentials::open()?.header_for(&push.image)?;
+    let has_tag = push.image.len() > name.len();
+    let tag = match (push.all_tags, has_tag) {
+        (true, true) => {
+            return Err(Error::Usage("tag can't be used with --all-tags/-a".into()));
+        }
+        (true, false) => String::new(),
+        (false, false) if !push.quiet => {
+            show::line(format_args!("Using default tag: {tag}"));
+            tag
+        }
+        (false, _) => tag,
+    };
+    let query = query(&[
+        ("tag", tag),
+        ("platform", push.platform.unwrap_or_default()),
+    ]);
+    let path = format!("/images/{}/push{query}", escape(&name));
+    let auth = Credentials::open(client.folder())?.header_for(&push.image)?;
     let body = client.with_headers(&path, &[auth]).await?;
     progress::follow(body, push.quiet).await?;
+    if push.quiet {
+        show::line(full_name(&push.image));
+    }
     Ok(0)
 }
 
@@ -225,8 +399,16 @@ pub(crate) async fn tag(client: &Client, tag: Tag) -> Outcome {
 
 pub(crate) async fn remove(client: &Client, remove: Remove) -> Outcome {
     let mut failed = false;
+    let flag = |is_set| if is_set { "1" } else { "" }.to_owned();
+    let mut parameters = vec![
+        ("force", flag(remove.force)),
+        ("noprune", flag(remove.no_prune)),
+    ];
+    let platforms = remove.platform.iter().cloned();
+    parameters.extend(platforms.map(|platform| ("platforms", platform)));
+    let query = query(&parameters);
     for image in &remove.images {
-        let path = format!("/images/{}?force={}", escape(image), u8::from(remove.force));
+        let path = format!("/images/{}{query}", escape(image));
         match client.delete(&path).await {
             Ok(removed) => {
                 for line in removed
@@ -243,6 +425,9 @@ pub(crate) async fn remove(client: &Client, remove: Remove) -> Outcome {
                     }
                 }
             }
+            Err(error) if remove.force && error.status() == Some(404) => {
+                error.report();
+            }
             Err(error) => {
                 error.report();
                 failed = true;
@@ -255,12 +440,16 @@ pub(crate) async fn remove(client: &Client, remove: Remove) -> Outcome {
 pub(crate) async fn list(client: &Client, list: List) -> Outcome {
     let mut wanted = list.filter.clone();
     wanted.extend(list.name.iter().map(|name| format!("reference={name}")));
-    let images = client
-        .get(&format!(
-            "/images/json{}",
-            query(&[("filters", filters(&wanted)?)])
-        ))
-        .await?;
+    let query = query(&[
+        ("all", if list.all { "1" } else { "" }.into()),
+        ("filters", filters(&wanted)),
+        ("manifests", if list.tree { "1" } else { "" }.into()),
+    ]);
+    let images = client.get(&format!("/images/json{query}")).await?;
+    if list.tree {
+        tree(&images);
+        return Ok(0);
+    }
     let mut rows = Vec::new();
     for image in images.as_array().into_iter().flatten() {
         let id = show::text(image, "Id");
@@ -312,7 +501,11 @@ pub(crate) async fn list(client: &Client, list: List) -> Outcome {
         ids.into_iter().for_each(show::line);
         return Ok(0);
     }
-    let format = match list.format.as_deref().unwrap_or("table") {
+    let format = list.format.or_else(|| client.setting("imagesFormat"));
+    let format = match format.as_deref().unwrap_or("table") {
+        "table" if list.digests => {
+            "table {{.Repository}}\t{{.Tag}}\t{{.Digest}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}"
+        }
         "table" => "table {{.Repository}}\t{{.Tag}}\t{{.ID}}\t{{.CreatedSince}}\t{{.Size}}",
         format => format,
     };
@@ -334,42 +527,135 @@ const TITLES: [(&str, &str); 11] = [
     ("VirtualSize", "SIZE"),
 ];
 
-pub(crate) async fn history(client: &Client, history: History) -> Outcome {
-    let entries = client
-        .get(&format!("/images/{}/history", escape(&history.image)))
-        .await?;
-    let rows: Vec<Vec<String>> = entries
-        .as_array()
-        .into_iter()
-        .flatten()
-        .map(|entry| {
-            let mut by = show::text(entry, "CreatedBy").to_owned();
-            if !history.no_trunc && by.chars().count() > 45 {
-                by = by.chars().take(44).chain(['…']).collect();
-            }
-            vec![
-                show::short(show::text(entry, "Id")).to_owned(),
-                show::ago(entry["Created"].as_i64().unwrap_or_default()),
-                by,
-                show::size(entry["Size"].as_u64().unwrap_or_default()),
-                show::text(entry, "Comment").to_owned(),
-            ]
-        })
-        .collect();
+pub(crate) async fn inspect(client: &Client, inspect: Inspect) -> Outcome {
+    let query = query(&[("platform", inspect.platform.unwrap_or_default())]);
+    let path = |name: &str| format!("/images/{}/json{query}", escape(name));
+    show::inspect_each(client, &inspect.images, inspect.format.as_deref(), path).await
+}
+
+/// Images with the platforms that are in them.
+fn tree(images: &Value) {
+    let size = |value: &Value| show::size(value.as_u64().unwrap_or_default());
+    let mut rows = Vec::new();
+    for image in images.as_array().into_iter().flatten() {
+        let tags = image["RepoTags"].as_array().into_iter().flatten();
+        let tags: Vec<&str> = tags.filter_map(Value::as_str).collect();
+        let uses = image["Containers"].as_i64().unwrap_or_default();
+        rows.push(vec![
+            if tags.is_empty() {
+                "<untagged>".into()
+            } else {
+                tags.join(",")
+            },
+            show::short(show::text(image, "Id")).to_owned(),
+            size(&image["Size"]),
+            String::new(),
+            if uses > 0 { "U" } else { "" }.into(),
+        ]);
+        let manifests = image["Manifests"].as_array().into_iter().flatten();
+        let manifests: Vec<&Value> = manifests.filter(|one| one["Kind"] == "image").collect();
+        for (at, manifest) in manifests.iter().enumerate() {
+            let data = &manifest["ImageData"];
+            let platform = &data["Platform"];
+            let words = ["os", "architecture", "variant"].map(|part| show::text(platform, part));
+            let words: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();
+            let branch = if at + 1 == manifests.len() {
+                "└─"
+            } else {
+                "├─"
+            };
+            rows.push(vec![
+                format!("{branch} {}", words.join("/")),
+                show::short(show::text(manifest, "ID")).to_owned(),
+                size(&manifest["Size"]["Total"]),
+                size(&manifest["Size"]["Content"]),
+                String::new(),
+            ]);
+        }
+    }
     show::table(
-        &["IMAGE", "CREATED", "CREATED BY", "SIZE", "COMMENT"],
+        &["IMAGE", "ID", "DISK USAGE", "CONTENT SIZE", "EXTRA"],
         &rows,
     );
+}
+
+pub(crate) async fn history(client: &Client, history: History) -> Outcome {
+    let query = query(&[("platform", history.platform.unwrap_or_default())]);
+    let entries = client
+        .get(&format!(
+            "/images/{}/history{query}",
+            escape(&history.image)
+        ))
+        .await?;
+    let rows = entries.as_array().into_iter().flatten().map(|entry| {
+        let mut by = show::text(entry, "CreatedBy").replace('\t', " ");
+        if !history.no_trunc && by.chars().count() > 45 {
+            by = by.chars().take(44).chain(['…']).collect();
+        }
+        let id = show::text(entry, "Id");
+        let created = entry["Created"].as_i64().unwrap_or_default();
+        let size = entry["Size"].as_u64().unwrap_or_default();
+        let moment = jiff::Timestamp::from_second(created).unwrap_or_default();
+        let moment = moment.to_zoned_datetime(jiff::tz::TimeZone::system());
+        let moment = moment.strftime("%Y-%m-%dT%H:%M:%S%:z").to_string();
+        let since = match history.human {
+            true => show::ago(created),
+            false => moment.clone(),
+        };
+        let size = match history.human {
+            true => show::size(size),
+            false => size.to_string(),
+        };
+        Row::new([
+            ("Comment", show::text(entry, "Comment").into()),
+            ("CreatedAt", moment.replace("+00:00", "Z").into()),
+            ("CreatedBy", by.into()),
+            ("CreatedSince", since.replace("+00:00", "Z").into()),
+            (
+                "ID",
+                if history.no_trunc {
+                    id
+                } else {
+                    show::short(id)
+                }
+                .into(),
+            ),
+            ("Size", size.into()),
+        ])
+    });
+    let rows: Vec<Row> = rows.collect();
+    if history.quiet {
+        rows.iter().for_each(|row| show::line(row.text("ID")));
+        return Ok(0);
+    }
+    let format = match history.format.as_deref().unwrap_or("table") {
+        "table" if history.human => {
+            "table {{.ID}}\t{{.CreatedSince}}\t{{.CreatedBy}}\t{{.Size}}\t{{.Comment}}"
+        }
+        "table" => "table {{.ID}}\t{{.CreatedAt}}\t{{.CreatedBy}}\t{{.Size}}\t{{.Comment}}",
+        format => format,
+    };
+    listing::print(format, &STEPS, &rows)?;
     Ok(0)
 }
 
+const STEPS: [(&str, &str); 6] = [
+    ("Comment", "COMMENT"),
+    ("CreatedAt", "CREATED AT"),
+    ("CreatedBy", "CREATED BY"),
+    ("CreatedSince", "CREATED"),
+    ("ID", "IMAGE"),
+    ("Size", "SIZE"),
+];
+
 pub(crate) async fn save(client: &Client, save: Save) -> Outcome {
-    let names: Vec<String> = save
+    let mut parameters: Vec<_> = save
         .images
         .iter()
-        .map(|name| format!("names={}", escape(name)))
+        .map(|name| ("names", name.clone()))
         .collect();
-    let path = format!("/images/get?{}", names.join("&"));
+    parameters.push(("platform", save.platform.unwrap_or_default()));
+    let path = format!("/images/get{}", query(&parameters));
     let body = client.stream(Method::GET, &path, None).await?;
     write_archive(body, save.output.as_deref()).await
 }
@@ -436,39 +722,123 @@ fn input(path: Option<&Path>) -> Result<Box<dyn Read + Send>, Error> {
 }
 
 pub(crate) async fn load(client: &Client, load: Load) -> Outcome {
+    if load.input.is_none() && terminal::is_interactive() {
+        return Err(Error::Usage(
+            "requested load from stdin, but stdin is empty".into(),
+        ));
+    }
     let chunks = blocks(input(load.input.as_deref())?);
+    let query = query(&[
+        ("quiet", if load.quiet { "1" } else { "" }.into()),
+        ("platform", load.platform.unwrap_or_default()),
+    ]);
+    let path = format!("/images/load{query}");
     let body = client
-        .upload("/images/load", chunks, "application/x-tar", &[])
+        .upload(&path, chunks, "application/x-tar", &[])
         .await?;
     progress::follow(body, load.quiet).await?;
     Ok(0)
 }
 
 pub(crate) async fn import(client: &Client, import: Import) -> Outcome {
-    let (repo, tag) = import.name.as_deref().map(split_tag).unwrap_or_default();
-    let query = query(&[("fromSrc", "-".into()), ("repo", repo), ("tag", tag)]);
-    let chunks = blocks(input(Some(&import.file))?);
-    let path = format!("/images/create{query}");
-    let body = client
-        .upload(&path, chunks, "application/x-tar", &[])
-        .await?;
+    let is_remote = import.file.contains("://") || import.file.starts_with("http");
+    let is_remote = is_remote && !Path::new(&import.file).exists();
+    let source = if is_remote { &import.file } else { "-" };
+    let mut parameters = vec![
+        ("fromSrc", source.to_owned()),
+        ("repo", import.name.unwrap_or_default()),
+        ("message", import.message),
+        ("platform", import.platform.unwrap_or_default()),
+    ];
+    let changes = import.change.into_iter();
+    parameters.extend(changes.map(|change| ("changes", change)));
+    let path = format!("/images/create{}", query(&parameters));
+    let body = if is_remote {
+        client.stream(Method::POST, &path, None).await?
+    } else {
+        let chunks = blocks(input(Some(Path::new(&import.file)))?);
+        client
+            .upload(&path, chunks, "application/x-tar", &[])
+            .await?
+    };
     progress::follow(body, false).await?;
     Ok(0)
 }
 
 pub(crate) async fn commit(client: &Client, commit: Commit) -> Outcome {
     let (repo, tag) = commit.name.as_deref().map(split_tag).unwrap_or_default();
-    let query = query(&[
+    let mut parameters = vec![
         ("container", commit.container),
         ("repo", repo),
         ("tag", tag),
         ("author", commit.author.unwrap_or_default()),
         ("comment", commit.message.unwrap_or_default()),
-    ]);
-    let made = client
-        .post(&format!("/commit{query}"), Some(&json!({})))
-        .await?;
+        ("pause", if commit.pause { "" } else { "0" }.to_owned()),
+    ];
+    let changes = commit.change.into_iter();
+    parameters.extend(changes.map(|change| ("changes", change)));
+    let path = format!("/commit{}", query(&parameters));
+    let made = client.post(&path, None).await?;
     show::line(show::text(&made, "Id"));
+    Ok(0)
+}
+
+/// `dhow search`.
+#[derive(Debug, Args)]
+pub struct Search {
+    /// Show only those that fit (stars=NUMBER, is-official=BOOL).
+    #[arg(short, long, value_parser = filter)]
+    filter: Vec<String>,
+    /// Print by a template such as '{{.Name}}', or 'table TEMPLATE'.
+    #[arg(long)]
+    format: Option<String>,
+    /// The most that are shown.
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    limit: u64,
+    /// Print descriptions in full.
+    #[arg(long)]
+    no_trunc: bool,
+    /// What is looked for.
+    term: String,
+}
+
+pub(crate) async fn search(client: &Client, search: Search) -> Outcome {
+    let limit = if search.limit > 0 {
+        search.limit.to_string()
+    } else {
+        String::new()
+    };
+    let query = query(&[
+        ("term", search.term),
+        ("limit", limit),
+        ("filters", filters(&search.filter)),
+    ]);
+    let found = client.get(&format!("/images/search{query}")).await?;
+    let rows = found.as_array().into_iter().flatten().map(|one| {
+        let mut description = show::text(one, "description").replace(['\n', '\r'], " ");
+        if !search.no_trunc && description.chars().count() > 45 {
+            description = description.chars().take(44).chain(['…']).collect();
+        }
+        let is_official = one["is_official"].as_bool().unwrap_or_default();
+        Row::new([
+            ("Description", description.into()),
+            ("IsOfficial", if is_official { "[OK]" } else { "" }.into()),
+            ("Name", show::text(one, "name").into()),
+            ("StarCount", one["star_count"].to_string().into()),
+        ])
+    });
+    let rows: Vec<Row> = rows.collect();
+    let format = match search.format.as_deref().unwrap_or("table") {
+        "table" => "table {{.Name}}\t{{.Description}}\t{{.StarCount}}\t{{.IsOfficial}}",
+        format => format,
+    };
+    let titles = [
+        ("Description", "DESCRIPTION"),
+        ("IsOfficial", "OFFICIAL"),
+        ("Name", "NAME"),
+        ("StarCount", "STARS"),
+    ];
+    listing::print(format, &titles, &rows)?;
     Ok(0)
 }
 
@@ -491,7 +861,7 @@ pub(crate) async fn build(client: &Client, build: Build) -> Outcome {
     let mut pairs = vec![
         ("dockerfile", dockerfile),
         ("buildargs", Value::Object(arguments).to_string()),
-        ("labels", pairs("label", &build.label)?.to_string()),
+        ("labels", pairs(&build.label).to_string()),
         ("target", build.target.clone().unwrap_or_default()),
         ("networkmode", build.network.clone().unwrap_or_default()),
         ("nocache", u8::from(build.no_cache).to_string()),

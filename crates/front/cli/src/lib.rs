@@ -4,26 +4,38 @@
 //! like any other; it knows nothing that `docker` does not. [`Command`] is the
 //! one definition that parses, helps and completes.
 
+mod amounts;
+mod arguments;
 mod client;
 mod cluster;
+mod config;
 mod connection;
 mod containers;
+mod contexts;
 mod copy;
 mod credentials;
+mod detach;
+mod device;
 mod disk;
 mod error;
+mod filters;
 mod groups;
 mod images;
 mod limits;
 mod listing;
 mod login;
+mod mount;
 mod networking;
 mod networks;
+mod platform;
 mod progress;
+mod prune;
 mod ps;
 mod request;
+mod resources;
 mod run;
 mod show;
+mod signals;
 mod system;
 mod template;
 mod terminal;
@@ -34,6 +46,7 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
+pub use arguments::parse;
 pub use connection::Connection;
 pub use error::Error;
 
@@ -96,12 +109,30 @@ pub enum Command {
     /// Manage images.
     #[command(subcommand)]
     Image(groups::Image),
+    /// What `container inspect` stands for.
+    #[command(skip)]
+    InspectContainers(containers::InspectContainer),
+    /// What `image inspect` stands for.
+    #[command(skip)]
+    InspectImages(images::Inspect),
     /// What `container prune` stands for.
     #[command(skip)]
-    PruneContainers(groups::Prune),
+    PruneContainers(prune::Prune),
     /// What `image prune` stands for.
     #[command(skip)]
-    PruneImages(groups::PruneImages),
+    PruneImages(prune::PruneAll),
+    /// What `builder prune` stands for.
+    #[command(skip)]
+    PruneBuilds(prune::PruneBuilds),
+    /// What `system prune` stands for.
+    #[command(skip)]
+    PruneSystem(prune::PruneSystem),
+    /// What `system df` stands for.
+    #[command(skip)]
+    DiskUsage(disk::DiskUsage),
+    /// What `system dial-stdio` stands for.
+    #[command(skip)]
+    DialStdio,
     /// Make an image of a container's filesystem.
     Commit(images::Commit),
     /// List images.
@@ -128,6 +159,9 @@ pub enum Command {
     Load(images::Load),
     /// Make an image of a plain archive of files.
     Import(images::Import),
+    /// Manage contexts: daemons by name.
+    #[command(subcommand)]
+    Context(contexts::Command),
     /// Manage networks.
     #[command(subcommand)]
     Network(networks::Command),
@@ -140,7 +174,12 @@ pub enum Command {
     Down(cluster::Down),
     /// Show and clean up what the daemon holds.
     #[command(subcommand)]
-    System(system::Command),
+    System(groups::System),
+    /// Manage builds.
+    #[command(subcommand)]
+    Builder(groups::Builder),
+    /// Search a registry for images.
+    Search(images::Search),
     /// Show what happens, as it happens.
     Events(system::Events),
     /// Show facts about the daemon and the machine.
@@ -151,6 +190,10 @@ pub enum Command {
 
 /// Carries out a command; what goes wrong is told on standard error.
 pub async fn run(connection: &Connection, command: Command) -> ExitCode {
+    if let Command::Context(command) = command {
+        // It is about daemons, but asks none.
+        return ended(contexts::run(connection, command));
+    }
     let client = match Client::connect(connection).await {
         Ok(client) => client,
         Err(error) => return error.report(),
@@ -158,13 +201,28 @@ pub async fn run(connection: &Connection, command: Command) -> ExitCode {
     let command = match command {
         Command::Container(command) => command.into(),
         Command::Image(command) => command.into(),
+        Command::System(command) => command.into(),
+        Command::Builder(command) => command.into(),
         other => other,
     };
     let result = match command {
         // What they stand for is above.
-        Command::Container(_) | Command::Image(_) => Ok(0),
-        Command::PruneContainers(prune) => groups::prune_containers(&client, prune).await,
-        Command::PruneImages(prune) => groups::prune_images(&client, prune).await,
+        Command::Container(_)
+        | Command::Image(_)
+        | Command::System(_)
+        | Command::Builder(_)
+        | Command::Context(_) => Ok(0),
+        Command::InspectContainers(inspect) => {
+            containers::inspect_containers(&client, inspect).await
+        }
+        Command::InspectImages(inspect) => images::inspect(&client, inspect).await,
+        Command::PruneContainers(prune) => prune::containers(&client, prune).await,
+        Command::PruneImages(prune) => prune::images(&client, prune).await,
+        Command::PruneBuilds(prune) => prune::builds(&client, prune).await,
+        Command::PruneSystem(prune) => prune::system(&client, prune).await,
+        Command::DiskUsage(usage) => disk::disk_usage(&client, usage).await,
+        Command::DialStdio => system::dial(&client).await,
+        Command::Search(search) => images::search(&client, search).await,
         Command::Export(export) => containers::export(&client, export).await,
         Command::Port(port) => containers::port(&client, port).await,
         Command::Run(run) => run::run(&client, *run).await,
@@ -194,7 +252,7 @@ pub async fn run(connection: &Connection, command: Command) -> ExitCode {
         Command::Pull(pull) => images::pull(&client, pull).await,
         Command::Push(push) => images::push(&client, push).await,
         Command::Login(login) => login::login(&client, login).await,
-        Command::Logout(logout) => login::logout(&logout),
+        Command::Logout(logout) => login::logout(&client, &logout),
         Command::Tag(tag) => images::tag(&client, tag).await,
         Command::Rmi(remove) => images::remove(&client, remove).await,
         Command::History(history) => images::history(&client, history).await,
@@ -203,14 +261,17 @@ pub async fn run(connection: &Connection, command: Command) -> ExitCode {
         Command::Import(import) => images::import(&client, import).await,
         Command::Network(command) => networks::run(&client, command).await,
         Command::Volume(command) => volumes::run(&client, command).await,
-        Command::System(command) => system::run(&client, command).await,
         Command::Up(up) => cluster::up(&client, up).await,
         Command::Down(down) => cluster::down(&client, down).await,
         Command::Events(events) => system::events(&client, events).await,
         Command::Info(facts) => system::info(&client, facts).await,
         Command::Version(facts) => system::version(&client, facts).await,
     };
-    match result {
+    ended(result)
+}
+
+fn ended(outcome: Outcome) -> ExitCode {
+    match outcome {
         Ok(code) => ExitCode::from(code),
         Err(error) => error.report(),
     }

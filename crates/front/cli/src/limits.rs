@@ -1,56 +1,40 @@
-//! The rarer options of `run` and `create`: limits, namespaces, health, storage.
+//! The rarer options of `run` and `create`: devices' rates, namespaces, health,
+//! storage.
 
 use clap::Args;
 use serde_json::{Map, Value, json};
 
+use crate::amounts::{bytes, nanoseconds};
 use crate::error::Error;
-use crate::request::{pairs, parse_bytes};
+use crate::request::{label, mode, pairs};
 
 /// What a container may use of its host, and how it is watched.
 #[derive(Debug, Default, Args)]
 pub struct Limits {
-    /// Microseconds of a scheduling period.
-    #[arg(long, value_name = "MICROSECONDS")]
-    pub cpu_period: Option<u64>,
-    /// Microseconds of processor time in a period.
-    #[arg(long, value_name = "MICROSECONDS", allow_hyphen_values = true)]
-    pub cpu_quota: Option<i64>,
-    /// Microseconds of a real-time period.
-    #[arg(long, value_name = "MICROSECONDS")]
-    pub cpu_rt_period: Option<u64>,
-    /// Microseconds of real-time scheduling in a period.
-    #[arg(long, value_name = "MICROSECONDS")]
-    pub cpu_rt_runtime: Option<i64>,
-    /// Memory nodes it may use (such as 0-1).
-    #[arg(long, value_name = "LIST")]
-    pub cpuset_mems: Option<String>,
     /// Readiness to swap (0 to 100).
-    #[arg(long, value_name = "PERCENT", allow_hyphen_values = true)]
+    #[arg(long, value_name = "PERCENT")]
     pub memory_swappiness: Option<i64>,
     /// Let its processes wait instead of killing them for want of memory.
     #[arg(long)]
     pub oom_kill_disable: bool,
     /// Readiness to be killed for want of memory (-1000 to 1000).
-    #[arg(long, value_name = "SCORE", allow_hyphen_values = true)]
+    #[arg(long, value_name = "SCORE")]
     pub oom_score_adj: Option<i32>,
-    /// Relative weight of block I/O (10 to 1000).
-    #[arg(long, value_name = "WEIGHT")]
-    pub blkio_weight: Option<u16>,
     /// Weight for a device (PATH:WEIGHT).
-    #[arg(long, value_name = "DEVICE")]
-    pub blkio_weight_device: Vec<String>,
+    #[arg(long, value_name = "DEVICE", value_parser = weight)]
+    pub blkio_weight_device: Vec<Value>,
     /// Limit of bytes read per second from a device (PATH:RATE).
-    #[arg(long, value_name = "DEVICE")]
-    pub device_read_bps: Vec<String>,
+    #[arg(long, value_name = "DEVICE", value_parser = byte_rate)]
+    pub device_read_bps: Vec<Value>,
     /// Limit of bytes written per second to a device (PATH:RATE).
-    #[arg(long, value_name = "DEVICE")]
-    pub device_write_bps: Vec<String>,
+    #[arg(long, value_name = "DEVICE", value_parser = byte_rate)]
+    pub device_write_bps: Vec<Value>,
     /// Limit of reads per second from a device (PATH:RATE).
-    #[arg(long, value_name = "DEVICE")]
-    pub device_read_iops: Vec<String>,
+    #[arg(long, value_name = "DEVICE", value_parser = rate)]
+    pub device_read_iops: Vec<Value>,
     /// Limit of writes per second to a device (PATH:RATE).
-    #[arg(long, value_name = "DEVICE")]
-    pub device_write_iops: Vec<String>,
+    #[arg(long, value_name = "DEVICE", value_parser = rate)]
+    pub device_write_iops: Vec<Value>,
     /// Rule for devices it may make and use (such as 'c 1:3 mr').
     #[arg(long, value_name = "RULE")]
     pub device_cgroup_rule: Vec<String>,
@@ -82,22 +66,22 @@ pub struct Limits {
     #[arg(long, value_name = "COMMAND")]
     pub health_cmd: Option<String>,
     /// Time between probes (such as 30s).
-    #[arg(long, value_name = "TIME")]
-    pub health_interval: Option<String>,
+    #[arg(long, value_name = "TIME", value_parser = nanoseconds)]
+    pub health_interval: Option<i64>,
     /// Time after which a probe has failed.
-    #[arg(long, value_name = "TIME")]
-    pub health_timeout: Option<String>,
+    #[arg(long, value_name = "TIME", value_parser = nanoseconds)]
+    pub health_timeout: Option<i64>,
     /// Time in which failures do not count.
-    #[arg(long, value_name = "TIME")]
-    pub health_start_period: Option<String>,
+    #[arg(long, value_name = "TIME", value_parser = nanoseconds)]
+    pub health_start_period: Option<i64>,
     /// Time between probes in that time.
-    #[arg(long, value_name = "TIME")]
-    pub health_start_interval: Option<String>,
+    #[arg(long, value_name = "TIME", value_parser = nanoseconds)]
+    pub health_start_interval: Option<i64>,
     /// Failures in a row that make it unhealthy.
     #[arg(long, value_name = "NUMBER")]
     pub health_retries: Option<i64>,
     /// Leave the image's health check out.
-    #[arg(long, conflicts_with = "health_cmd")]
+    #[arg(long)]
     pub no_healthcheck: bool,
     /// Start it again when it is unhealthy.
     #[arg(long)]
@@ -115,69 +99,46 @@ impl Limits {
                 host.insert(name.into(), value);
             }
         };
-        set("CpuPeriod", self.cpu_period.map(Value::from));
-        set("CpuQuota", self.cpu_quota.map(Value::from));
-        set("CpuRealtimePeriod", self.cpu_rt_period.map(Value::from));
-        set("CpuRealtimeRuntime", self.cpu_rt_runtime.map(Value::from));
-        set("CpusetMems", self.cpuset_mems.clone().map(Value::from));
-        set("MemorySwappiness", self.memory_swappiness.map(Value::from));
-        set(
-            "OomKillDisable",
-            self.oom_kill_disable.then_some(true.into()),
-        );
+        let swappiness = self.memory_swappiness.unwrap_or(-1);
+        if !(-1..=100).contains(&swappiness) {
+            return Err(Error::Usage(format!(
+                "invalid value: {swappiness}. Valid memory swappiness range is 0-100"
+            )));
+        }
+        set("MemorySwappiness", Some(swappiness.into()));
+        set("OomKillDisable", Some(self.oom_kill_disable.into()));
         set("OomScoreAdj", self.oom_score_adj.map(Value::from));
-        set("BlkioWeight", self.blkio_weight.map(Value::from));
         set("CgroupParent", self.cgroup_parent.clone().map(Value::from));
-        set("CgroupnsMode", self.cgroupns.clone().map(Value::from));
-        set("UsernsMode", self.userns.clone().map(Value::from));
+        let cgroup = mode(
+            "--cgroupns",
+            "CGROUP",
+            self.cgroupns.as_deref(),
+            &["private", "host"],
+        )?;
+        set("CgroupnsMode", Some(cgroup.into()));
+        let user = mode("--userns", "USER", self.userns.as_deref(), &["host"])?;
+        set("UsernsMode", Some(user.into()));
         set("Runtime", self.runtime.clone().map(Value::from));
         set("VolumeDriver", self.volume_driver.clone().map(Value::from));
-        let list = |texts: &[String], option: &str, field: &str| -> Result<Option<Value>, Error> {
-            let rates = texts.iter().map(|text| rate(option, field, text));
-            let rates: Vec<Value> = rates.collect::<Result<_, _>>()?;
-            Ok((!rates.is_empty()).then(|| rates.into()))
-        };
-        for (name, texts, option, field) in [
-            (
-                "BlkioWeightDevice",
-                &self.blkio_weight_device,
-                "--blkio-weight-device",
-                "Weight",
-            ),
-            (
-                "BlkioDeviceReadBps",
-                &self.device_read_bps,
-                "--device-read-bps",
-                "Rate",
-            ),
-            (
-                "BlkioDeviceWriteBps",
-                &self.device_write_bps,
-                "--device-write-bps",
-                "Rate",
-            ),
-            (
-                "BlkioDeviceReadIOps",
-                &self.device_read_iops,
-                "--device-read-iops",
-                "Rate",
-            ),
-            (
-                "BlkioDeviceWriteIOps",
-                &self.device_write_iops,
-                "--device-write-iops",
-                "Rate",
-            ),
+        for (name, rates) in [
+            ("BlkioWeightDevice", &self.blkio_weight_device),
+            ("BlkioDeviceReadBps", &self.device_read_bps),
+            ("BlkioDeviceWriteBps", &self.device_write_bps),
+            ("BlkioDeviceReadIOps", &self.device_read_iops),
+            ("BlkioDeviceWriteIOps", &self.device_write_iops),
         ] {
-            set(name, list(texts, option, field)?);
+            set(name, (!rates.is_empty()).then(|| json!(rates)));
         }
         if !self.device_cgroup_rule.is_empty() {
             set("DeviceCgroupRules", Some(json!(self.device_cgroup_rule)));
         }
         if !self.storage_opt.is_empty() {
-            set("StorageOpt", Some(pairs("storage-opt", &self.storage_opt)?));
+            if !self.storage_opt.iter().all(|option| option.contains('=')) {
+                return Err(Error::Usage("invalid storage option".into()));
+            }
+            set("StorageOpt", Some(pairs(&self.storage_opt)));
         }
-        let mut annotations = pairs("annotation", &self.annotation)?;
+        let mut annotations = pairs(&self.annotation);
         if self.restart_unhealthy {
             annotations[RESTART_UNHEALTHY] = json!("true");
         }
@@ -187,30 +148,35 @@ impl Limits {
 
     /// The health check that was said, if anything was.
     pub(crate) fn health(&self) -> Result<Option<Value>, Error> {
+        let times = [
+            ("Interval", self.health_interval),
+            ("Timeout", self.health_timeout),
+            ("StartPeriod", self.health_start_period),
+            ("StartInterval", self.health_start_interval),
+        ];
         if self.no_healthcheck {
+            let says_more = self.health_cmd.is_some()
+                || self.health_retries.is_some()
+                || times.iter().any(|(_, time)| time.is_some());
+            if says_more {
+                return Err(Error::Usage(
+                    "--no-healthcheck conflicts with --health-* options".into(),
+                ));
+            }
             return Ok(Some(json!({ "Test": ["NONE"] })));
         }
         let mut check = Map::new();
         if let Some(command) = &self.health_cmd {
             check.insert("Test".into(), json!(["CMD-SHELL", command]));
         }
-        for (name, option, text) in [
-            ("Interval", "--health-interval", &self.health_interval),
-            ("Timeout", "--health-timeout", &self.health_timeout),
-            (
-                "StartPeriod",
-                "--health-start-period",
-                &self.health_start_period,
-            ),
-            (
-                "StartInterval",
-                "--health-start-interval",
-                &self.health_start_interval,
-            ),
-        ] {
-            if let Some(text) = text {
-                check.insert(name.into(), nanoseconds(option, text)?.into());
+        for (name, time) in times {
+            let Some(time) = time else { continue };
+            if time < 0 {
+                return Err(Error::Usage(format!(
+                    "health check: {name} cannot be negative"
+                )));
             }
+            check.insert(name.into(), time.into());
         }
         if let Some(retries) = self.health_retries {
             check.insert("Retries".into(), retries.into());
@@ -224,56 +190,53 @@ impl Limits {
         for path in &self.label_file {
             let text =
                 std::fs::read_to_string(path).map_err(|error| Error::File(path.clone(), error))?;
-            let lines = text.lines().map(str::trim);
-            let lines = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
-            labels.extend(lines.map(str::to_owned));
+            let lines = text.lines().map(str::trim_start);
+            // A name alone is none here, as Docker has it.
+            let lines = lines.filter(|line| line.contains('=') && !line.starts_with('#'));
+            for line in lines {
+                labels.push(label(line).map_err(Error::Usage)?);
+            }
         }
         Ok(labels)
     }
 }
 
-/// `PATH:NUMBER`.
-fn rate(option: &str, field: &str, text: &str) -> Result<Value, Error> {
-    let (path, number) = text
-        .rsplit_once(':')
-        .ok_or_else(|| Error::Usage(format!("{option} {text:?}: the form is PATH:NUMBER")))?;
-    Ok(json!({ "Path": path, field: parse_bytes(option, number)? }))
+/// `PATH:BYTES`.
+fn byte_rate(text: &str) -> Result<Value, String> {
+    let (path, number) = of_device(text)?;
+    let rate = bytes(number).map_err(|_| {
+        format!("invalid rate for device: {text}. The correct format is <device-path>:<number>[<unit>]. Number must be a positive integer. Unit is optional and can be kb, mb, or gb")
+    })?;
+    Ok(json!({ "Path": path, "Rate": rate }))
 }
 
-/// A time such as `1m30s`, as Docker's flags have it.
-pub(crate) fn nanoseconds(option: &str, text: &str) -> Result<i64, Error> {
-    let usage = || {
-        Error::Usage(format!(
-            "{option} {text:?}: not a time; write 30s, 1m30s or 500ms"
-        ))
-    };
-    let mut rest = text;
-    let mut total = 0.0;
-    while !rest.is_empty() {
-        let end = rest
-            .find(|letter: char| !letter.is_ascii_digit() && letter != '.')
-            .ok_or_else(usage)?;
-        let number: f64 = rest[..end].parse().map_err(|_| usage())?;
-        rest = &rest[end..];
-        let end = rest
-            .find(|letter: char| letter.is_ascii_digit())
-            .unwrap_or(rest.len());
-        let unit = match &rest[..end] {
-            "ns" => 1.0,
-            "us" | "µs" => 1e3,
-            "ms" => 1e6,
-            "s" => 1e9,
-            "m" => 60e9,
-            "h" => 3600e9,
-            _ => return Err(usage()),
-        };
-        total += number * unit;
-        rest = &rest[end..];
+/// `PATH:NUMBER`.
+fn rate(text: &str) -> Result<Value, String> {
+    let (path, number) = of_device(text)?;
+    let rate: u64 = number.parse().map_err(|_| {
+        format!("invalid rate for device: {text}. The correct format is <device-path>:<number>. Number must be a positive integer")
+    })?;
+    Ok(json!({ "Path": path, "Rate": rate }))
+}
+
+/// `PATH:WEIGHT`.
+fn weight(text: &str) -> Result<Value, String> {
+    let (path, number) = of_device(text)?;
+    match number.parse::<u16>() {
+        Ok(weight) if weight == 0 || (10..=1000).contains(&weight) => {
+            Ok(json!({ "Path": path, "Weight": weight }))
+        }
+        _ => Err(format!("invalid weight for device: {text}")),
     }
-    if text.is_empty() {
-        return Err(usage());
+}
+
+fn of_device(text: &str) -> Result<(&str, &str), String> {
+    let parts = text.split_once(':').filter(|(path, _)| !path.is_empty());
+    let (path, number) = parts.ok_or_else(|| format!("bad format: {text}"))?;
+    if !path.starts_with("/dev/") {
+        return Err(format!("bad format for device path: {text}"));
     }
-    Ok(total as i64)
+    Ok((path, number))
 }
 
 #[cfg(test)]
@@ -281,25 +244,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times() {
-        for (text, expected) in [
-            ("30s", 30_000_000_000),
-            ("1m30s", 90_000_000_000),
-            ("1.5ms", 1_500_000),
-        ] {
-            assert_eq!(nanoseconds("--x", text).expect(text), expected);
-        }
-        for bad in ["", "30", "s", "1x", "-1s"] {
-            assert!(nanoseconds("--x", bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
     fn rates_of_devices() {
+        let expected = json!({ "Path": "/dev/vda", "Rate": 1 << 20 });
+        assert_eq!(byte_rate("/dev/vda:1m"), Ok(expected));
         assert_eq!(
-            rate("--x", "Rate", "/dev/vda:1m").expect("good"),
-            json!({ "Path": "/dev/vda", "Rate": 1 << 20 })
+            rate("/dev/vda:10"),
+            Ok(json!({ "Path": "/dev/vda", "Rate": 10 }))
         );
-        assert!(rate("--x", "Rate", "/dev/vda").is_err());
+        assert_eq!(
+            weight("/dev/vda:10"),
+            Ok(json!({ "Path": "/dev/vda", "Weight": 10 }))
+        );
+        for bad in ["/dev/vda", "vda:1", ":1", "/dev/vda:x"] {
+            assert!(byte_rate(bad).is_err() && rate(bad).is_err(), "{bad}");
+        }
+        assert!(rate("/dev/vda:1m").is_err());
+        assert!(weight("/dev/vda:5").is_err());
     }
 }

@@ -36,7 +36,7 @@ pub struct Logout {
 
 pub(crate) async fn login(client: &Client, login: Login) -> Outcome {
     let registry = name_of(login.server.as_deref());
-    let mut credentials = Credentials::open()?;
+    let mut credentials = Credentials::open(client.folder())?;
     let user = match login.username {
         Some(user) => user,
         None => ask("Username: ")?,
@@ -75,9 +75,9 @@ pub(crate) async fn login(client: &Client, login: Login) -> Outcome {
     Ok(0)
 }
 
-pub(crate) fn logout(logout: &Logout) -> Outcome {
+pub(crate) fn logout(client: &Client, logout: &Logout) -> Outcome {
     let registry = name_of(logout.server.as_deref());
-    if Credentials::open()?.erase(registry)? {
+    if Credentials::open(client.folder())?.erase(registry)? {
         show::line(format_args!("Removed login credentials for {registry}"));
     } else {
         show::line(format_args!("Not logged in to {registry}"));

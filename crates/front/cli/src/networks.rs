@@ -6,12 +6,13 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use crate::client::{Client, escape, query};
-use crate::containers::filters;
 use crate::error::Error;
+use crate::filters::{filter, filters};
 use crate::listing::{self, Row};
 use crate::networking::{self, EndpointWords};
-use crate::request::pairs;
-use crate::{Outcome, show};
+use crate::prune::Prune;
+use crate::request::{label, pairs};
+use crate::{Outcome, prune, show};
 
 /// What is done with networks.
 #[derive(Debug, Subcommand)]
@@ -26,6 +27,9 @@ pub enum Command {
         /// Print by a template such as '{{.Driver}}'.
         #[arg(short, long)]
         format: Option<String>,
+        /// Accepted for Docker's sake: what a swarm knows of it.
+        #[arg(short, long)]
+        verbose: bool,
         /// Names or ids.
         #[arg(required = true)]
         names: Vec<String>,
@@ -33,6 +37,9 @@ pub enum Command {
     /// Remove networks.
     #[command(visible_alias = "remove")]
     Rm {
+        /// No error for one that is not there.
+        #[arg(short, long)]
+        force: bool,
         /// Names or ids.
         #[arg(required = true)]
         names: Vec<String>,
@@ -50,21 +57,14 @@ pub enum Command {
         container: String,
     },
     /// Remove networks that nobody uses.
-    Prune {
-        /// Do not ask.
-        #[arg(short, long)]
-        force: bool,
-        /// Remove only those that fit (NAME=VALUE).
-        #[arg(long)]
-        filter: Vec<String>,
-    },
+    Prune(Prune),
 }
 
 /// `dhow network connect`.
 #[derive(Debug, Args)]
 pub struct Connect {
     /// Further name on the network.
-    #[arg(long)]
+    #[arg(long, value_delimiter = ',')]
     alias: Vec<String>,
     /// IPv4 address on the network.
     #[arg(long)]
@@ -75,14 +75,17 @@ pub struct Connect {
     /// Hardware address on the network.
     #[arg(long)]
     mac_address: Option<String>,
+    /// Link-local address on the network.
+    #[arg(long, value_delimiter = ',')]
+    link_local_ip: Vec<String>,
     /// Name for another container (CONTAINER:ALIAS).
     #[arg(long)]
     link: Vec<String>,
     /// Option of the driver (NAME=VALUE).
-    #[arg(long)]
+    #[arg(long, value_delimiter = ',')]
     driver_opt: Vec<String>,
     /// The network with the highest has the default route.
-    #[arg(long, default_value_t, allow_negative_numbers = true)]
+    #[arg(long, default_value_t)]
     gw_priority: i32,
     /// Network.
     network: String,
@@ -97,13 +100,13 @@ pub struct Create {
     #[arg(short, long, default_value = "bridge")]
     driver: String,
     /// Subnet, such as 10.1.0.0/16; one of each family.
-    #[arg(long)]
+    #[arg(long, value_delimiter = ',')]
     subnet: Vec<String>,
     /// Part of a subnet from which addresses are given.
-    #[arg(long)]
+    #[arg(long, value_delimiter = ',')]
     ip_range: Vec<String>,
     /// The router of a subnet; on a bridge our own address on it.
-    #[arg(long)]
+    #[arg(long, value_delimiter = ',')]
     gateway: Vec<String>,
     /// Address that others have (NAME=ADDRESS).
     #[arg(long)]
@@ -111,14 +114,49 @@ pub struct Create {
     /// No way out and none in.
     #[arg(long)]
     internal: bool,
+    /// Whether it has IPv4; it has unless told otherwise.
+    #[arg(
+        long,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_name = "BOOL"
+    )]
+    ipv4: Option<bool>,
     /// Whether it has IPv6; unless told, where the host has.
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(
+        long,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_name = "BOOL"
+    )]
     ipv6: Option<bool>,
+    /// Network whose settings it takes.
+    #[arg(
+        long,
+        value_name = "NETWORK",
+        default_value = "",
+        hide_default_value = true
+    )]
+    config_from: String,
+    /// Settings for other networks only.
+    #[arg(long)]
+    config_only: bool,
+    /// The network of a swarm's published ports.
+    #[arg(long)]
+    ingress: bool,
+    /// Who gives its addresses out.
+    #[arg(long, value_name = "DRIVER", default_value = "default")]
+    ipam_driver: String,
+    /// How far it reaches (local, or swarm).
+    #[arg(long, default_value = "", hide_default_value = true)]
+    scope: String,
     /// Accepted for Docker's sake: containers may always be attached.
     #[arg(long)]
     attachable: bool,
     /// Attach a label (NAME=VALUE).
-    #[arg(long)]
+    #[arg(long, value_parser = label)]
     label: Vec<String>,
     /// Option of the driver (NAME=VALUE).
     #[arg(short, long)]
@@ -137,7 +175,7 @@ pub struct List {
     #[arg(short, long)]
     quiet: bool,
     /// Show only those that fit (NAME=VALUE).
-    #[arg(short, long)]
+    #[arg(short, long, value_parser = filter)]
     filter: Vec<String>,
     /// Print ids in full.
     #[arg(long)]
@@ -192,7 +230,7 @@ pub(crate) async fn run(client: &Client, command: Command) -> Outcome {
             show::line(show::text(&made, "Id"));
         }
         Command::Ls(list) => {
-            let query = query(&[("filters", filters(&list.filter)?)]);
+            let query = query(&[("filters", filters(&list.filter))]);
             let networks = client.get(&format!("/networks{query}")).await?;
             let rows = networks.as_array().into_iter().flatten();
             let mut rows: Vec<Row> = rows.map(|network| row(network, list.no_trunc)).collect();
@@ -201,27 +239,29 @@ pub(crate) async fn run(client: &Client, command: Command) -> Outcome {
                 rows.iter().for_each(|row| show::line(row.text("ID")));
                 return Ok(0);
             }
-            let format = match list.format.as_deref().unwrap_or("table") {
+            let settled = client.setting("networksFormat");
+            let format = list.format.or(settled);
+            let format = match format.as_deref().unwrap_or("table") {
                 "table" => "table {{.ID}}\t{{.Name}}\t{{.Driver}}\t{{.Scope}}",
                 format => format,
             };
             listing::print(format, &TITLES, &rows)?;
         }
-        Command::Inspect { names, format } => {
-            let mut found = Vec::new();
-            for name in names {
-                found.push(client.get(&format!("/networks/{}", escape(&name))).await?);
-            }
-            match format {
-                Some(format) => show::inspected(&format, found)?,
-                None => show::line(format_args!("{:#}", Value::Array(found))),
-            }
+        Command::Inspect {
+            names,
+            format,
+            verbose,
+        } => {
+            let query = query(&[("verbose", if verbose { "true" } else { "" }.into())]);
+            let path = |name: &str| format!("/networks/{}{query}", escape(name));
+            return show::inspect_each(client, &names, format.as_deref(), path).await;
         }
-        Command::Rm { names } => {
+        Command::Rm { force, names } => {
             let mut failed = false;
             for name in names {
                 match client.delete(&format!("/networks/{}", escape(&name))).await {
                     Ok(_) => show::line(name),
+                    Err(error) if force && error.status() == Some(404) => {}
                     Err(error) => {
                         error.report();
                         failed = true;
@@ -233,10 +273,11 @@ pub(crate) async fn run(client: &Client, command: Command) -> Outcome {
             }
         }
         Command::Connect(connect) => {
-            let options = pairs("driver-opt", &connect.driver_opt)?;
+            let options = pairs(&connect.driver_opt);
             let settings = networking::settings(&EndpointWords {
                 aliases: &connect.alias,
                 links: &connect.link,
+                link_local: &connect.link_local_ip,
                 ip: connect.ip.as_deref(),
                 ip6: connect.ip6.as_deref(),
                 mac_address: connect.mac_address.as_deref(),
@@ -256,15 +297,7 @@ pub(crate) async fn run(client: &Client, command: Command) -> Outcome {
             let path = format!("/networks/{}/disconnect", escape(&network));
             client.post(&path, Some(&body)).await?;
         }
-        Command::Prune { force: _, filter } => {
-            let query = query(&[("filters", filters(&filter)?)]);
-            let pruned = client
-                .post(&format!("/networks/prune{query}"), None)
-                .await?;
-            for name in pruned["NetworksDeleted"].as_array().into_iter().flatten() {
-                show::line(name.as_str().unwrap_or_default());
-            }
-        }
+        Command::Prune(prune) => return prune::networks(client, prune).await,
     }
     Ok(0)
 }
@@ -276,12 +309,20 @@ fn body(create: &Create) -> Result<Value, Error> {
         "Driver": create.driver,
         "Internal": create.internal,
         "Attachable": create.attachable,
-        "IPAM": { "Config": pools(create)?, "Options": pairs("ipam-opt", &create.ipam_opt)? },
-        "Labels": pairs("label", &create.label)?,
-        "Options": pairs("opt", &create.opt)?,
+        "Ingress": create.ingress,
+        "Scope": create.scope,
+        "ConfigOnly": create.config_only,
+        "IPAM": { "Driver": create.ipam_driver, "Config": pools(create)?, "Options": pairs(&create.ipam_opt) },
+        "Labels": pairs(&create.label),
+        "Options": pairs(&create.opt),
     });
-    if let Some(ipv6) = create.ipv6 {
-        body["EnableIPv6"] = json!(ipv6);
+    for (field, enabled) in [("EnableIPv4", create.ipv4), ("EnableIPv6", create.ipv6)] {
+        if let Some(enabled) = enabled {
+            body[field] = json!(enabled);
+        }
+    }
+    if !create.config_from.is_empty() {
+        body["ConfigFrom"] = json!({ "Network": create.config_from });
     }
     Ok(body)
 }
@@ -292,29 +333,29 @@ fn pools(create: &Create) -> Result<Vec<Value>, Error> {
     for text in &create.subnet {
         let subnet: Subnet = text
             .parse()
-            .map_err(|why| Error::Usage(format!("--subnet {text:?}: {why}")))?;
+            .map_err(|why| Error::Usage(format!("invalid subnet {text}: {why}")))?;
         pools.push((subnet, json!({ "Subnet": text })));
     }
-    let mut put = |option: &str, text: &str, place: &dyn Fn(&mut Value)| {
+    let mut put = |option: &str, text: &str, place: &dyn Fn(&mut Value) -> Result<(), Error>| {
         let address = text.split('/').next().unwrap_or_default().parse().ok();
         let pool = pools
             .iter_mut()
             .find(|(subnet, _)| address.is_some_and(|address| subnet.contains(address)));
         match pool {
-            Some((_, pool)) => {
-                place(pool);
-                Ok(())
-            }
-            None => Err(Error::Usage(format!(
-                "--{option} {text:?}: no --subnet has it"
+            Some((_, pool)) => place(pool),
+            None if option == "aux-address" => Err(Error::Usage(format!(
+                "no matching subnet for aux-address {text}"
             ))),
+            None => Err(Error::Usage(
+                "every ip-range or gateway must have a corresponding subnet".into(),
+            )),
         }
     };
     for range in &create.ip_range {
-        put("ip-range", range, &|pool| pool["IPRange"] = json!(range))?;
+        put("ip-range", range, &|pool| once(pool, "IPRange", range))?;
     }
     for gateway in &create.gateway {
-        put("gateway", gateway, &|pool| pool["Gateway"] = json!(gateway))?;
+        put("gateway", gateway, &|pool| once(pool, "Gateway", gateway))?;
     }
     for text in &create.aux_address {
         let (name, address) = text.split_once('=').ok_or_else(|| {
@@ -322,9 +363,21 @@ fn pools(create: &Create) -> Result<Vec<Value>, Error> {
         })?;
         put("aux-address", address, &|pool| {
             pool["AuxiliaryAddresses"][name] = json!(address);
+            Ok(())
         })?;
     }
     Ok(pools.into_iter().map(|(_, pool)| pool).collect())
+}
+
+/// Sets what a subnet has one of.
+fn once(pool: &mut Value, field: &str, text: &str) -> Result<(), Error> {
+    if pool[field].is_null() {
+        pool[field] = json!(text);
+        return Ok(());
+    }
+    Err(Error::Usage(
+        "every ip-range or gateway must have a corresponding subnet".into(),
+    ))
 }
 
 /// A subnet, as far as it matters here: which addresses it has.

@@ -4,7 +4,7 @@ use clap::Args;
 use serde_json::Value;
 
 use crate::client::{Client, query};
-use crate::containers::filters;
+use crate::filters::{filter, filters};
 use crate::listing::{self, Row};
 use crate::{Outcome, show};
 
@@ -39,13 +39,13 @@ pub struct List {
     #[arg(short, long)]
     quiet: bool,
     /// Show only those that fit (NAME=VALUE).
-    #[arg(short, long)]
+    #[arg(short, long, value_parser = filter)]
     filter: Vec<String>,
     /// Print ids in full.
     #[arg(long)]
     no_trunc: bool,
     /// Show the last ones created, running or not.
-    #[arg(short = 'n', long, value_name = "NUMBER", default_value_t = -1, allow_negative_numbers = true)]
+    #[arg(short = 'n', long, value_name = "NUMBER", default_value_t = -1)]
     last: i64,
     /// Show the last one created, running or not.
     #[arg(short, long)]
@@ -59,10 +59,11 @@ pub struct List {
 }
 
 pub(crate) async fn list(client: &Client, list: List) -> Outcome {
-    let format = list.format.as_deref().unwrap_or_default();
+    let format = list.format.or_else(|| client.setting("psFormat"));
+    let format = format.as_deref().unwrap_or_default();
     let limit = if list.latest { 1 } else { list.last };
     let query = query(&[
-        ("all", u8::from(list.all).to_string()),
+        ("all", if list.all { "1" } else { "" }.into()),
         (
             "limit",
             if limit > 0 {
@@ -74,9 +75,14 @@ pub(crate) async fn list(client: &Client, list: List) -> Outcome {
         // Sizes cost; a template says whether it wants them.
         (
             "size",
-            u8::from(list.size || format.contains(".Size")).to_string(),
+            if list.size || format.contains(".Size") {
+                "1"
+            } else {
+                ""
+            }
+            .into(),
         ),
-        ("filters", filters(&list.filter)?),
+        ("filters", filters(&list.filter)),
     ]);
     let containers = client.get(&format!("/containers/json{query}")).await?;
     let containers: Vec<Row> = containers

@@ -1,180 +1,266 @@
 //! The options of `run` and `create`, and the request that they make.
 
+use std::path::{Path, PathBuf};
+
 use clap::Args;
 use serde_json::{Map, Value, json};
 
+use crate::amounts::bytes;
+use crate::device::{Device, gpus};
 use crate::error::Error;
 use crate::limits::Limits;
+use crate::mount::{self, Volume};
 use crate::networking::Networking;
+use crate::resources::{Resources, restart};
 
 /// How a container is made.
 #[derive(Debug, Args)]
 pub struct Options {
     /// Name of the container.
     #[arg(long)]
-    pub name: Option<String>,
+    pub(crate) name: Option<String>,
+    /// Attach to STDIN, STDOUT or STDERR only.
+    #[arg(short, long, value_name = "STREAM", value_parser = Stream::parse)]
+    pub(crate) attach: Vec<Stream>,
     /// Keep standard input open.
     #[arg(short, long)]
-    pub interactive: bool,
+    pub(crate) interactive: bool,
     /// Give it a terminal.
     #[arg(short, long)]
-    pub tty: bool,
+    pub(crate) tty: bool,
     /// Set a variable (NAME=VALUE, or NAME to pass yours on).
-    #[arg(short, long, value_name = "NAME[=VALUE]")]
-    pub env: Vec<String>,
+    #[arg(short, long, value_name = "NAME[=VALUE]", value_parser = variable)]
+    env: Vec<String>,
     /// Read variables from a file.
     #[arg(long, value_name = "FILE")]
-    pub env_file: Vec<String>,
+    env_file: Vec<PathBuf>,
     /// Mount a folder or volume (SOURCE:TARGET[:ro]).
     #[arg(short, long, value_name = "MOUNT")]
-    pub volume: Vec<String>,
+    volume: Vec<String>,
     /// Mount something (type=bind|volume|tmpfs|image,source=…,target=…[,readonly]).
-    #[arg(long, value_name = "MOUNT")]
-    pub mount: Vec<String>,
+    #[arg(long, value_name = "MOUNT", value_parser = mount::parse)]
+    mount: Vec<Value>,
     /// Mount an in-memory filesystem (PATH[:OPTIONS]).
     #[arg(long, value_name = "PATH")]
-    pub tmpfs: Vec<String>,
+    tmpfs: Vec<String>,
     /// Mount the volumes of another container.
     #[arg(long, value_name = "CONTAINER")]
-    pub volumes_from: Vec<String>,
+    volumes_from: Vec<String>,
     /// Working directory.
     #[arg(short, long, value_name = "PATH")]
-    pub workdir: Option<String>,
+    workdir: Option<String>,
     /// User, or USER:GROUP, by name or number.
     #[arg(short, long)]
-    pub user: Option<String>,
+    user: Option<String>,
     /// Further group.
     #[arg(long, value_name = "GROUP")]
-    pub group_add: Vec<String>,
+    group_add: Vec<String>,
     /// Host name.
     #[arg(short = 'h', long)]
-    pub hostname: Option<String>,
+    hostname: Option<String>,
     /// Replace the image's entry point.
     #[arg(long, value_name = "PROGRAM")]
-    pub entrypoint: Option<String>,
+    entrypoint: Option<String>,
     /// Attach a label (NAME=VALUE).
-    #[arg(short, long, value_name = "NAME=VALUE")]
-    pub label: Vec<String>,
-    /// Limit of memory (such as 512m).
-    #[arg(short, long, value_name = "BYTES")]
-    pub memory: Option<String>,
-    /// Limit of memory and swap together (-1: no limit).
-    #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
-    pub memory_swap: Option<String>,
-    /// Soft limit of memory.
-    #[arg(long, value_name = "BYTES")]
-    pub memory_reservation: Option<String>,
-    /// Number of processors (such as 1.5).
-    #[arg(long, value_name = "NUMBER")]
-    pub cpus: Option<f64>,
-    /// Relative weight of processor time.
-    #[arg(short, long, value_name = "WEIGHT")]
-    pub cpu_shares: Option<u64>,
-    /// Processors it may use (such as 0-3).
-    #[arg(long, value_name = "LIST")]
-    pub cpuset_cpus: Option<String>,
-    /// Limit of processes.
-    #[arg(long, value_name = "NUMBER", allow_hyphen_values = true)]
-    pub pids_limit: Option<i64>,
+    #[arg(short, long, value_name = "NAME=VALUE", value_parser = label)]
+    label: Vec<String>,
     /// Resource limit (NAME=SOFT[:HARD]).
-    #[arg(long, value_name = "LIMIT")]
-    pub ulimit: Vec<String>,
+    #[arg(long, value_name = "LIMIT", value_parser = ulimit)]
+    ulimit: Vec<Value>,
     /// Size of /dev/shm.
-    #[arg(long, value_name = "BYTES")]
-    pub shm_size: Option<String>,
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    shm_size: Option<i64>,
     /// When it is started again (no, always, unless-stopped, on-failure[:N]).
-    #[arg(long, value_name = "POLICY")]
-    pub restart: Option<String>,
+    #[arg(long, value_name = "POLICY", default_value = "no")]
+    restart: String,
     /// Remove it when it ends.
     #[arg(long)]
-    pub rm: bool,
+    pub(crate) rm: bool,
     /// Allow everything.
     #[arg(long)]
-    pub privileged: bool,
+    privileged: bool,
     /// Reap orphans and hand signals on with a first process of ours.
-    #[arg(long)]
-    pub init: bool,
+    #[arg(
+        long,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_name = "BOOL"
+    )]
+    init: Option<bool>,
     /// Add a capability.
     #[arg(long, value_name = "CAPABILITY")]
-    pub cap_add: Vec<String>,
+    cap_add: Vec<String>,
     /// Take a capability away.
     #[arg(long, value_name = "CAPABILITY")]
-    pub cap_drop: Vec<String>,
+    cap_drop: Vec<String>,
     /// Make the root filesystem read-only.
     #[arg(long)]
-    pub read_only: bool,
+    read_only: bool,
     /// Security option (seccomp=FILE|unconfined, no-new-privileges, …).
     #[arg(long, value_name = "OPTION")]
-    pub security_opt: Vec<String>,
-    /// Give it a device of the host (HOST[:CONTAINER[:rwm]]).
+    security_opt: Vec<String>,
+    /// Give it a device of the host (HOST[:CONTAINER][:rwm]).
     #[arg(long, value_name = "DEVICE")]
-    pub device: Vec<String>,
+    device: Vec<String>,
+    /// Give it graphics processors (all, or a number).
+    #[arg(long, value_name = "REQUEST", value_parser = gpus)]
+    gpus: Vec<Value>,
     /// Kernel parameter of its namespaces (NAME=VALUE).
     #[arg(long, value_name = "NAME=VALUE")]
-    pub sysctl: Vec<String>,
+    sysctl: Vec<String>,
     /// PID namespace (host or container:NAME).
     #[arg(long, value_name = "MODE")]
-    pub pid: Option<String>,
+    pid: Option<String>,
     /// IPC namespace (private, host, none or container:NAME).
     #[arg(long, value_name = "MODE")]
-    pub ipc: Option<String>,
+    ipc: Option<String>,
     /// UTS namespace (host).
     #[arg(long, value_name = "MODE")]
-    pub uts: Option<String>,
+    uts: Option<String>,
+    /// How it is kept apart; on Linux there is one way (default).
+    #[arg(long, value_name = "WAY", hide = true)]
+    isolation: Option<String>,
     /// Signal that asks it to stop.
     #[arg(long, value_name = "SIGNAL")]
-    pub stop_signal: Option<String>,
+    stop_signal: Option<String>,
     /// Seconds between the stop signal and the kill.
     #[arg(long, value_name = "SECONDS")]
-    pub stop_timeout: Option<i64>,
+    stop_timeout: Option<i64>,
     /// Log driver: local, json-file, journald or none.
     #[arg(long, value_name = "DRIVER")]
-    pub log_driver: Option<String>,
+    log_driver: Option<String>,
     /// Option of the log driver (NAME=VALUE).
     #[arg(long, value_name = "NAME=VALUE")]
-    pub log_opt: Vec<String>,
+    log_opt: Vec<String>,
     #[command(flatten)]
-    pub limits: Limits,
+    resources: Resources,
+    #[command(flatten)]
+    limits: Limits,
     /// Write the container's id to a file, which must not be there.
     #[arg(long, value_name = "FILE")]
-    pub cidfile: Option<std::path::PathBuf>,
+    pub(crate) cidfile: Option<PathBuf>,
     /// Platform of the image (such as linux/amd64).
-    #[arg(long, value_name = "PLATFORM")]
-    pub platform: Option<String>,
+    #[arg(long, value_name = "PLATFORM", env = "DOCKER_DEFAULT_PLATFORM")]
+    pub(crate) platform: Option<String>,
     /// Print no progress of a fetch.
     #[arg(short, long)]
-    pub quiet: bool,
+    pub(crate) quiet: bool,
     /// When to fetch the image (always, missing or never).
     #[arg(long, default_value = "missing", value_name = "WHEN")]
-    pub pull: String,
+    pub(crate) pull: String,
+    /// Accepted for Docker's sake: signatures of images are not looked at.
+    #[arg(
+        long,
+        hide = true,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_name = "BOOL"
+    )]
+    disable_content_trust: Option<bool>,
     /// Networks, names and ports.
     #[command(flatten)]
-    pub networking: Networking,
-    /// Image to run.
-    pub image: String,
-    /// Program and arguments; none runs what the image says.
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    pub command: Vec<String>,
+    networking: Networking,
+    /// Image to run, then program and arguments; without any, what the image
+    /// says is run. Every word behind the image is the program's.
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        num_args = 1..,
+        value_names = ["IMAGE", "COMMAND"]
+    )]
+    words: Vec<String>,
+}
+
+/// One of the streams that a client can attach to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stream {
+    Stdin,
+    Stdout,
+    Stderr,
+}
+
+impl Stream {
+    fn parse(text: &str) -> Result<Self, String> {
+        match text.to_ascii_lowercase().as_str() {
+            "stdin" => Ok(Self::Stdin),
+            "stdout" => Ok(Self::Stdout),
+            "stderr" => Ok(Self::Stderr),
+            _ => Err("valid streams are STDIN, STDOUT and STDERR".into()),
+        }
+    }
+}
+
+/// Which streams a client attaches to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Streams {
+    pub(crate) stdin: bool,
+    pub(crate) stdout: bool,
+    pub(crate) stderr: bool,
+}
+
+impl Streams {
+    pub(crate) const NONE: Self = Self {
+        stdin: false,
+        stdout: false,
+        stderr: false,
+    };
+
+    /// Whether anything is printed.
+    pub(crate) fn has_output(self) -> bool {
+        self.stdout || self.stderr
+    }
 }
 
 impl Options {
-    /// The body of the request. `attach` tells whether the client will attach.
-    pub(crate) fn body(&self, attach: bool) -> Result<Value, Error> {
+    /// The image.
+    pub(crate) fn image(&self) -> &str {
+        &self.words[0]
+    }
+
+    /// The streams that a client attaches to unless it leaves it running.
+    pub(crate) fn streams(&self) -> Streams {
+        let is_all = self.attach.is_empty();
+        let wants = |stream| self.attach.contains(&stream);
+        Streams {
+            stdin: self.interactive || wants(Stream::Stdin),
+            stdout: is_all || wants(Stream::Stdout),
+            stderr: is_all || wants(Stream::Stderr),
+        }
+    }
+
+    /// The body of the request of a client that attaches to `streams`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Usage`] for what makes no sense, [`Error::File`] for files that
+    /// cannot be read.
+    pub(crate) fn body(&self, streams: Streams) -> Result<Value, Error> {
+        let command = &self.words[1..];
+        let mut volumes = Map::new();
+        for volume in &self.volume {
+            if let Volume::Own(path) = Volume::parse(volume) {
+                volumes.insert(path, json!({}));
+            }
+        }
+        let labels = [self.limits.labels()?, self.label.clone()].concat();
         let mut body = json!({
-            "Image": self.image,
+            "Image": self.image(),
             "Tty": self.tty,
             "OpenStdin": self.interactive,
-            "StdinOnce": self.interactive && attach,
-            "AttachStdin": self.interactive && attach,
-            "AttachStdout": attach,
-            "AttachStderr": attach,
+            "StdinOnce": self.interactive && streams.stdin,
+            "AttachStdin": streams.stdin,
+            "AttachStdout": streams.stdout,
+            "AttachStderr": streams.stderr,
             "Env": self.variables()?,
-            "Labels": pairs("label", &[self.limits.labels()?, self.label.clone()].concat())?,
+            "Labels": pairs(&labels),
+            "Volumes": volumes,
             "HostConfig": self.host()?,
         });
         let fields = body.as_object_mut().expect("it was made an object");
-        if !self.command.is_empty() {
-            fields.insert("Cmd".into(), json!(self.command));
+        if !command.is_empty() {
+            fields.insert("Cmd".into(), json!(command));
         }
         if let Some(entrypoint) = &self.entrypoint {
             fields.insert("Entrypoint".into(), json!([entrypoint]));
@@ -200,241 +286,286 @@ impl Options {
     }
 
     fn host(&self) -> Result<Value, Error> {
-        let bytes = |option: &str, text: &Option<String>| match text {
-            Some(text) => parse_bytes(option, text),
-            None => Ok(0),
-        };
         let mut tmpfs = Map::new();
         for entry in &self.tmpfs {
             let (path, options) = entry.split_once(':').unwrap_or((entry, ""));
             tmpfs.insert(path.into(), json!(options));
         }
-        let restart = restart(self.restart.as_deref().unwrap_or("no"))?;
+        let binds = self.volume.iter().map(|volume| Volume::parse(volume));
+        let binds: Vec<String> = binds
+            .filter_map(|volume| match volume {
+                Volume::Bound(bind) => Some(bind),
+                Volume::Own(_) => None,
+            })
+            .collect();
+        let restart = restart(&self.restart).map_err(Error::Usage)?;
+        if self.rm && !matches!(restart["Name"].as_str(), Some("" | "no")) {
+            return Err(Error::Usage(
+                "conflicting options: cannot specify both --restart and --rm".into(),
+            ));
+        }
+        let (mut nodes, mut requests) = (Vec::new(), self.gpus.clone());
+        let mut named = Vec::new();
+        for device in &self.device {
+            match Device::parse(device).map_err(Error::Usage)? {
+                Device::Node(node) => nodes.push(node),
+                Device::Named(name) => named.push(name),
+            }
+        }
+        if !named.is_empty() {
+            requests.push(json!({ "Driver": "cdi", "DeviceIDs": named }));
+        }
+        if self.log_driver.as_deref() == Some("none") && !self.log_opt.is_empty() {
+            return Err(Error::Usage("invalid logging opts for driver none".into()));
+        }
+        let security = Security::read(&self.security_opt)?;
         let mut host = json!({
-            "Binds": self.volume.iter().map(|bind| absolute(bind)).collect::<Vec<_>>(),
-            "Mounts": self.mount.iter().map(|mount| parse_mount(mount)).collect::<Result<Vec<_>, _>>()?,
+            "Binds": binds,
+            "Mounts": self.mount,
             "Tmpfs": tmpfs,
             "VolumesFrom": self.volumes_from,
             "RestartPolicy": restart,
             "AutoRemove": self.rm,
-            "Memory": bytes("--memory", &self.memory)?,
-            "MemorySwap": bytes("--memory-swap", &self.memory_swap)?,
-            "MemoryReservation": bytes("--memory-reservation", &self.memory_reservation)?,
-            "NanoCpus": self.cpus.map_or(0, |cpus| (cpus * 1e9) as i64),
-            "CpuShares": self.cpu_shares.unwrap_or(0),
-            "CpusetCpus": self.cpuset_cpus.as_deref().unwrap_or(""),
-            "PidsLimit": self.pids_limit,
-            "Ulimits": self.ulimit.iter().map(|limit| parse_ulimit(limit)).collect::<Result<Vec<_>, _>>()?,
-            "ShmSize": bytes("--shm-size", &self.shm_size)?,
+            "ContainerIDFile": self.cidfile.as_deref().unwrap_or(Path::new("")).display().to_string(),
+            "Ulimits": last_of_each(&self.ulimit),
+            "ShmSize": self.shm_size.unwrap_or(0),
             "Privileged": self.privileged,
-            "Init": self.init.then_some(true),
-            "CapAdd": self.cap_add,
-            "CapDrop": self.cap_drop,
+            "Init": self.init,
+            "CapAdd": capabilities(&self.cap_add),
+            "CapDrop": capabilities(&self.cap_drop),
             "GroupAdd": self.group_add,
             "ReadonlyRootfs": self.read_only,
-            "SecurityOpt": self.security_opt.iter().map(|option| security_option(option)).collect::<Result<Vec<_>, _>>()?,
-            "Devices": self.device.iter().map(|device| parse_device(device)).collect::<Vec<_>>(),
-            "Sysctls": pairs("sysctl", &self.sysctl)?,
-            "PidMode": self.pid.as_deref().unwrap_or(""),
+            "SecurityOpt": security.options,
+            "Devices": nodes,
+            "DeviceRequests": requests,
+            "Sysctls": pairs(&self.sysctl),
+            "PidMode": mode("--pid", "PID", self.pid.as_deref(), &["host", "container:"])?,
             "IpcMode": self.ipc.as_deref().unwrap_or(""),
-            "UTSMode": self.uts.as_deref().unwrap_or(""),
+            "UTSMode": mode("--uts", "UTS", self.uts.as_deref(), &["host"])?,
+            "Isolation": self.isolation.as_deref().unwrap_or(""),
             "LogConfig": {
                 "Type": self.log_driver.as_deref().unwrap_or(""),
-                "Config": pairs("log-opt", &self.log_opt)?,
+                "Config": pairs(&self.log_opt),
             },
             "ConsoleSize": crate::terminal::size().filter(|_| self.tty).map_or([0, 0], |(rows, columns)| [rows, columns]),
         });
         let fields = host.as_object_mut().expect("it was made an object");
+        if security.shows_all {
+            for name in ["MaskedPaths", "ReadonlyPaths"] {
+                fields.insert(name.into(), json!([]));
+            }
+        }
+        fields.insert("PidsLimit".into(), json!(0));
+        fields.extend(self.resources.fields());
         self.networking.add_to_host(fields)?;
         self.limits.add_to(fields)?;
         Ok(host)
     }
 
     fn variables(&self) -> Result<Vec<String>, Error> {
-        let mut variables = Vec::new();
-        for path in &self.env_file {
-            variables.extend(read_variables(path)?);
-        }
-        variables.extend(self.env.iter().filter_map(|variable| own_value(variable)));
+        let mut variables = read_variables(&self.env_file)?;
+        variables.extend(self.env.iter().cloned());
         Ok(variables)
     }
 }
 
-/// Variables from a file, a line each.
-pub(crate) fn read_variables(path: &str) -> Result<Vec<String>, Error> {
-    let text = std::fs::read_to_string(path).map_err(|error| Error::File(path.into(), error))?;
-    let lines = text.lines().map(str::trim_start);
-    Ok(lines
-        .filter(|line| !line.is_empty() && !line.starts_with('#'))
-        .filter_map(own_value)
-        .collect())
-}
-
-/// A restart policy as the API has it.
-pub(crate) fn restart(text: &str) -> Result<Value, Error> {
-    let (name, retries) = match text.split_once(':') {
-        Some((name, count)) => {
-            let count: i64 = count.parse().map_err(|_| {
-                Error::Usage(format!("--restart {name}:{count}: {count:?} is no number"))
-            })?;
-            (name, count)
-        }
-        None => (text, 0),
+/// A mode of a namespace: none, or one of `known`; what ends with a colon has
+/// a name behind it.
+pub(crate) fn mode<'m>(
+    option: &str,
+    kind: &str,
+    text: Option<&'m str>,
+    known: &[&str],
+) -> Result<&'m str, Error> {
+    let text = text.unwrap_or("");
+    let fits = |known: &&str| match known.ends_with(':') {
+        true => text.len() > known.len() && text.starts_with(*known),
+        false => text == *known,
     };
-    Ok(json!({ "Name": name, "MaximumRetryCount": retries }))
+    if text.is_empty() || known.iter().any(fits) {
+        return Ok(text);
+    }
+    Err(Error::Usage(format!("{option}: invalid {kind} mode")))
 }
 
-/// `NAME` becomes `NAME=VALUE` with this process's value, if it has one.
-fn own_value(variable: &str) -> Option<String> {
-    if variable.contains('=') {
-        return Some(variable.to_owned());
-    }
-    std::env::var(variable)
-        .ok()
-        .map(|value| format!("{variable}={value}"))
+/// Capabilities in full names, each once, in order.
+fn capabilities(texts: &[String]) -> Vec<String> {
+    let mut names: Vec<String> = texts
+        .iter()
+        .map(|text| text.trim().to_ascii_uppercase())
+        .map(|name| match name.as_str() {
+            "ALL" | "RESET" => name,
+            known if known.starts_with("CAP_") => name,
+            _ => format!("CAP_{name}"),
+        })
+        .collect();
+    names.sort();
+    names.dedup();
+    names
 }
 
-/// `NAME=VALUE` each.
-pub(crate) fn pairs(option: &str, texts: &[String]) -> Result<Value, Error> {
-    let mut map = Map::new();
-    for text in texts {
-        let (name, value) = text.split_once('=').unwrap_or((text, ""));
-        if name.is_empty() {
-            return Err(Error::Usage(format!(
-                "--{option} {text:?}: the form is NAME=VALUE"
-            )));
-        }
-        map.insert(name.into(), json!(value));
-    }
-    Ok(Value::Object(map))
-}
-
-/// A number of bytes: digits, and `b`, `k`, `m`, `g` or `t` behind.
-pub(crate) fn parse_bytes(option: &str, text: &str) -> Result<i64, Error> {
-    let usage = || {
-        Error::Usage(format!(
-            "{option} {text:?}: not a size; write 512m, 2g or bytes"
-        ))
-    };
-    if text == "-1" {
-        return Ok(-1);
-    }
-    let lower = text.to_ascii_lowercase();
-    let lower = lower
-        .strip_suffix("ib")
-        .or(lower.strip_suffix('b'))
-        .unwrap_or(&lower);
-    let (number, unit) = match lower.char_indices().last() {
-        Some((at, 'k')) => (&lower[..at], 1u64 << 10),
-        Some((at, 'm')) => (&lower[..at], 1 << 20),
-        Some((at, 'g')) => (&lower[..at], 1 << 30),
-        Some((at, 't')) => (&lower[..at], 1 << 40),
-        _ => (lower, 1),
-    };
-    let number: f64 = number.parse().map_err(|_| usage())?;
-    let bytes = number * unit as f64;
-    if !(0.0..9.2e18).contains(&bytes) {
-        return Err(usage());
-    }
-    Ok(bytes as i64)
-}
-
-/// A relative folder (`./data`) becomes absolute, as the daemon wants it.
-fn absolute(bind: &str) -> String {
-    match bind.split_once(':') {
-        Some((source, rest)) if source.starts_with('.') || source.starts_with('~') => {
-            let path = match (source.strip_prefix("~/"), std::env::var("HOME")) {
-                (Some(rest), Ok(home)) => format!("{home}/{rest}"),
-                _ => source.to_owned(),
-            };
-            let path = std::path::absolute(&path).map_or(path, |path| path.display().to_string());
-            format!("{path}:{rest}")
-        }
-        _ => bind.to_owned(),
-    }
-}
-
-fn parse_mount(text: &str) -> Result<Value, Error> {
-    let mut mount = json!({ "Type": "volume" });
-    for option in text.split(',') {
-        let (name, value) = option.split_once('=').unwrap_or((option, "true"));
-        match name {
-            "type" => mount["Type"] = json!(value),
-            "source" | "src" => mount["Source"] = json!(value),
-            "target" | "dst" | "destination" => mount["Target"] = json!(value),
-            "readonly" | "ro" => mount["ReadOnly"] = json!(value != "false"),
-            "bind-recursive" => match value {
-                "enabled" => {}
-                "disabled" => mount["BindOptions"]["NonRecursive"] = json!(true),
-                "writable" => mount["BindOptions"]["ReadOnlyNonRecursive"] = json!(true),
-                "readonly" => mount["BindOptions"]["ReadOnlyForceRecursive"] = json!(true),
-                _ => {
-                    return Err(Error::Usage(format!(
-                        "--mount {text:?}: bind-recursive is enabled, disabled, writable or readonly"
-                    )));
-                }
-            },
-            "bind-create-src" => mount["BindOptions"]["CreateMountpoint"] = json!(value != "false"),
-            "volume-driver" => mount["VolumeOptions"]["DriverConfig"]["Name"] = json!(value),
-            "volume-label" => {
-                let (name, value) = value.split_once('=').unwrap_or((value, ""));
-                mount["VolumeOptions"]["Labels"][name] = json!(value);
+/// Variables from files, a line each: `NAME=VALUE`, or `NAME` to pass ours on.
+///
+/// # Errors
+///
+/// [`Error::File`] for a file that cannot be read, [`Error::Usage`] for a name
+/// with a space.
+pub(crate) fn read_variables(paths: &[PathBuf]) -> Result<Vec<String>, Error> {
+    let mut variables = Vec::new();
+    for path in paths {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| Error::File(path.display().to_string(), error))?;
+        let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+        let lines = text.lines().map(str::trim_start);
+        for line in lines.filter(|line| !line.is_empty() && !line.starts_with('#')) {
+            let name = line.split('=').next().unwrap_or_default();
+            if name.is_empty() {
+                return Err(Error::Usage(format!("no variable name on line '{line}'")));
             }
-            "volume-opt" => {
-                let (name, value) = value.split_once('=').unwrap_or((value, ""));
-                mount["VolumeOptions"]["DriverConfig"]["Options"][name] = json!(value);
-            }
-            "bind-propagation" => mount["BindOptions"]["Propagation"] = json!(value),
-            "volume-nocopy" => mount["VolumeOptions"]["NoCopy"] = json!(value != "false"),
-            "image-subpath" => mount["ImageOptions"]["Subpath"] = json!(value),
-            "volume-subpath" => mount["VolumeOptions"]["Subpath"] = json!(value),
-            "tmpfs-size" => {
-                mount["TmpfsOptions"]["SizeBytes"] = json!(parse_bytes("tmpfs-size", value)?);
-            }
-            "tmpfs-mode" => {
-                let mode = u32::from_str_radix(value, 8)
-                    .map_err(|_| Error::Usage(format!("--mount {text:?}: {value:?} is no mode")))?;
-                mount["TmpfsOptions"]["Mode"] = json!(mode);
-            }
-            _ => {
+            if name.contains(char::is_whitespace) {
                 return Err(Error::Usage(format!(
-                    "--mount {text:?}: unknown option {name:?}"
+                    "variable '{name}' contains whitespaces"
                 )));
             }
+            if line.contains('=') {
+                variables.push(line.to_owned());
+            } else if let Ok(value) = std::env::var(name) {
+                variables.push(format!("{name}={value}"));
+            }
         }
     }
-    Ok(mount)
+    Ok(variables)
 }
 
-fn parse_ulimit(text: &str) -> Result<Value, Error> {
-    let usage = || Error::Usage(format!("--ulimit {text:?}: the form is NAME=SOFT[:HARD]"));
-    let (name, limits) = text.split_once('=').ok_or_else(usage)?;
+/// `NAME=VALUE`; a `NAME` alone gets this process's value, and stays alone if
+/// there is none, which takes the image's away.
+///
+/// # Errors
+///
+/// What is wrong, in Docker's words.
+pub(crate) fn variable(text: &str) -> Result<String, String> {
+    let (name, has_value) = match text.split_once('=') {
+        Some((name, _)) => (name, true),
+        None => (text, false),
+    };
+    if name.is_empty() {
+        return Err(format!("invalid environment variable: {text}"));
+    }
+    match std::env::var(name) {
+        Ok(value) if !has_value => Ok(format!("{name}={value}")),
+        _ => Ok(text.to_owned()),
+    }
+}
+
+/// `NAME=VALUE` or `NAME`.
+///
+/// # Errors
+///
+/// What is wrong, in Docker's words.
+pub(crate) fn label(text: &str) -> Result<String, String> {
+    if text.starts_with('=') {
+        return Err(format!("invalid label '{text}': empty name"));
+    }
+    Ok(text.to_owned())
+}
+
+/// A map of `NAME=VALUE` each; a name alone has no value.
+pub(crate) fn pairs(texts: &[String]) -> Value {
+    let pairs = texts
+        .iter()
+        .map(|text| text.split_once('=').unwrap_or((text, "")));
+    Value::Object(
+        pairs
+            .map(|(name, value)| (name.to_owned(), json!(value)))
+            .collect(),
+    )
+}
+
+/// `NAME=SOFT[:HARD]`.
+fn ulimit(text: &str) -> Result<Value, String> {
+    let wrong = || format!("invalid ulimit argument: {text}");
+    let (name, limits) = text.split_once('=').ok_or_else(wrong)?;
+    if !ULIMITS.contains(&name) {
+        return Err(format!("invalid ulimit type: {name}"));
+    }
     let (soft, hard) = limits.split_once(':').unwrap_or((limits, limits));
     let number = |text: &str| match text {
         "unlimited" | "-1" => Ok(-1),
-        text => text.parse::<i64>().map_err(|_| usage()),
+        text => text.parse::<i64>().map_err(|_| wrong()),
     };
-    Ok(json!({ "Name": name, "Soft": number(soft)?, "Hard": number(hard)? }))
-}
-
-fn parse_device(text: &str) -> Value {
-    let mut parts = text.splitn(3, ':');
-    let host = parts.next().unwrap_or_default();
-    let inside = parts.next().unwrap_or(host);
-    let access = parts.next().unwrap_or("rwm");
-    json!({ "PathOnHost": host, "PathInContainer": inside, "CgroupPermissions": access })
-}
-
-/// A seccomp profile is sent, not named: the daemon may not see the file.
-fn security_option(option: &str) -> Result<String, Error> {
-    match option.strip_prefix("seccomp=") {
-        None | Some("unconfined" | "builtin") => Ok(option.to_owned()),
-        Some(path) => {
-            let text = std::fs::read_to_string(path)
-                .map_err(|error| Error::File(path.to_owned(), error))?;
-            Ok(format!("seccomp={text}"))
-        }
+    let (soft, hard) = (number(soft)?, number(hard)?);
+    if hard != -1 && (soft == -1 || soft > hard) {
+        return Err(format!(
+            "ulimit soft limit must be less than or equal to hard limit: {soft} > {hard}"
+        ));
     }
+    Ok(json!({ "Name": name, "Soft": soft, "Hard": hard }))
+}
+
+/// The resource limits of setrlimit(2).
+const ULIMITS: [&str; 15] = [
+    "core",
+    "cpu",
+    "data",
+    "fsize",
+    "locks",
+    "memlock",
+    "msgqueue",
+    "nice",
+    "nofile",
+    "nproc",
+    "rss",
+    "rtprio",
+    "rttime",
+    "sigpending",
+    "stack",
+];
+
+/// Of limits of one name the last, in order of their names.
+fn last_of_each(limits: &[Value]) -> Vec<&Value> {
+    let by_name: std::collections::BTreeMap<&str, &Value> = limits
+        .iter()
+        .map(|limit| (limit["Name"].as_str().unwrap_or_default(), limit))
+        .collect();
+    by_name.into_values().collect()
+}
+
+/// What `--security-opt` says.
+#[derive(Debug, Default)]
+struct Security {
+    options: Vec<String>,
+    /// Whether nothing of the system's paths is hidden.
+    shows_all: bool,
+}
+
+impl Security {
+    fn read(texts: &[String]) -> Result<Self, Error> {
+        let mut security = Self::default();
+        for text in texts {
+            if text == "systempaths=unconfined" {
+                security.shows_all = true;
+                continue;
+            }
+            if text != "no-new-privileges" && !text.contains(['=', ':']) {
+                return Err(Error::Usage(format!("Invalid --security-opt: {text:?}")));
+            }
+            security.options.push(match text.strip_prefix("seccomp=") {
+                None | Some("unconfined" | "builtin") => text.clone(),
+                // A profile is sent, not named: the daemon may not see the file.
+                Some(path) => format!("seccomp={}", profile(path)?),
+            });
+        }
+        Ok(security)
+    }
+}
+
+/// A seccomp profile on one line.
+fn profile(path: &str) -> Result<String, Error> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Error::File(format!("seccomp profile {path}"), error))?;
+    let value: Value = serde_json::from_str(&text)
+        .map_err(|error| Error::Usage(format!("seccomp profile {path} is no JSON: {error}")))?;
+    Ok(value.to_string())
 }
 
 #[cfg(test)]
@@ -442,17 +573,44 @@ mod tests {
     use super::*;
 
     #[test]
-    fn byte_sizes() {
-        for (text, bytes) in [
-            ("512m", 512 << 20),
-            ("1.5g", 3 << 29),
-            ("10", 10),
-            ("-1", -1),
-        ] {
-            assert_eq!(parse_bytes("--memory", text).expect(text), bytes);
+    fn capabilities_have_full_names() {
+        let given = ["net_raw", "CAP_SYS_ADMIN", "all", "NET_RAW"].map(str::to_owned);
+        assert_eq!(
+            capabilities(&given),
+            ["ALL", "CAP_NET_RAW", "CAP_SYS_ADMIN"]
+        );
+    }
+
+    #[test]
+    fn limits_of_resources() {
+        let expected = json!({ "Name": "nofile", "Soft": 1, "Hard": 2 });
+        assert_eq!(ulimit("nofile=1:2"), Ok(expected));
+        for bad in ["nofile", "x=1", "nofile=x", "nofile=2:1", "nofile=-1:1"] {
+            assert!(ulimit(bad).is_err(), "{bad}");
         }
-        for bad in ["", "m", "-2", "1x", "inf", "nan"] {
-            assert!(parse_bytes("--memory", bad).is_err(), "{bad}");
+        let limits = ["nofile=1", "core=0", "nofile=2"].map(|text| ulimit(text).expect("good"));
+        let names: Vec<&str> = last_of_each(&limits)
+            .iter()
+            .map(|limit| limit["Name"].as_str().expect("a name"))
+            .collect();
+        assert_eq!(names, ["core", "nofile"]);
+    }
+
+    #[test]
+    fn modes_of_namespaces() {
+        let known = ["host", "container:"];
+        for good in ["", "host", "container:a"] {
+            assert_eq!(mode("--pid", "PID", Some(good), &known).expect(good), good);
         }
+        for bad in ["hosts", "container:", "private"] {
+            assert!(mode("--pid", "PID", Some(bad), &known).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn policies_of_restarts() {
+        let expected = json!({ "Name": "on-failure", "MaximumRetryCount": 3 });
+        assert_eq!(restart("on-failure:3"), Ok(expected));
+        assert!(restart("a:b").is_err() && restart(":1").is_err());
     }
 }

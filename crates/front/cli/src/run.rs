@@ -5,10 +5,12 @@ use http::Method;
 use http_body_util::BodyExt;
 use serde_json::Value;
 
-use crate::client::{Client, escape, query};
+use crate::client::{Client, query};
+use crate::detach::Keys;
 use crate::error::Error;
-use crate::request::Options;
-use crate::{Outcome, images, show, terminal};
+use crate::request::{Options, Streams};
+use crate::terminal::{Conversation, End};
+use crate::{Outcome, images, show, signals, terminal};
 
 /// `dhow create`.
 #[derive(Debug, Args)]
@@ -31,36 +33,75 @@ pub struct Run {
     /// Print the id and leave it running.
     #[arg(short, long)]
     detach: bool,
+    /// Keys that let go of it and leave it running (such as ctrl-p,ctrl-q).
+    #[arg(long, value_name = "KEYS")]
+    detach_keys: Option<String>,
+    /// Hand the signals that the client gets to the program.
+    #[arg(
+        long,
+        action = clap::ArgAction::Set,
+        num_args = 0..=1,
+        require_equals = true,
+        default_value_t = true,
+        default_missing_value = "true",
+        value_name = "BOOL"
+    )]
+    sig_proxy: bool,
     #[command(flatten)]
     options: Options,
 }
 
+/// What cannot be asked for, as `docker` tells it.
+fn refused(error: Error, verb: &str) -> Error {
+    Error::Run {
+        code: 125,
+        message: format!("{error}\n\nRun 'dhow {verb} --help' for more information"),
+    }
+}
+
 pub(crate) async fn create(client: &Client, create: Create) -> Outcome {
-    let id = make(client, &create.options, false).await?;
+    let options = &create.options;
+    let body = options
+        .request(options.streams())
+        .map_err(|error| refused(error, "create"))?;
+    let id = make(client, options, &body).await?;
     show::line(id);
     Ok(0)
 }
 
+impl Options {
+    /// The whole request, if it makes sense.
+    fn request(&self, streams: Streams) -> Result<Value, Error> {
+        if !matches!(self.pull.as_str(), "always" | "missing" | "never") {
+            return Err(Error::Usage(format!(
+                "invalid pull option: '{}': must be one of \"always\", \"missing\" or \"never\"",
+                self.pull
+            )));
+        }
+        self.body(streams)
+    }
+}
+
 /// Makes a container, fetching its image if it is not there.
-async fn make(client: &Client, options: &Options, attach: bool) -> Result<String, Error> {
-    let body = options.body(attach)?;
+async fn make(client: &Client, options: &Options, body: &Value) -> Result<String, Error> {
     // Made first, so that an id is never lost to a file that cannot be.
     let mut id_file = match &options.cidfile {
         Some(path) => Some(IdFile::make(path)?),
         None => None,
     };
+    let image = options.image();
     let platform = options.platform.clone().unwrap_or_default();
     if options.pull == "always" {
-        images::fetch(client, &options.image, &platform, options.quiet).await?;
+        images::fetch(client, image, &platform, options.quiet).await?;
     }
     let name = options.name.clone().unwrap_or_default();
     let parameters = [("name", name), ("platform", platform.clone())];
     let path = format!("/containers/create{}", query(&parameters));
-    let made = match client.post(&path, Some(&body)).await {
+    let made = match client.post(&path, Some(body)).await {
         Err(error) if error.status() == Some(404) && options.pull == "missing" => {
-            anstream::eprintln!("Unable to find image '{}' locally", options.image);
-            images::fetch(client, &options.image, &platform, options.quiet).await?;
-            client.post(&path, Some(&body)).await?
+            anstream::eprintln!("Unable to find image '{image}' locally");
+            images::fetch(client, image, &platform, options.quiet).await?;
+            client.post(&path, Some(body)).await?
         }
         other => other?,
     };
@@ -83,8 +124,13 @@ struct IdFile {
 
 impl IdFile {
     fn make(path: &std::path::Path) -> Result<Self, Error> {
-        let file = std::fs::File::create_new(path)
-            .map_err(|error| Error::File(path.display().to_string(), error))?;
+        let file = std::fs::File::create_new(path).map_err(|error| match error.kind() {
+            std::io::ErrorKind::AlreadyExists => Error::Usage(format!(
+                "container ID file found, make sure the other container isn't running or delete {}",
+                path.display()
+            )),
+            _ => Error::File(path.display().to_string(), error),
+        })?;
         Ok(Self {
             path: path.to_owned(),
             file,
@@ -112,78 +158,123 @@ impl Drop for IdFile {
 
 pub(crate) async fn run(client: &Client, run: Run) -> Outcome {
     let options = &run.options;
-    if options.tty && options.interactive && !run.detach && !terminal::is_interactive() {
+    if run.detach && !options.attach.is_empty() {
         return Err(Error::Usage(
-            "the input device is not a TTY: leave -t out".into(),
+            "conflicting options: cannot specify both --attach and --detach".into(),
         ));
     }
-    let id = make(client, options, !run.detach)
-        .await
-        .map_err(|error| match error {
-            Error::Usage(_) | Error::Unreachable { .. } => error,
-            error => Error::Run {
-                code: 125,
-                message: error.to_string(),
-            },
-        })?;
+    let streams = match run.detach {
+        true => Streams::NONE,
+        false => options.streams(),
+    };
+    let body = options
+        .request(streams)
+        .map_err(|error| refused(error, "run"))?;
+    terminal::check(streams.stdin, options.tty)?;
+    let keys = client.detach_keys(run.detach_keys.as_deref());
+    let made = async {
+        let keys = Keys::parse(&keys)?;
+        let id = make(client, options, &body).await?;
+        Ok((keys, id))
+    };
+    let (keys, id) = made.await.map_err(|error| refused(error, "run"))?;
     let path = format!("/containers/{id}");
-    if run.detach {
+    let _signals = run
+        .sig_proxy
+        .then(|| signals::pass_on(client.clone(), id.clone()));
+    if !streams.has_output() {
+        show::line(&id);
+    }
+    if streams == Streams::NONE {
         start(client, &path).await?;
-        show::line(id);
         return Ok(0);
     }
-    let attach = format!(
-        "{path}/attach?stream=1&stdin={}&stdout=1&stderr=1",
-        u8::from(options.interactive)
-    );
-    let connection = client.hijack(&attach, None).await?;
-    let condition = if options.rm { "removed" } else { "next-exit" };
-    let wait = client
-        .stream(
-            Method::POST,
-            &format!("{path}/wait?condition={condition}"),
-            None,
-        )
-        .await?;
-    // The conversation begins before the program does: nothing it prints is lost.
-    let raw = (options.tty && options.interactive)
-        .then(terminal::Raw::enter)
-        .flatten();
-    let conversation = tokio::spawn(terminal::converse(
-        connection,
-        options.interactive,
-        options.tty,
-    ));
-    start(client, &path).await?;
-    let sizes = options.tty.then(|| {
-        tokio::spawn(terminal::follow_size(
-            client.clone(),
-            format!("{path}/resize"),
-        ))
-    });
-    let signals = (!options.tty).then(|| tokio::spawn(pass_signals(client.clone(), id.clone())));
+    let conversation = Conversation {
+        streams,
+        tty: options.tty,
+        keys,
+    };
+    let attached = Attached::begin(client, &path, conversation, &run.detach_keys, options.rm);
+    attached.await?.run(client).await
+}
 
-    let printed = conversation
-        .await
-        .map_err(|error| Error::Broken(error.to_string()))?;
-    drop(raw);
-    for task in [sizes, signals].into_iter().flatten() {
-        task.abort();
+/// A container that is about to be started with a client attached to it.
+pub(crate) struct Attached {
+    path: String,
+    streams: Streams,
+    tty: bool,
+    wait: hyper::body::Incoming,
+    conversation: tokio::task::JoinHandle<Result<End, Error>>,
+}
+
+impl Attached {
+    /// Attaches, so that nothing is lost of what the container prints, and
+    /// waits for its end, which nobody else has to see.
+    pub(crate) async fn begin(
+        client: &Client,
+        path: &str,
+        conversation: Conversation,
+        detach_keys: &Option<String>,
+        is_removed: bool,
+    ) -> Result<Self, Error> {
+        let (streams, tty) = (conversation.streams, conversation.tty);
+        let attach = attach_path(path, streams, &client.detach_keys(detach_keys.as_deref()));
+        let connection = client.hijack(&attach, None).await?;
+        let condition = if is_removed { "removed" } else { "next-exit" };
+        let wait = format!("{path}/wait?condition={condition}");
+        let wait = client.stream(Method::POST, &wait, None).await?;
+        Ok(Self {
+            path: path.to_owned(),
+            streams,
+            tty,
+            wait,
+            conversation: tokio::spawn(conversation.hold(connection)),
+        })
     }
-    printed?;
-    let answer = wait.collect().await?.to_bytes();
-    let answer: Value = serde_json::from_slice(&answer)
-        .map_err(|error| Error::Broken(format!("unexpected answer: {error}")))?;
-    if let Some(message) = answer["Error"]["Message"]
-        .as_str()
-        .filter(|text| !text.is_empty())
-    {
-        return Err(Error::Run {
-            code: 125,
-            message: message.to_owned(),
-        });
+
+    /// Starts the container and converses with it. Returns its exit code, or 0
+    /// when it was let go.
+    pub(crate) async fn run(mut self, client: &Client) -> Outcome {
+        if let Err(error) = start(client, &self.path).await {
+            // The terminal is the user's again before the reason is told.
+            self.conversation.abort();
+            let _ = (&mut self.conversation).await;
+            return Err(error);
+        }
+        let _sizes = self
+            .tty
+            .then(|| terminal::follow_size(client.clone(), format!("{}/resize", self.path)));
+        let end = self
+            .conversation
+            .await
+            .map_err(|error| Error::Broken(error.to_string()))??;
+        if end == End::Detached || !self.streams.has_output() {
+            return Ok(0);
+        }
+        let answer = self.wait.collect().await?.to_bytes();
+        let answer: Value = serde_json::from_slice(&answer)
+            .map_err(|error| Error::Broken(format!("unexpected answer: {error}")))?;
+        match answer["Error"]["Message"].as_str().unwrap_or_default() {
+            "" => Ok(exit_code(&answer["StatusCode"])),
+            message => Err(Error::Run {
+                code: 125,
+                message: message.to_owned(),
+            }),
+        }
     }
-    Ok(exit_code(&answer["StatusCode"]))
+}
+
+/// Where streams of a container are attached to.
+pub(crate) fn attach_path(path: &str, streams: Streams, detach_keys: &str) -> String {
+    let flag = |is_set| if is_set { "1" } else { "" }.to_owned();
+    let query = query(&[
+        ("detachKeys", detach_keys.to_owned()),
+        ("stderr", flag(streams.stderr)),
+        ("stdin", flag(streams.stdin)),
+        ("stdout", flag(streams.stdout)),
+        ("stream", flag(true)),
+    ]);
+    format!("{path}/attach{query}")
 }
 
 async fn start(client: &Client, path: &str) -> Result<(), Error> {
@@ -216,30 +307,4 @@ fn start_code(message: &str) -> u8 {
 /// An exit code as a process can have it.
 pub(crate) fn exit_code(value: &Value) -> u8 {
     value.as_i64().map_or(125, |code| (code & 0xff) as u8)
-}
-
-/// Hands the signals that this process gets to the container.
-async fn pass_signals(client: Client, id: String) {
-    use tokio::signal::unix::{SignalKind, signal};
-    let kinds = [
-        (SignalKind::interrupt(), "SIGINT"),
-        (SignalKind::terminate(), "SIGTERM"),
-        (SignalKind::hangup(), "SIGHUP"),
-        (SignalKind::quit(), "SIGQUIT"),
-    ];
-    let mut tasks = tokio::task::JoinSet::new();
-    for (kind, name) in kinds {
-        let Ok(mut signals) = signal(kind) else {
-            continue;
-        };
-        let (client, id) = (client.clone(), id.clone());
-        tasks.spawn(async move {
-            while signals.recv().await.is_some() {
-                let path = format!("/containers/{}/kill?signal={name}", escape(&id));
-                // A container that is gone needs no signal.
-                let _ = client.post(&path, None).await;
-            }
-        });
-    }
-    while tasks.join_next().await.is_some() {}
 }

@@ -5,6 +5,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
+use crate::Outcome;
+use crate::client::Client;
 use crate::error::Error;
 use crate::template::Template;
 
@@ -36,6 +38,12 @@ pub(crate) fn table(heading: &[&str], rows: &[Vec<String>]) {
     }
 }
 
+/// Prints a part of a line; a closed pipe is no error.
+pub(crate) fn part(text: impl std::fmt::Display) {
+    let mut out = std::io::stdout();
+    let _ = write!(out, "{text}").and_then(|()| out.flush());
+}
+
 /// Prints a line; a closed pipe is no error.
 pub(crate) fn line(text: impl std::fmt::Display) {
     let _ = writeln!(std::io::stdout(), "{text}");
@@ -52,22 +60,34 @@ pub(crate) fn fine_size(bytes: u64) -> String {
     significant(bytes, 4)
 }
 
+/// Bytes in units of 1024 with four digits, where `docker` has those.
+pub(crate) fn binary_size(bytes: u64) -> String {
+    scaled(bytes, 1024.0, &["B", "KiB", "MiB", "GiB", "TiB", "PiB"], 4)
+}
+
 /// Bytes in the largest unit that leaves a whole number, with so many digits
 /// and no zeros behind them.
 fn significant(bytes: u64, n_digits: usize) -> String {
-    let units = ["B", "kB", "MB", "GB", "TB", "PB"];
+    scaled(
+        bytes,
+        1000.0,
+        &["B", "kB", "MB", "GB", "TB", "PB"],
+        n_digits,
+    )
+}
+
+fn scaled(bytes: u64, step: f64, units: &[&str], n_digits: usize) -> String {
     let mut value = bytes as f64;
     let mut unit = 0;
-    while value >= 1000.0 && unit + 1 < units.len() {
-        value /= 1000.0;
+    while value >= step && unit + 1 < units.len() {
+        value /= step;
         unit += 1;
     }
-    let n_whole = if value < 10.0 {
-        1
-    } else if value < 100.0 {
-        2
-    } else {
-        3
+    let n_whole = match value {
+        ..10.0 => 1,
+        ..100.0 => 2,
+        ..1000.0 => 3,
+        _ => 4,
     };
     let mut text = format!("{value:.*}", n_digits.saturating_sub(n_whole));
     if text.contains('.') {
@@ -148,6 +168,60 @@ pub(crate) fn inspected(format: &str, values: Vec<Value>) -> Result<(), Error> {
     Ok(())
 }
 
+/// JSON as Docker's client prints it: four spaces a level.
+pub(crate) fn indented(value: &Value) -> String {
+    use serde::Serialize as _;
+    let mut out = Vec::new();
+    let format = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+    let mut writer = serde_json::Serializer::with_formatter(&mut out, format);
+    // A value in memory can always be written.
+    let _ = value.serialize(&mut writer);
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// Looks things up by name and prints what is known of them, by a template or
+/// as JSON. Those that are not there are told.
+///
+/// # Errors
+///
+/// [`Error::Told`] when one is not there, [`Error::Usage`] for a template that
+/// is none.
+pub(crate) async fn inspect_each(
+    client: &Client,
+    names: &[String],
+    format: Option<&str>,
+    path: impl Fn(&str) -> String,
+) -> Outcome {
+    let mut found = Vec::new();
+    let mut missing = Vec::new();
+    for name in names {
+        match client.get(&path(name)).await {
+            Ok(value) => found.push(value),
+            Err(error) => missing.push(error),
+        }
+    }
+    self::found(format, found, &missing)
+}
+
+/// Prints what was found and tells what was not.
+///
+/// # Errors
+///
+/// As for [`inspect_each`].
+pub(crate) fn found(format: Option<&str>, found: Vec<Value>, missing: &[Error]) -> Outcome {
+    match format {
+        Some(format) if !format.is_empty() => inspected(format, found)?,
+        _ => line(indented(&Value::Array(found))),
+    }
+    if missing.is_empty() {
+        return Ok(0);
+    }
+    for error in missing {
+        error.report();
+    }
+    Err(Error::Told)
+}
+
 /// A moment in the words of Docker's client, in the machine's time zone.
 pub(crate) fn moment(seconds: i64) -> String {
     let Ok(moment) = jiff::Timestamp::from_second(seconds) else {
@@ -172,6 +246,15 @@ mod tests {
             (272_000_000, "272MB"),
         ] {
             assert_eq!(size(bytes), shown);
+        }
+        for (bytes, shown) in [
+            (0, "0B"),
+            (67_108_864, "64MiB"),
+            (1_572_864, "1.5MiB"),
+            (1000 << 20, "1000MiB"),
+            (16_000_000_000, "14.9GiB"),
+        ] {
+            assert_eq!(binary_size(bytes), shown);
         }
         assert_eq!(fine_size(2_345_678), "2.346MB");
         assert_eq!(fine_size(2_000_000), "2MB");

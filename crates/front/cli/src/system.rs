@@ -1,48 +1,17 @@
-//! The daemon: facts, events, cleaning up.
+//! The daemon: facts and events.
 
-use clap::{Args, Subcommand};
+use clap::Args;
 use http::Method;
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::client::{Client, query};
-use crate::containers::filters;
-use crate::disk::disk_usage;
+use crate::containers::point;
+use crate::error::Error;
+use crate::filters::{filter, filters};
 use crate::template::Template;
-use crate::{Outcome, show, terminal};
-
-/// What is asked about the daemon.
-#[derive(Debug, Subcommand)]
-pub enum Command {
-    /// Show how much disk is used.
-    Df(DiskUsage),
-    /// Remove stopped containers, unused networks and dangling images.
-    Prune {
-        /// All images without a container, not only those without a name.
-        #[arg(short, long)]
-        all: bool,
-        /// Anonymous volumes that nobody uses as well.
-        #[arg(long)]
-        volumes: bool,
-        /// Only those that fit (label=NAME[=VALUE], until=TIME).
-        #[arg(long, value_name = "FILTER")]
-        filter: Vec<String>,
-        /// Do not ask.
-        #[arg(short, long)]
-        force: bool,
-    },
-}
-
-/// `dhow system df`.
-#[derive(Debug, Args)]
-pub struct DiskUsage {
-    /// Show each image, container, volume and build step.
-    #[arg(short, long)]
-    pub(crate) verbose: bool,
-    /// Print as json, by a template such as '{{.Size}}', or 'table TEMPLATE'.
-    #[arg(long)]
-    pub(crate) format: Option<String>,
-}
+use crate::{Outcome, show};
 
 /// `dhow info` and `dhow version`.
 #[derive(Debug, Args)]
@@ -55,66 +24,25 @@ pub struct Facts {
 /// `dhow events`.
 #[derive(Debug, Args)]
 pub struct Events {
-    /// From this time on (RFC 3339, or seconds since the epoch).
+    /// From this time on (RFC 3339, seconds since the epoch, or 10m ago).
     #[arg(long, value_name = "TIME")]
     since: Option<String>,
     /// Until this time.
     #[arg(long, value_name = "TIME")]
     until: Option<String>,
     /// Show only those that fit (NAME=VALUE).
-    #[arg(short, long)]
+    #[arg(short, long, value_parser = filter)]
     filter: Vec<String>,
     /// Print as json, or by a template such as '{{.Action}}'.
     #[arg(long)]
     format: Option<String>,
 }
 
-pub(crate) async fn run(client: &Client, command: Command) -> Outcome {
-    match command {
-        Command::Df(options) => disk_usage(client, options).await?,
-        Command::Prune {
-            all,
-            volumes,
-            filter,
-            force,
-        } => {
-            let what = "This removes stopped containers, unused networks and images, and what builds keep.";
-            if !force && !terminal::confirm(what)? {
-                return Ok(0);
-            }
-            let plain = query(&[("filters", filters(&filter)?)]);
-            let mut of_images = filter.clone();
-            of_images.push(format!("dangling={}", !all));
-            let of_images = query(&[("filters", filters(&of_images)?)]);
-            let mut paths = vec![
-                format!("/containers/prune{plain}"),
-                format!("/networks/prune{plain}"),
-                format!("/images/prune{of_images}"),
-                "/build/prune".to_owned(),
-            ];
-            if volumes {
-                // Volumes have no time by which to tell them apart.
-                let labels = filter.iter().filter(|text| !text.starts_with("until="));
-                let labels: Vec<String> = labels.cloned().collect();
-                let query = query(&[("filters", filters(&labels)?)]);
-                paths.push(format!("/volumes/prune{query}"));
-            }
-            let mut bytes = 0;
-            for path in paths {
-                let pruned = client.post(&path, None).await?;
-                bytes += pruned["SpaceReclaimed"].as_u64().unwrap_or_default();
-            }
-            show::line(format_args!("Total reclaimed space: {}", show::size(bytes)));
-        }
-    }
-    Ok(0)
-}
-
 pub(crate) async fn events(client: &Client, events: Events) -> Outcome {
     let query = query(&[
-        ("since", events.since.unwrap_or_default()),
-        ("until", events.until.unwrap_or_default()),
-        ("filters", filters(&events.filter)?),
+        ("since", point(events.since.as_deref())),
+        ("until", point(events.until.as_deref())),
+        ("filters", filters(&events.filter)),
     ]);
     let format = events.format.as_deref().unwrap_or_default();
     let template = match format {
@@ -199,55 +127,327 @@ fn formatted(facts: &Facts, value: &Value) -> Result<bool, crate::Error> {
 
 pub(crate) async fn info(client: &Client, facts: Facts) -> Outcome {
     let info = client.get("/info").await?;
-    if formatted(&facts, &info)? {
+    if facts
+        .format
+        .as_deref()
+        .is_some_and(|format| !format.is_empty())
+    {
+        let mut info = info;
+        info["ClientInfo"] = client_facts(client);
+        formatted(&facts, &info)?;
         return Ok(0);
     }
-    for (label, field) in [
-        ("Name", "Name"),
-        ("Version", "ServerVersion"),
-        ("Data", "DockerRootDir"),
-        ("Containers", "Containers"),
-        ("  Running", "ContainersRunning"),
-        ("  Paused", "ContainersPaused"),
-        ("  Stopped", "ContainersStopped"),
-        ("Images", "Images"),
-        ("Storage driver", "Driver"),
-        ("Cgroup version", "CgroupVersion"),
-        ("Kernel", "KernelVersion"),
-        ("System", "OperatingSystem"),
-        ("Architecture", "Architecture"),
-        ("Processors", "NCPU"),
-    ] {
-        let value = &info[field];
-        match value.as_str() {
-            Some(text) => show::line(format_args!("{label}: {text}")),
-            None => show::line(format_args!("{label}: {value}")),
-        }
+    show::line("Client:");
+    said(" Version:   ", env!("CARGO_PKG_VERSION"));
+    said(" Context:   ", client.context());
+    said(" Debug Mode:", "false");
+    show::line("");
+    show::line("Server:");
+    server_facts(&info);
+    for warning in info["Warnings"].as_array().into_iter().flatten() {
+        anstream::eprintln!("{}", warning.as_str().unwrap_or_default());
     }
-    let memory = info["MemTotal"].as_u64().unwrap_or_default();
-    show::line(format_args!("Memory: {}", show::size(memory)));
     Ok(0)
 }
 
+/// Prints a fact, unless it is none.
+fn said(label: &str, fact: &str) {
+    if !fact.is_empty() {
+        show::line(format_args!("{label} {fact}"));
+    }
+}
+
+/// A value in words.
+fn word(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Null => String::new(),
+        other => other.to_string(),
+    }
+}
+
+/// What is known of the daemon, in the order of Docker's client.
+fn server_facts(info: &Value) {
+    let fact = |label: &str, field: &str| said(label, &word(&info[field]));
+    let words = |list: &Value| -> String {
+        let words = list.as_array().into_iter().flatten();
+        words.map(word).collect::<Vec<_>>().join(" ")
+    };
+    for (label, field) in [
+        (" Containers:", "Containers"),
+        ("  Running:", "ContainersRunning"),
+        ("  Paused:", "ContainersPaused"),
+        ("  Stopped:", "ContainersStopped"),
+        (" Images:", "Images"),
+        (" Server Version:", "ServerVersion"),
+        (" Storage Driver:", "Driver"),
+    ] {
+        fact(label, field);
+    }
+    for pair in info["DriverStatus"].as_array().into_iter().flatten() {
+        show::line(format_args!("  {}: {}", word(&pair[0]), word(&pair[1])));
+    }
+    fact(" Logging Driver:", "LoggingDriver");
+    fact(" Cgroup Driver:", "CgroupDriver");
+    fact(" Cgroup Version:", "CgroupVersion");
+    show::line(" Plugins:");
+    for kind in ["Volume", "Network", "Log"] {
+        show::line(format_args!("  {kind}: {}", words(&info["Plugins"][kind])));
+    }
+    let folders: Vec<String> = info["CDISpecDirs"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(word)
+        .collect();
+    if !folders.is_empty() {
+        show::line(" CDI spec directories:");
+        folders.iter().for_each(|folder| said(" ", folder));
+    }
+    said(" Swarm:", &word(&info["Swarm"]["LocalNodeState"]));
+    let runtimes = info["Runtimes"].as_object();
+    let runtimes: Vec<&str> = runtimes
+        .into_iter()
+        .flatten()
+        .map(|(name, _)| name.as_str())
+        .collect();
+    said(" Runtimes:", &runtimes.join(" "));
+    fact(" Default Runtime:", "DefaultRuntime");
+    fact(" Init Binary:", "InitBinary");
+    for (label, field) in [
+        (" containerd version:", "ContainerdCommit"),
+        (" runc version:", "RuncCommit"),
+        (" init version:", "InitCommit"),
+    ] {
+        said(label, &word(&info[field]["ID"]));
+    }
+    security(info);
+    for (label, field) in [
+        (" Kernel Version:", "KernelVersion"),
+        (" Operating System:", "OperatingSystem"),
+        (" OSType:", "OSType"),
+        (" Architecture:", "Architecture"),
+        (" CPUs:", "NCPU"),
+    ] {
+        fact(label, field);
+    }
+    let memory = info["MemTotal"].as_u64().unwrap_or_default();
+    said(" Total Memory:", &show::binary_size(memory));
+    for (label, field) in [
+        (" Name:", "Name"),
+        (" ID:", "ID"),
+        (" Docker Root Dir:", "DockerRootDir"),
+        (" Debug Mode:", "Debug"),
+        (" HTTP Proxy:", "HttpProxy"),
+        (" HTTPS Proxy:", "HttpsProxy"),
+        (" No Proxy:", "NoProxy"),
+    ] {
+        fact(label, field);
+    }
+    let labels: Vec<String> = info["Labels"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(word)
+        .collect();
+    if !labels.is_empty() {
+        show::line(" Labels:");
+        labels.iter().for_each(|label| said(" ", label));
+    }
+    fact(" Experimental:", "ExperimentalBuild");
+    registries(&info["RegistryConfig"]);
+    fact(" Live Restore Enabled:", "LiveRestoreEnabled");
+    let pools: Vec<&Value> = info["DefaultAddressPools"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .collect();
+    if !pools.is_empty() {
+        show::line(" Default Address Pools:");
+        for pool in pools {
+            show::line(format_args!(
+                "   Base: {}, Size: {}",
+                word(&pool["Base"]),
+                word(&pool["Size"])
+            ));
+        }
+    }
+    show::line("");
+}
+
+/// Security options are `name=NAME,profile=PROFILE` each.
+fn security(info: &Value) {
+    let options: Vec<String> = info["SecurityOptions"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(word)
+        .collect();
+    if options.is_empty() {
+        return;
+    }
+    show::line(" Security Options:");
+    for option in options {
+        for part in option.split(',') {
+            match part.split_once('=') {
+                Some(("name", name)) => show::line(format_args!("  {name}")),
+                Some(("profile", profile)) => show::line(format_args!("   Profile: {profile}")),
+                _ => {}
+            }
+        }
+    }
+}
+
+fn registries(config: &Value) {
+    let insecure = config["IndexConfigs"].as_object();
+    let insecure = insecure
+        .into_iter()
+        .flatten()
+        .filter(|(_, index)| index["Secure"] == false)
+        .map(|(name, _)| name.clone());
+    let ranges = config["InsecureRegistryCIDRs"]
+        .as_array()
+        .into_iter()
+        .flatten();
+    let insecure: Vec<String> = insecure.chain(ranges.map(word)).collect();
+    let mirrors: Vec<String> = config["Mirrors"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(word)
+        .collect();
+    for (label, names) in [
+        (" Insecure Registries:", insecure),
+        (" Registry Mirrors:", mirrors),
+    ] {
+        if !names.is_empty() {
+            show::line(label);
+            names.iter().for_each(|name| said(" ", name));
+        }
+    }
+}
+
+/// What is known of this program.
+fn client_facts(client: &Client) -> Value {
+    json!({
+        "Platform": { "Name": "Dhow" },
+        "Version": env!("CARGO_PKG_VERSION"),
+        "ApiVersion": client.version(),
+        "DefaultAPIVersion": client.version(),
+        "GitCommit": "",
+        "GoVersion": "",
+        "Os": std::env::consts::OS,
+        "Arch": architecture(),
+        "BuildTime": "",
+        "Context": client.context(),
+        "Debug": false,
+        "Plugins": [],
+        "Warnings": null,
+    })
+}
+
+/// This program's architecture, as images have it.
+fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
 pub(crate) async fn version(client: &Client, facts: Facts) -> Outcome {
-    let own = env!("CARGO_PKG_VERSION");
-    if facts.format.is_some() {
+    if facts
+        .format
+        .as_deref()
+        .is_some_and(|format| !format.is_empty())
+    {
         let server = client.get("/version").await?;
-        let os = std::env::consts::OS;
-        let both = json!({
-            "Client": { "Version": own, "ApiVersion": client.version(), "Os": os, "Arch": server["Arch"] },
-            "Server": server,
-        });
+        let both = json!({ "Client": client_facts(client), "Server": server });
         formatted(&facts, &both)?;
         return Ok(0);
     }
-    show::line(format_args!("Client: {own}"));
-    let version = client.get("/version").await?;
-    show::line(format_args!(
-        "Server: {} (API {}, minimum {})",
-        show::text(&version, "Version"),
-        show::text(&version, "ApiVersion"),
-        show::text(&version, "MinAPIVersion")
-    ));
+    show::line("Client: Dhow");
+    said(" Version:          ", env!("CARGO_PKG_VERSION"));
+    said(" API version:      ", client.version());
+    let platform = format!("{}/{}", std::env::consts::OS, architecture());
+    said(" OS/Arch:          ", &platform);
+    said(" Context:          ", client.context());
+    let server = client.get("/version").await?;
+    show::line("");
+    match show::text(&server["Platform"], "Name") {
+        "" => show::line("Server:"),
+        name => show::line(format_args!("Server: {name}")),
+    }
+    let components: Vec<&Value> = server["Components"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .collect();
+    let details = json!({ "Name": "Engine", "Version": server["Version"], "Details": {
+        "ApiVersion": server["ApiVersion"], "MinAPIVersion": server["MinAPIVersion"],
+        "Os": server["Os"], "Arch": server["Arch"],
+    } });
+    let components = if components.is_empty() {
+        vec![&details]
+    } else {
+        components
+    };
+    for component in components {
+        show::line(format_args!(" {}:", show::text(component, "Name")));
+        said("  Version:         ", show::text(component, "Version"));
+        let detail = |name: &str| show::text(&component["Details"], name);
+        if !detail("ApiVersion").is_empty() {
+            show::line(format_args!(
+                "  API version:      {} (minimum version {})",
+                detail("ApiVersion"),
+                detail("MinAPIVersion")
+            ));
+        }
+        said("  Go version:      ", detail("GoVersion"));
+        said("  Git commit:      ", detail("GitCommit"));
+        said("  Built:           ", detail("BuildTime"));
+        if !detail("Os").is_empty() {
+            show::line(format_args!(
+                "  OS/Arch:          {}/{}",
+                detail("Os"),
+                detail("Arch")
+            ));
+        }
+        if !detail("Experimental").is_empty() {
+            said("  Experimental:    ", detail("Experimental"));
+        }
+    }
     Ok(0)
+}
+
+/// Passes standard input to the daemon and its answers to standard output, as
+/// Docker's clients want it at the far end of a shell.
+pub(crate) async fn dial(client: &Client) -> Outcome {
+    let stream = client.dial().await?;
+    let (mut from, mut to) = tokio::io::split(stream);
+    let (mut stdin, mut stdout) = (tokio::io::stdin(), tokio::io::stdout());
+    let sending = async {
+        // Whoever ends the input still gets the rest of the answer.
+        let _ = tokio::io::copy(&mut stdin, &mut to).await;
+        let _ = to.shutdown().await;
+        std::future::pending::<()>().await;
+    };
+    let receiving = async {
+        let mut buffer = vec![0; 32 * 1024];
+        loop {
+            let length = from.read(&mut buffer).await?;
+            if length == 0 {
+                return Ok::<_, std::io::Error>(());
+            }
+            stdout.write_all(&buffer[..length]).await?;
+            stdout.flush().await?;
+        }
+    };
+    tokio::select! {
+        () = sending => Ok(0),
+        received = receiving => match received {
+            Ok(()) => Ok(0),
+            Err(error) => Err(Error::Broken(error.to_string())),
+        },
+    }
 }

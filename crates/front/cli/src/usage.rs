@@ -2,22 +2,25 @@
 
 use clap::Args;
 use futures_util::future::try_join_all;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::client::{Client, escape, query};
 use crate::error::Error;
 use crate::listing::{self, Row};
-use crate::request::parse_bytes;
+use crate::resources::{Resources, restart};
 use crate::{Outcome, show};
 
 /// `dhow top`.
 #[derive(Debug, Args)]
 pub struct Top {
-    /// The container.
-    container: String,
-    /// Options of ps; -ef unless told otherwise.
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    options: Vec<String>,
+    /// The container, then options of ps; -ef unless told otherwise.
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        num_args = 1..,
+        value_names = ["CONTAINER", "OPTIONS"]
+    )]
+    words: Vec<String>,
 }
 
 /// `dhow stats`.
@@ -31,6 +34,9 @@ pub struct Stats {
     /// Print once and end.
     #[arg(long)]
     no_stream: bool,
+    /// Print ids in full.
+    #[arg(long)]
+    no_trunc: bool,
     /// Print by this template, or json.
     #[arg(long, value_name = "FORMAT")]
     format: Option<String>,
@@ -42,35 +48,16 @@ pub struct Update {
     /// The containers.
     #[arg(required = true)]
     containers: Vec<String>,
-    /// Limit of memory (such as 512m).
-    #[arg(short, long, value_name = "BYTES")]
-    memory: Option<String>,
-    /// Limit of memory and swap together (-1: no limit).
-    #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
-    memory_swap: Option<String>,
-    /// Memory kept when memory is short.
-    #[arg(long, value_name = "BYTES")]
-    memory_reservation: Option<String>,
-    /// Processors, such as 1.5.
-    #[arg(long, value_name = "NUMBER")]
-    cpus: Option<f64>,
-    /// Relative weight of processor time.
-    #[arg(short, long, value_name = "WEIGHT")]
-    cpu_shares: Option<u64>,
-    /// Processors it may run on, such as 0-2.
-    #[arg(long, value_name = "LIST")]
-    cpuset_cpus: Option<String>,
-    /// Limit of processes (-1: no limit).
-    #[arg(long, value_name = "NUMBER", allow_hyphen_values = true)]
-    pids_limit: Option<i64>,
+    #[command(flatten)]
+    resources: Resources,
     /// When it is started again (no, always, unless-stopped, on-failure[:N]).
     #[arg(long, value_name = "POLICY")]
     restart: Option<String>,
 }
 
 pub(crate) async fn top(client: &Client, top: Top) -> Outcome {
-    let query = query(&[("ps_args", top.options.join(" "))]);
-    let path = format!("/containers/{}/top{query}", escape(&top.container));
+    let query = query(&[("ps_args", top.words[1..].join(" "))]);
+    let path = format!("/containers/{}/top{query}", escape(&top.words[0]));
     let answer = client.get(&path).await?;
     let words = |value: &Value| -> Vec<String> {
         let words = value.as_array().cloned().unwrap_or_default();
@@ -89,6 +76,7 @@ pub(crate) async fn top(client: &Client, top: Top) -> Outcome {
 
 pub(crate) async fn stats(client: &Client, stats: Stats) -> Outcome {
     let clears = std::io::IsTerminal::is_terminal(&std::io::stdout());
+    let settled = stats.format.or_else(|| client.setting("statsFormat"));
     loop {
         let names = if stats.containers.is_empty() {
             running(client, stats.all).await?
@@ -98,15 +86,18 @@ pub(crate) async fn stats(client: &Client, stats: Stats) -> Outcome {
         // The daemon takes a second between its two samples.
         let paths: Vec<String> = names
             .iter()
-            .map(|name| format!("/containers/{}/stats?stream=false", escape(name)))
+            .map(|name| format!("/containers/{}/stats?stream=0", escape(name)))
             .collect();
         let samples = try_join_all(paths.iter().map(|path| client.get(path))).await?;
-        let rows: Vec<Row> = samples.iter().map(row).collect();
+        let rows = samples.iter().zip(&names);
+        let rows: Vec<Row> = rows
+            .map(|(sample, name)| row(sample, name, stats.no_trunc))
+            .collect();
         if clears && !stats.no_stream {
             // Home, and clear to the end.
             print!("\x1b[H\x1b[J");
         }
-        let format = match stats.format.as_deref().unwrap_or("table") {
+        let format = match settled.as_deref().unwrap_or("table") {
             "table" => TABLE,
             format => format,
         };
@@ -134,7 +125,7 @@ async fn running(client: &Client, all: bool) -> Result<Vec<String>, Error> {
 }
 
 /// A sample in the fields of `docker stats --format`.
-fn row(sample: &Value) -> Row {
+fn row(sample: &Value, asked: &str, no_trunc: bool) -> Row {
     let number = |path: &str| {
         let found = path.split('.').fold(sample, |value, field| &value[field]);
         found.as_u64().unwrap_or(0)
@@ -173,14 +164,19 @@ fn row(sample: &Value) -> Row {
             .sum()
     };
     let pair = |one, other| format!("{} / {}", show::size(one), show::size(other));
-    let id = show::short(show::text(sample, "id"));
+    let memory = format!("{} / {}", show::binary_size(used), show::binary_size(limit));
+    let id = show::text(sample, "id");
+    let shortened = |id| if no_trunc { id } else { show::short(id) };
     Row::new([
         ("BlockIO", pair(io("read"), io("write")).into()),
         ("CPUPerc", format!("{cpu:.2}%").into()),
-        ("Container", id.into()),
-        ("ID", id.into()),
+        (
+            "Container",
+            if asked == id { shortened(id) } else { asked }.into(),
+        ),
+        ("ID", shortened(id).into()),
         ("MemPerc", format!("{share:.2}%").into()),
-        ("MemUsage", pair(used, limit).into()),
+        ("MemUsage", memory.into()),
         (
             "Name",
             show::text(sample, "name").trim_start_matches('/').into(),
@@ -207,38 +203,17 @@ const TITLES: [(&str, &str); 9] = [
 ];
 
 pub(crate) async fn update(client: &Client, update: Update) -> Outcome {
-    let mut body = Map::new();
-    for (field, option, given) in [
-        ("Memory", "--memory", &update.memory),
-        ("MemorySwap", "--memory-swap", &update.memory_swap),
-        (
-            "MemoryReservation",
-            "--memory-reservation",
-            &update.memory_reservation,
-        ),
-    ] {
-        if let Some(text) = given {
-            body.insert(field.into(), parse_bytes(option, text)?.into());
-        }
-    }
-    if let Some(cpus) = update.cpus {
-        body.insert("NanoCpus".into(), ((cpus * 1e9) as i64).into());
-    }
-    if let Some(shares) = update.cpu_shares {
-        body.insert("CpuShares".into(), shares.into());
-    }
-    if let Some(cpus) = &update.cpuset_cpus {
-        body.insert("CpusetCpus".into(), cpus.clone().into());
-    }
-    if let Some(limit) = update.pids_limit {
-        body.insert("PidsLimit".into(), limit.into());
+    let mut body = update.resources.fields();
+    if let Some(bytes) = update.resources.kernel_memory() {
+        body.insert("KernelMemory".into(), bytes.into());
     }
     if let Some(policy) = &update.restart {
-        body.insert("RestartPolicy".into(), crate::request::restart(policy)?);
+        let policy = restart(policy).map_err(Error::Usage)?;
+        body.insert("RestartPolicy".into(), policy);
     }
     if body.is_empty() {
         return Err(Error::Usage(
-            "nothing to change: give at least one option, see `dhow update --help`".into(),
+            "you must provide one or more flags when using this command".into(),
         ));
     }
     let body = Value::Object(body);

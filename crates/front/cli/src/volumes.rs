@@ -1,26 +1,21 @@
 //! `volume`.
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use crate::client::{Client, escape, query};
-use crate::containers::filters;
 use crate::error::Error;
+use crate::filters::{filter, filters};
 use crate::listing::{self, Row};
-use crate::request::pairs;
-use crate::{Outcome, show};
+use crate::prune::PruneAll;
+use crate::request::{label, pairs};
+use crate::{Outcome, prune, show};
 
 /// What is done with volumes.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Create a volume.
-    Create {
-        /// Attach a label (NAME=VALUE).
-        #[arg(long)]
-        label: Vec<String>,
-        /// Name; none makes one up.
-        name: Option<String>,
-    },
+    Create(Create),
     /// List volumes.
     #[command(visible_alias = "list")]
     Ls {
@@ -28,11 +23,14 @@ pub enum Command {
         #[arg(short, long)]
         quiet: bool,
         /// Show only those that fit (NAME=VALUE).
-        #[arg(short, long)]
+        #[arg(short, long, value_parser = filter)]
         filter: Vec<String>,
         /// Print as json, by a template such as '{{.Name}}', or 'table TEMPLATE'.
         #[arg(long)]
         format: Option<String>,
+        /// Only volumes of a cluster, of which there are none.
+        #[arg(long)]
+        cluster: bool,
     },
     /// Show everything about volumes, as JSON.
     Inspect {
@@ -54,11 +52,35 @@ pub enum Command {
         names: Vec<String>,
     },
     /// Remove volumes that nobody uses.
-    Prune {
-        /// Those with names as well.
-        #[arg(short, long)]
-        all: bool,
+    Prune(PruneAll),
+    /// Change a volume of a cluster.
+    Update {
+        /// Whether it can be used (active, pause or drain).
+        #[arg(long, default_value = "active")]
+        availability: String,
+        /// Name.
+        #[arg(value_name = "VOLUME")]
+        name: String,
     },
+}
+
+/// `dhow volume create`.
+#[derive(Debug, Args)]
+pub struct Create {
+    /// Driver.
+    #[arg(short, long, default_value = "local")]
+    driver: String,
+    /// Option of the driver (NAME=VALUE).
+    #[arg(short, long, value_name = "NAME=VALUE")]
+    opt: Vec<String>,
+    /// Attach a label (NAME=VALUE).
+    #[arg(long, value_name = "NAME=VALUE", value_parser = label)]
+    label: Vec<String>,
+    /// Name, as an option.
+    #[arg(long = "name", hide = true, value_name = "NAME")]
+    own_name: Option<String>,
+    /// Name; none makes one up.
+    name: Option<String>,
 }
 
 const TITLES: [(&str, &str); 10] = [
@@ -97,9 +119,18 @@ pub(crate) fn row(volume: &Value) -> Row {
 
 pub(crate) async fn run(client: &Client, command: Command) -> Outcome {
     match command {
-        Command::Create { label, name } => {
-            let body =
-                json!({ "Name": name.unwrap_or_default(), "Labels": pairs("label", &label)? });
+        Command::Create(create) => {
+            if create.name.is_some() && create.own_name.is_some() {
+                return Err(Error::Usage(
+                    "conflicting options: cannot specify a volume-name through both --name and as a positional arg".into(),
+                ));
+            }
+            let body = json!({
+                "Name": create.name.or(create.own_name).unwrap_or_default(),
+                "Driver": create.driver,
+                "DriverOpts": pairs(&create.opt),
+                "Labels": pairs(&create.label),
+            });
             let made = client.post("/volumes/create", Some(&body)).await?;
             show::line(show::text(&made, "Name"));
         }
@@ -107,16 +138,19 @@ pub(crate) async fn run(client: &Client, command: Command) -> Outcome {
             quiet,
             filter,
             format,
+            cluster,
         } => {
-            let query = query(&[("filters", filters(&filter)?)]);
+            let query = query(&[("filters", filters(&filter))]);
             let volumes = client.get(&format!("/volumes{query}")).await?;
             let rows = volumes["Volumes"].as_array().into_iter().flatten();
+            let rows = rows.filter(|volume| !cluster || volume["ClusterVolume"].is_object());
             let mut rows: Vec<Row> = rows.map(row).collect();
             rows.sort_by(|one, other| one.text("Name").cmp(other.text("Name")));
             if quiet && format.is_none() {
                 rows.iter().for_each(|row| show::line(row.text("Name")));
                 return Ok(0);
             }
+            let format = format.or_else(|| client.setting("volumesFormat"));
             let format = match format.as_deref().unwrap_or("table") {
                 "table" => "table {{.Driver}}\t{{.Name}}",
                 format => format,
@@ -124,19 +158,14 @@ pub(crate) async fn run(client: &Client, command: Command) -> Outcome {
             listing::print(format, &TITLES, &rows)?;
         }
         Command::Inspect { names, format } => {
-            let mut found = Vec::new();
-            for name in names {
-                found.push(client.get(&format!("/volumes/{}", escape(&name))).await?);
-            }
-            match format {
-                Some(format) => show::inspected(&format, found)?,
-                None => show::line(format_args!("{:#}", Value::Array(found))),
-            }
+            let path = |name: &str| format!("/volumes/{}", escape(name));
+            return show::inspect_each(client, &names, format.as_deref(), path).await;
         }
         Command::Rm { force, names } => {
             let mut failed = false;
             for name in names {
-                let path = format!("/volumes/{}?force={}", escape(&name), u8::from(force));
+                let query = query(&[("force", if force { "1" } else { "" }.into())]);
+                let path = format!("/volumes/{}{query}", escape(&name));
                 match client.delete(&path).await {
                     Ok(_) => show::line(name),
                     Err(error) => {
@@ -149,23 +178,12 @@ pub(crate) async fn run(client: &Client, command: Command) -> Outcome {
                 return Err(Error::Told);
             }
         }
-        Command::Prune { all } => {
-            let filters = if all {
-                json!({ "all": ["1"] }).to_string()
-            } else {
-                String::new()
-            };
-            let pruned = client
-                .post(
-                    &format!("/volumes/prune{}", query(&[("filters", filters)])),
-                    None,
-                )
-                .await?;
-            for name in pruned["VolumesDeleted"].as_array().into_iter().flatten() {
-                show::line(name.as_str().unwrap_or_default());
+        Command::Prune(prune) => return prune::volumes(client, prune).await,
+        Command::Update { name, .. } => {
+            let volume = client.get(&format!("/volumes/{}", escape(&name))).await?;
+            if !volume["ClusterVolume"].is_object() {
+                return Err(Error::Usage("can only update cluster volumes".into()));
             }
-            let bytes = pruned["SpaceReclaimed"].as_u64().unwrap_or_default();
-            show::line(format_args!("Total reclaimed space: {}", show::size(bytes)));
         }
     }
     Ok(0)
