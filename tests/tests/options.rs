@@ -467,7 +467,7 @@ fn mounts_go_both_ways(engine: &Engine<'_>) {
 
 fn logs_have_a_beginning_and_an_end(engine: &Engine<'_>) {
     let words = ["run", "--name=talker", "busybox", "sh", "-c"];
-    let program = "for word in one two three four; do echo $word; usleep 2000; done";
+    let program = "for word in one two three four; do echo $word; usleep 50000; done";
     engine.docker(&[&words[..], &[program]].concat()).ok();
     let told = engine.docker(&["logs", "-t", "talker"]).ok();
     let moments: Vec<&str> = told

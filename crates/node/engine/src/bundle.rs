@@ -157,7 +157,8 @@ pub(crate) fn compose(record: &Record, around: &Surroundings<'_>) -> Result<Spec
         devices: devices(host)?,
         cgroups_path: Some(cgroup_path(record, around.cgroup_parent)),
         resources: Some(resources(host)?),
-        rootfs_propagation: "rprivate".into(),
+        // Of the root alone: each bind has its own.
+        rootfs_propagation: "private".into(),
         seccomp: if host.privileged {
             None
         } else {
