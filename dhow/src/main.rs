@@ -16,7 +16,12 @@ use clap::{CommandFactory, Parser, Subcommand};
 /// Runs, builds and shares containers the Docker way, and orchestrates them
 /// the Kubernetes way.
 #[derive(Debug, Parser)]
-#[command(name = "dhow", version, disable_version_flag = true, max_term_width = 100)]
+#[command(
+    name = "dhow",
+    version,
+    disable_version_flag = true,
+    max_term_width = 100
+)]
 struct Arguments {
     /// Print version.
     #[arg(short = 'v', short_alias = 'V', long, action = clap::ArgAction::Version)]

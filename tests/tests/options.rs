@@ -429,6 +429,15 @@ fn mounts_go_both_ways(engine: &Engine<'_>) {
     let mount = |words: &[&str]| engine.host.run("mount", words).ok();
     let place = tree.display().to_string();
     mount(&["-t", "tmpfs", "-o", "size=1m", "tree", &place]);
+    mount(&["--make-private", &place]);
+    for propagation in ["rshared", "slave"] {
+        let bind = format!("{place}:/tree:{propagation}");
+        let error = engine
+            .docker(&["run", "--rm", "-v", &bind, "busybox"])
+            .fails(125);
+        let expected = format!("path {place} is mounted on {place} but it is not a shared");
+        assert!(error.contains(&expected), "{error}");
+    }
     mount(&["--make-shared", &place]);
     for folder in ["late-rshared", "late-rslave", "late-rprivate", "inside"] {
         std::fs::create_dir(tree.join(folder)).expect("a folder");

@@ -139,8 +139,10 @@ const CONTROLLERS: [&str; 15] = [
     "rdma",
 ];
 
-/// A path as mountinfo writes it: blanks and the like as octal numbers.
-fn unescape(text: &str) -> PathBuf {
+/// A path as `mountinfo` writes it (proc_pid_mountinfo(5)): blanks and the like as
+/// octal numbers.
+#[must_use]
+pub fn unescape(text: &str) -> PathBuf {
     use std::os::unix::ffi::OsStringExt;
     let bytes = text.as_bytes();
     let mut path = Vec::with_capacity(bytes.len());

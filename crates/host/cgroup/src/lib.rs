@@ -22,7 +22,7 @@ pub use device::{DeviceKind, DeviceRule};
 pub use device_program::in_short;
 pub use error::CgroupError;
 pub use group::{Bandwidth, Doors, Group};
-pub use layout::{Hierarchy, Layout};
+pub use layout::{Hierarchy, Layout, unescape};
 pub use limits::{Limits, Rdma, Throttle, ThrottleKind, Weight};
 pub use oom::OomWatch;
 pub use stats::{CpuStats, IoDevice, MemoryStats, PidsStats, Stats};

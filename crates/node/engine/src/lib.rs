@@ -40,6 +40,7 @@ mod name_files;
 mod names;
 mod network;
 mod owners;
+mod propagation;
 mod record;
 mod remap;
 mod sandbox;

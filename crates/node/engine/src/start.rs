@@ -26,6 +26,7 @@ use crate::links;
 use crate::logs;
 use crate::mounts::MountKind;
 use crate::name_files;
+use crate::propagation;
 use crate::record::{Record, Status};
 use crate::spec::Config;
 
@@ -165,6 +166,7 @@ impl Engine {
             accounts::identify(&record.config.user, &record.host.group_add, &passwd, &group)?;
         identity.user.umask = record.host.umask;
 
+        propagation::check(&record.mounts)?;
         self.mount_volumes(&record)?;
         let mut users = self.make_users(&record, &container.run)?;
         let own = users.as_mut().and_then(|users| users.network.take());
