@@ -342,7 +342,7 @@ fn input_goes_on_under_the_next_daemon() {
 
     let mut attach = Talk::begin(&daemon, &["attach", "box"]);
     assert_eq!(attach.say("after"), "after");
-    let processes = daemon.docker(&["top", "box", "-o", "args"]).ok();
+    let processes = daemon.docker(&["top", "box", "-o", "pid,args"]).ok();
     assert_eq!(processes.matches("cat").count(), 2, "{processes}");
     // And an end that a client means is one.
     assert_eq!(attach.end(), Some(0));
