@@ -154,6 +154,152 @@ fn what_the_registry_has_is_told(daemon: &Daemon, name: &str) {
     assert_eq!(told["Platforms"][0]["os"], "linux");
 }
 
+/// Credentials are kept by a helper that is found in `PATH`, and nowhere else.
+#[test]
+fn helpers_keep_credentials() {
+    let daemon = Daemon::start();
+    daemon.busybox();
+    let registry = Registry::start(daemon.host());
+    let folder = daemon.host().folder().join("helper");
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let kept = folder.join("kept");
+    let script = format!(
+        "#!/bin/sh\nkept={}\ncase $1 in\nstore) cat > $kept ;;\n\
+         get) cat > /dev/null; cat $kept 2> /dev/null ||\n\
+             {{ echo credentials not found in native keychain; exit 1; }} ;;\n\
+         erase) cat > /dev/null; rm -f $kept ;;\nesac\n",
+        kept.display()
+    );
+    let program = folder.join("docker-credential-house");
+    std::fs::write(&program, script).expect("written");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&program, mode).expect("made executable");
+    let path = format!(
+        "{}:{}",
+        folder.display(),
+        std::env::var("PATH").expect("there is one")
+    );
+    let name = format!("{REGISTRY}/team/kept:1");
+    daemon.docker(&["tag", "busybox", &name]).ok();
+    for client in ["docker", "dhow"] {
+        let config = folder.join(client);
+        std::fs::create_dir(&config).expect("a folder");
+        let settings = config.join("config.json");
+        std::fs::write(&settings, r#"{"credsStore":"house"}"#).expect("written");
+        let command = |words: &[&str]| {
+            let mut command = match client {
+                "docker" => daemon.docker_command(words),
+                _ => daemon.dhow_command(words),
+            };
+            command.env("PATH", &path).env("DOCKER_CONFIG", &config);
+            command
+        };
+        run(command(&["push", &name])).fails(1);
+        let words = ["login", "-u", "somebody", "-p", PASSWORD, REGISTRY];
+        run(command(&words)).ok();
+        let stored = std::fs::read_to_string(&kept).expect("the helper has it");
+        assert!(stored.contains("somebody"), "{client}: {stored}");
+        let settings = std::fs::read_to_string(&settings).expect("it was there");
+        // Neither in the clear nor as base64 of it.
+        for secret in [PASSWORD, "c29tZWJvZHk6"] {
+            assert!(!settings.contains(secret), "{client}: {settings}");
+        }
+        run(command(&["push", &name])).ok();
+        run(command(&["pull", &name])).ok();
+        run(command(&["logout", REGISTRY])).ok();
+        assert!(!kept.exists(), "{client}");
+        run(command(&["push", &name])).fails(1);
+    }
+    drop(registry);
+    daemon.finish();
+}
+
+/// What device nodes and links of an image's layers lead to: nothing of the host's.
+#[test]
+fn hostile_layers_reach_nothing_of_the_host() {
+    let daemon = Daemon::start();
+    daemon.busybox();
+    let folder = daemon.host().folder().join("hostile");
+    let (files, target) = (folder.join("files"), folder.join("target"));
+    for folder in [&files, &target] {
+        std::fs::create_dir_all(folder).expect("a folder");
+    }
+    std::fs::write(target.join("secret"), "untouched").expect("written");
+    // A disk of the host's, if it has one, its memory and its log.
+    let disks = std::fs::read_dir("/sys/block").into_iter().flatten();
+    let disk = disks
+        .flatten()
+        .filter_map(|disk| std::fs::read_to_string(disk.path().join("dev")).ok())
+        .max();
+    let disk = disk.map_or("7 0".to_owned(), |disk| disk.trim().replace(':', " "));
+    let at = |path: &std::path::Path| path.display().to_string();
+    let sh = |script: &str| {
+        let mut command = std::process::Command::new("sh");
+        command.args(["-euc", script]).current_dir(&folder);
+        run(command).ok()
+    };
+    daemon
+        .docker(&["create", "--name", "base", "--network", "none", "busybox"])
+        .ok();
+    let base = at(&files.join("base.tar"));
+    daemon.docker(&["export", "-o", &base, "base"]).ok();
+    daemon.docker(&["rm", "base"]).ok();
+    // Layers: a root, a link out of it and devices, a file beyond the link.
+    sh(&format!(
+        "mkdir one two two/out && ln -s {} one/out && mknod one/disk b {disk} && \
+         mknod one/mem c 1 1 && mknod one/kmsg c 1 11 && mknod one/null c 1 3 && \
+         chmod 666 one/* && echo evil > two/out/secret && \
+         tar -cf files/one.tar -C one . && tar -cf files/two.tar -C two out/secret",
+        at(&target)
+    ));
+    let layers = ["base.tar", "one.tar", "two.tar"];
+    let digests = layers.map(|layer| {
+        let sum = sh(&format!("sha256sum files/{layer}"));
+        format!("\"sha256:{}\"", sum.split(' ').next().expect("a sum"))
+    });
+    let config = format!(
+        r#"{{"architecture":"{}","os":"linux","rootfs":{{"type":"layers","diff_ids":[{}]}}}}"#,
+        daemon.docker(&["version", "-f", "{{.Server.Arch}}"]).ok(),
+        digests.join(",")
+    );
+    std::fs::write(files.join("config.json"), config).expect("written");
+    let list = r#"[{"Config":"config.json","RepoTags":["hostile:1"],
+        "Layers":["base.tar","one.tar","two.tar"]}]"#;
+    std::fs::write(files.join("manifest.json"), list).expect("written");
+    sh("tar -cf image.tar -C files manifest.json config.json base.tar one.tar two.tar");
+    daemon
+        .docker(&["load", "-i", &at(&folder.join("image.tar"))])
+        .ok();
+
+    let script = "[ -b /disk ] && [ -c /mem ] && echo nodes; \
+        for at in disk mem kmsg; do head -c 1 /$at 2>&1; (: > /$at) 2>&1; done; \
+        echo through > /null && echo fine; [ -L /out ] && echo link; cat /out/secret";
+    let words = [
+        "run",
+        "--rm",
+        "--network",
+        "none",
+        "hostile:1",
+        "sh",
+        "-c",
+        script,
+    ];
+    let seen = daemon.docker(&words).ok();
+    let refusals = seen.matches("Operation not permitted").count();
+    let others: Vec<&str> = seen
+        .lines()
+        .filter(|line| !line.contains("Operation not permitted"))
+        .collect();
+    assert_eq!(
+        (refusals, &others[..]),
+        (6, &["nodes", "fine", "evil"][..]),
+        "{seen}"
+    );
+    let kept = std::fs::read_to_string(target.join("secret")).expect("it is there");
+    assert_eq!(kept, "untouched");
+    daemon.finish();
+}
+
 #[test]
 fn changes_prune_and_refusals() {
     let daemon = Daemon::start();
