@@ -5,8 +5,8 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use dhow_netlink::{Batch, Namespace, Socket};
-use dhow_nft::Family;
 
+use crate::audit::{self, Network, Traces};
 use crate::output::Ran;
 
 /// A host made for one test.
@@ -15,6 +15,8 @@ pub struct Host {
     folder: Option<tempfile::TempDir>,
     namespace: Namespace,
     instance: String,
+    /// Its network before anybody changed it.
+    before: Network,
 }
 
 impl Host {
@@ -32,18 +34,21 @@ impl Host {
             .expect("a folder");
         let namespace = Namespace::create_pinned(&folder.path().join("host"))
             .expect("tests need root, to make network namespaces");
-        let socket = namespace
-            .run(Socket::route)
-            .expect("enter")
-            .expect("a socket");
-        let mut batch = Batch::new();
-        batch.set_up(1);
-        socket.run(&mut batch).expect("loopback is up");
+        let before = namespace
+            .run(|| {
+                let socket = Socket::route().expect("a socket");
+                let mut batch = Batch::new();
+                batch.set_up(1);
+                socket.run(&mut batch).expect("loopback is up");
+                Network::read()
+            })
+            .expect("enter");
         let instance = format!("t{}-{number}", std::process::id());
         Self {
             folder: Some(folder),
             namespace,
             instance,
+            before,
         }
     }
 
@@ -89,6 +94,20 @@ impl Host {
         self.namespace.run(body).expect("the host is there")
     }
 
+    /// Names of the host's links of a kind, such as `bridge` or `veth`.
+    ///
+    /// # Panics
+    ///
+    /// When the kernel does not tell.
+    pub fn links_of(&self, kind: &str) -> Vec<String> {
+        let links = self.inside(|| Socket::route().expect("a socket").links());
+        let links = links.expect("the kernel tells its links").into_iter();
+        links
+            .filter(|link| link.kind == kind)
+            .map(|link| link.name)
+            .collect()
+    }
+
     /// Runs a program on this host to its end.
     ///
     /// # Panics
@@ -104,8 +123,9 @@ impl Host {
         Ran::new(shown, &output)
     }
 
-    /// Fails if anything is left: processes, mounts, control groups, links,
-    /// rules.
+    /// Fails if anything is left: processes, mounts, control groups, files of
+    /// containers, links, rules; and unless addresses, routes and settings are what
+    /// they were.
     ///
     /// # Panics
     ///
@@ -116,61 +136,19 @@ impl Host {
         assert!(left.is_empty(), "left behind:\n  {}", left.join("\n  "));
     }
 
-    fn left(&self) -> Vec<String> {
-        let mut left = Vec::new();
-        let folder = self.folder().display().to_string();
-        for entry in std::fs::read_dir("/proc")
-            .expect("proc is mounted")
-            .flatten()
-        {
-            let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            let command = String::from_utf8_lossy(&command).replace('\0', " ");
-            if command.contains(&folder) {
-                left.push(format!(
-                    "process {}: {command}",
-                    entry.file_name().to_string_lossy()
-                ));
-            }
-        }
-        let own = self.pin().display().to_string();
-        let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("proc is mounted");
-        for mount in mounts.lines().filter(|mount| mount.contains(&folder)) {
-            if mount.split_whitespace().nth(4) != Some(own.as_str()) {
-                left.push(format!("mount {mount}"));
-            }
-        }
-        let mut pending = vec![PathBuf::from("/sys/fs/cgroup")];
-        let mut depth = 0;
-        while !pending.is_empty() && depth < 2 {
-            let mut next = Vec::new();
-            for parent in pending.drain(..) {
-                for entry in std::fs::read_dir(&parent).into_iter().flatten().flatten() {
-                    let path = entry.path();
-                    if path.ends_with(format!("dhow-{}", self.instance)) {
-                        left.push(format!("control group {}", path.display()));
-                    } else if path.is_dir() {
-                        next.push(path);
-                    }
-                }
-            }
-            pending = next;
-            depth += 1;
-        }
-        self.namespace
-            .run(|| {
-                for link in Socket::route().expect("a socket").links().expect("links") {
-                    if link.name != "lo" {
-                        left.push(format!("link {}", link.name));
-                    }
-                }
-                let socket = Socket::netfilter().expect("a socket");
-                for family in [Family::Ip, Family::Ip6, Family::Inet] {
-                    for table in dhow_nft::tables(&socket, family).expect("tables") {
-                        left.push(format!("table {family:?} {table}"));
-                    }
-                }
-            })
-            .expect("enter");
+    pub(crate) fn left(&self) -> Vec<String> {
+        let pin = self.pin();
+        let traces = Traces {
+            folder: self.folder(),
+            instance: self.instance(),
+            pin: &pin,
+        };
+        let mut left = traces.find();
+        left.extend(self.inside(|| {
+            let mut left = audit::links_and_tables();
+            left.extend(Network::read().differences(&self.before));
+            left
+        }));
         left
     }
 }

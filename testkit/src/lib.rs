@@ -5,6 +5,7 @@
 //! [`Host::audit`] fails when anything is left of it. [`Outside`] is what its
 //! uplink leads to.
 
+mod audit;
 mod busybox;
 mod certificates;
 mod compose;
