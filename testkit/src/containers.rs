@@ -5,15 +5,34 @@ use std::path::Path;
 use dhow_netlink::Namespace;
 
 use crate::daemon::Daemon;
+use crate::host::Host;
+use crate::output::Ran;
+use crate::reference::Reference;
 
-impl Daemon {
+/// A daemon that `docker` speaks to, on a host of its own: ours, or the one that
+/// says what is right.
+pub trait Dockerd {
+    /// The host it runs on.
+    fn host(&self) -> &Host;
+
+    /// Runs `docker` at it.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be started.
+    fn docker(&self, arguments: &[&str]) -> Ran;
+
+    /// Whether it is the reference, which is older, and other on purpose here and
+    /// there.
+    fn is_reference(&self) -> bool;
+
     /// Starts a container that sleeps, with options of `docker run`.
     ///
     /// # Panics
     ///
     /// When it does not start.
     #[track_caller]
-    pub fn sleeper(&self, name: &str, options: &[&str]) {
+    fn sleeper(&self, name: &str, options: &[&str]) {
         let words = [
             &["run", "-d", "--name", name][..],
             options,
@@ -29,7 +48,7 @@ impl Daemon {
     ///
     /// When it fails.
     #[track_caller]
-    pub fn script(&self, options: &[&str], script: &str) -> String {
+    fn script(&self, options: &[&str], script: &str) -> String {
         let words = [&["run", "--rm"], options, &["busybox", "sh", "-c", script]];
         self.docker(&words.concat()).ok()
     }
@@ -40,7 +59,7 @@ impl Daemon {
     ///
     /// When it fails.
     #[track_caller]
-    pub fn within(&self, name: &str, script: &str) -> String {
+    fn within(&self, name: &str, script: &str) -> String {
         self.docker(&["exec", name, "sh", "-c", script]).ok()
     }
 
@@ -50,7 +69,7 @@ impl Daemon {
     ///
     /// When there is no such container.
     #[track_caller]
-    pub fn inspect(&self, name: &str, template: &str) -> String {
+    fn inspect(&self, name: &str, template: &str) -> String {
         self.docker(&["inspect", "-f", template, name]).ok()
     }
 
@@ -60,8 +79,114 @@ impl Daemon {
     ///
     /// When it does not run.
     #[track_caller]
-    pub fn namespace(&self, name: &str) -> Namespace {
+    fn namespace(&self, name: &str) -> Namespace {
         let pid = self.inspect(name, "{{.State.Pid}}");
         Namespace::open(Path::new(&format!("/proc/{pid}/ns/net"))).expect("it runs")
+    }
+
+    /// Removes all containers, by force.
+    ///
+    /// # Panics
+    ///
+    /// When one cannot be removed.
+    #[track_caller]
+    fn remove_containers(&self) {
+        let ids = self.docker(&["ps", "-aq", "--no-trunc"]).ok();
+        let mut arguments = vec!["rm", "-f", "-v"];
+        arguments.extend(ids.lines());
+        if arguments.len() > 3 {
+            self.docker(&arguments).ok();
+        }
+    }
+}
+
+impl Dockerd for Daemon {
+    fn host(&self) -> &Host {
+        Daemon::host(self)
+    }
+
+    fn docker(&self, arguments: &[&str]) -> Ran {
+        Daemon::docker(self, arguments)
+    }
+
+    fn is_reference(&self) -> bool {
+        false
+    }
+}
+
+impl Dockerd for Reference {
+    fn host(&self) -> &Host {
+        Reference::host(self)
+    }
+
+    fn docker(&self, arguments: &[&str]) -> Ran {
+        Reference::docker(self, arguments)
+    }
+
+    fn is_reference(&self) -> bool {
+        true
+    }
+}
+
+/// The same for those who know whom they speak to.
+impl Daemon {
+    /// As [`Dockerd::sleeper`].
+    ///
+    /// # Panics
+    ///
+    /// As there.
+    #[track_caller]
+    pub fn sleeper(&self, name: &str, options: &[&str]) {
+        Dockerd::sleeper(self, name, options);
+    }
+
+    /// As [`Dockerd::script`].
+    ///
+    /// # Panics
+    ///
+    /// As there.
+    #[track_caller]
+    pub fn script(&self, options: &[&str], script: &str) -> String {
+        Dockerd::script(self, options, script)
+    }
+
+    /// As [`Dockerd::within`].
+    ///
+    /// # Panics
+    ///
+    /// As there.
+    #[track_caller]
+    pub fn within(&self, name: &str, script: &str) -> String {
+        Dockerd::within(self, name, script)
+    }
+
+    /// As [`Dockerd::inspect`].
+    ///
+    /// # Panics
+    ///
+    /// As there.
+    #[track_caller]
+    pub fn inspect(&self, name: &str, template: &str) -> String {
+        Dockerd::inspect(self, name, template)
+    }
+
+    /// As [`Dockerd::namespace`].
+    ///
+    /// # Panics
+    ///
+    /// As there.
+    #[track_caller]
+    pub fn namespace(&self, name: &str) -> Namespace {
+        Dockerd::namespace(self, name)
+    }
+
+    /// As [`Dockerd::remove_containers`].
+    ///
+    /// # Panics
+    ///
+    /// As there.
+    #[track_caller]
+    pub fn remove_containers(&self) {
+        Dockerd::remove_containers(self);
     }
 }

@@ -352,20 +352,6 @@ impl Daemon {
         let archive = busybox::archive(&self.host);
         self.dhow(&["import", text(&archive), "busybox"]).ok();
     }
-
-    /// Removes all containers, by force.
-    ///
-    /// # Panics
-    ///
-    /// When one cannot be removed.
-    pub fn remove_containers(&self) {
-        let ids = self.docker(&["ps", "-aq", "--no-trunc"]).ok();
-        let mut arguments = vec!["rm", "-f", "-v"];
-        arguments.extend(ids.lines());
-        if arguments.len() > 3 {
-            self.docker(&arguments).ok();
-        }
-    }
 }
 
 impl Drop for Daemon {

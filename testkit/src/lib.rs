@@ -16,12 +16,15 @@ mod host;
 mod output;
 mod outside;
 mod reference;
+mod sctp;
 
 pub use certificates::certificates;
 pub use compose::Project;
+pub use containers::Dockerd;
 pub use daemon::Daemon;
 pub use executables::{cached, dhow, require, runtime};
 pub use host::Host;
 pub use output::Ran;
 pub use outside::{Mirror, Outside, ask, ask_datagram, is_silent};
 pub use reference::Reference;
+pub use sctp::ask_association;
