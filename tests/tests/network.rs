@@ -3,7 +3,15 @@
 use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
 
-use dhow_testkit::Daemon;
+use dhow_testkit::{Daemon, Dockerd, Reference};
+
+/// The reference daemon, to which the same checks are put: one that it fails is
+/// wrong.
+fn reference() -> Reference {
+    let reference = Reference::start();
+    reference.busybox();
+    reference
+}
 
 fn daemon() -> Daemon {
     let daemon = Daemon::start();
@@ -184,6 +192,118 @@ fn networks_are_what_was_asked_for() {
     assert!(!pruned.contains("front"), "{pruned}");
     let pruned = daemon.docker(&["network", "prune", "-f"]).ok();
     assert!(pruned.contains("front"), "{pruned}");
+    daemon.finish();
+}
+
+#[test]
+fn a_configuration_is_what_networks_are_made_of() {
+    let daemon = daemon();
+    daemon
+        .docker(&[
+            "network",
+            "create",
+            "--config-only",
+            "--subnet=10.97.0.0/24",
+            "--ip-range=10.97.0.128/25",
+            "--label=tier=front",
+            "--opt=com.docker.network.driver.mtu=1300",
+            "plan",
+        ])
+        .ok();
+    let format =
+        "{{.Driver}} {{.ConfigOnly}} {{.ConfigFrom.Network}} {{(index .IPAM.Config 0).Subnet}}";
+    let inspect = |name: &str| {
+        daemon
+            .docker(&["network", "inspect", "-f", format, name])
+            .ok()
+    };
+    assert_eq!(inspect("plan"), "null true  10.97.0.0/24");
+    daemon
+        .docker(&["network", "create", "--config-from=plan", "made"])
+        .ok();
+    assert_eq!(inspect("made"), "bridge false plan 10.97.0.0/24");
+    let seen = daemon.script(
+        &["--network=made"],
+        "ip -o -4 addr show eth0; cat /sys/class/net/eth0/mtu",
+    );
+    assert!(
+        seen.contains("10.97.0.128/24") && seen.ends_with("1300"),
+        "{seen}"
+    );
+    for (words, part) in [
+        (
+            &["network", "create", "--config-from=made", "x"][..],
+            "is not a configuration network",
+        ),
+        (
+            &["network", "create", "--config-from=nothing", "x"],
+            "network nothing not found",
+        ),
+        (
+            &[
+                "network",
+                "create",
+                "--config-from=plan",
+                "--label=a=b",
+                "x",
+            ],
+            "user supplied configurations are not supported",
+        ),
+        (
+            &["network", "create", "--config-from=plan", "-o", "a=b", "x"],
+            "network driver options are not supported",
+        ),
+        (
+            &["network", "create", "--config-from=plan", "x"],
+            "Pool overlaps with other one",
+        ),
+        (
+            &["network", "create", "--config-only", "--internal", "x"],
+            "configuration network can not be internal",
+        ),
+        (&["network", "rm", "plan"], "is in use"),
+    ] {
+        let error = daemon.docker(words).fails(1);
+        assert!(error.contains(part), "{words:?}: {error}");
+    }
+    let words = ["run", "--rm", "--network=plan", "busybox", "true"];
+    let error = daemon.docker(&words).fails(125);
+    assert!(error.contains("configuration-only network"), "{error}");
+    daemon.remove_containers();
+    daemon.docker(&["network", "rm", "made"]).ok();
+    daemon.docker(&["network", "rm", "plan"]).ok();
+    daemon.finish();
+}
+
+#[test]
+fn link_local_addresses_are_had_besides() {
+    let daemon = daemon();
+    daemon.docker(&["network", "create", "front"]).ok();
+    let two = ["--link-local-ip=169.254.8.8", "--link-local-ip=fe80::8:8"];
+    daemon.sleeper("box", &[&["--network=front"], &two[..]].concat());
+    daemon.sleeper("late", &[]);
+    let words = [&["network", "connect"], &two[..], &["front", "late"]].concat();
+    daemon.docker(&words).ok();
+    for (name, link) in [("box", "eth0"), ("late", "eth1")] {
+        let seen = daemon.within(name, &format!("ip -o addr show {link}"));
+        for part in ["169.254.8.8/16", "fe80::8:8/64", " inet 172."] {
+            assert!(seen.contains(part), "{part} in {seen}");
+        }
+    }
+    let format = "{{.NetworkSettings.Networks.front.IPAMConfig.LinkLocalIPs}}";
+    assert_eq!(daemon.inspect("box", format), "[169.254.8.8 fe80::8:8]");
+    let words = [
+        "--network=front",
+        "--link-local-ip=10.1.1.1",
+        "busybox",
+        "true",
+    ];
+    let error = daemon
+        .docker(&[&["run", "--rm"], &words[..]].concat())
+        .fails(125);
+    assert!(error.contains("invalid link"), "{error}");
+    daemon.remove_containers();
+    daemon.docker(&["network", "rm", "front"]).ok();
     daemon.finish();
 }
 
@@ -534,6 +654,16 @@ fn questions_go_where_they_may() {
 #[test]
 fn links_name_others_on_the_default_network() {
     let daemon = daemon();
+    links_name_others(&daemon);
+    daemon.finish();
+}
+
+#[test]
+fn links_name_others_with_the_reference() {
+    links_name_others(&reference());
+}
+
+fn links_name_others(daemon: &impl Dockerd) {
     daemon.sleeper("db", &["--expose=5432", "-e", "SECRET=x"]);
     let address = daemon.inspect("db", "{{.NetworkSettings.IPAddress}}");
     daemon.sleeper("web", &["--link=db:store"]);
@@ -585,12 +715,21 @@ fn links_name_others_on_the_default_network() {
     );
     daemon.remove_containers();
     daemon.docker(&["network", "rm", "front"]).ok();
-    daemon.finish();
 }
 
 #[test]
 fn networks_of_others_and_none() {
     let daemon = daemon();
+    others_and_none(&daemon);
+    daemon.finish();
+}
+
+#[test]
+fn networks_of_others_and_none_with_the_reference() {
+    others_and_none(&reference());
+}
+
+fn others_and_none(daemon: &impl Dockerd) {
     daemon.sleeper("owner", &["-h", "owner", "--add-host=x:10.0.0.9"]);
     let own = daemon.within(
         "owner",
@@ -659,5 +798,4 @@ fn networks_of_others_and_none() {
         "{error}"
     );
     daemon.remove_containers();
-    daemon.finish();
 }

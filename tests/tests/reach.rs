@@ -5,16 +5,109 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use dhow_testkit::{Daemon, Mirror, Outside, ask, ask_datagram, is_silent};
+use dhow_testkit::{
+    Daemon, Dockerd, Mirror, Outside, Reference, ask, ask_association, ask_datagram, is_silent,
+};
 use tokio::io::AsyncReadExt as _;
 
 /// How long anything may take that happens at once on an idle machine.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// The reference daemon, to which the same checks are put: one that it fails is
+/// wrong.
+fn reference() -> Reference {
+    let reference = Reference::start();
+    reference.busybox();
+    reference
+}
+
 fn daemon() -> Daemon {
     let daemon = Daemon::start();
     daemon.busybox();
     daemon
+}
+
+#[test]
+fn published_ports_are_reached() {
+    let daemon = daemon();
+    ports_are_reached(&daemon);
+    daemon.finish();
+}
+
+#[test]
+fn published_ports_of_the_reference_are_reached() {
+    ports_are_reached(&reference());
+}
+
+/// What holds with IPv4 alone, which is all that the reference has by itself.
+fn ports_are_reached(daemon: &impl Dockerd) {
+    let outside = Outside::of(daemon.host());
+    for (name, subnet) in [("front", "10.84.0.0/24"), ("back", "10.85.0.0/24")] {
+        let subnet = format!("--subnet={subnet}");
+        daemon.docker(&["network", "create", &subnet, name]).ok();
+    }
+    let ports = [
+        "-p=8080:80",
+        "-p=8080:80/udp",
+        "-p=127.0.0.1:8081:80",
+        "-p=192.0.2.2:8082:80",
+    ];
+    daemon.sleeper("web", &[&["--network=front"], &ports[..]].concat());
+    daemon.sleeper("near", &["--network=front"]);
+    daemon.sleeper("far", &["--network=back"]);
+    let mirror = Mirror::at(daemon.namespace("web"), 80);
+    let host = daemon.host().namespace();
+    let (near, far) = (daemon.namespace("near"), daemon.namespace("far"));
+    let world = outside.namespace();
+    for (from, to, seen) in [
+        (host, "127.0.0.1:8080", "10.84.0.1"),
+        (host, "127.0.0.1:8081", "10.84.0.1"),
+        (host, "10.84.0.2:80", "10.84.0.1"),
+        (world, "192.0.2.2:8080", "192.0.2.1"),
+        (world, "192.0.2.2:8082", "192.0.2.1"),
+        (&near, "192.0.2.2:8080", "10.84.0.1"),
+        (&near, "10.84.0.2:80", "10.84.0.3"),
+    ] {
+        assert_eq!(ask(from, to).as_deref(), Some(seen), "{to}");
+    }
+    // From another network: through a process of the reference, and as it came here.
+    let seen = if daemon.is_reference() {
+        "10.84.0.1"
+    } else {
+        "10.85.0.2"
+    };
+    assert_eq!(ask(&far, "192.0.2.2:8080").as_deref(), Some(seen));
+    assert_eq!(
+        ask_datagram(world, "192.0.2.2:8080").as_deref(),
+        Some("192.0.2.1")
+    );
+    for (from, to) in [
+        (world, "192.0.2.2:8081"),
+        (world, "10.84.0.2:80"),
+        (&far, "10.84.0.2:80"),
+    ] {
+        assert!(is_silent(from, to), "{to}");
+    }
+    let words = ["run", "--rm", "-p", "8080:80", "busybox", "true"];
+    let error = daemon.docker(&words).fails(125);
+    assert!(error.contains("port is already allocated"), "{error}");
+    let held = host
+        .run(|| std::net::TcpListener::bind("0.0.0.0:7000"))
+        .expect("enter");
+    let words = ["run", "--rm", "-p", "7000:80", "busybox", "true"];
+    let error = daemon.docker(&words).fails(125);
+    assert!(error.contains("address already in use"), "{error}");
+    drop(held);
+    // And what is published is held against the processes of the host.
+    let refused = host
+        .run(|| std::net::TcpListener::bind("0.0.0.0:8080"))
+        .expect("enter")
+        .expect_err("it is the container's");
+    assert_eq!(refused.kind(), std::io::ErrorKind::AddrInUse);
+    drop(mirror);
+    daemon.remove_containers();
+    daemon.docker(&["network", "rm", "front", "back"]).ok();
+    outside.remove(daemon.host());
 }
 
 #[test]
@@ -99,6 +192,9 @@ fn published_ports_are_reached_from_everywhere() {
         ask_datagram(host, "127.0.0.1:8080").as_deref(),
         Some("10.84.0.1")
     );
+    let at_web = daemon.namespace("web");
+    let arrived = ask_association(world, "192.0.2.2:9000".parse().expect("good"), &at_web);
+    assert_eq!(arrived, Some(([192, 0, 2, 1].into(), 9000)), "SCTP");
     for (from, to, why) in [
         (
             world,
@@ -311,9 +407,267 @@ fn ports_are_published_at_the_loopback_address_of_ipv6() {
     daemon.finish();
 }
 
+/// A host without routes of its own that overlap has 172.17.0.0/16 for its default
+/// network; this one has not. What leaves does so by the uplink's packets.
+#[test]
+fn networks_fit_what_the_host_has() {
+    let mut uplink = None;
+    let daemon = Daemon::start_with(|host| {
+        let outside = Outside::of(host);
+        for taken in ["172.17.0.0/16", "172.19.128.0/17"] {
+            let route = ["route", "add", taken, "via", "192.0.2.1"];
+            host.run("ip", &route).ok();
+        }
+        uplink = Some(outside);
+        Vec::new()
+    });
+    daemon.busybox();
+    let outside = uplink.expect("it was made");
+    daemon.docker(&["network", "create", "front"]).ok();
+    let subnet = |name: &str| {
+        let format = "{{(index .IPAM.Config 0).Subnet}} {{.EnableIPv4}} {{.EnableIPv6}}";
+        daemon
+            .docker(&["network", "inspect", "-f", format, name])
+            .ok()
+    };
+    assert_eq!(subnet("bridge"), "172.18.0.0/16 true true");
+    assert_eq!(subnet("front"), "172.20.0.0/16 true true");
+    let mirror = outside.mirror(90);
+    for network in ["bridge", "front"] {
+        daemon.sleeper(network, &["--network", network]);
+        let addresses = daemon.within(network, "ip -o addr show eth0 scope global");
+        assert!(
+            addresses.contains(" inet 172.") && addresses.contains(" inet6 fd"),
+            "{addresses}"
+        );
+        let inside = daemon.namespace(network);
+        for (to, seen) in [
+            ("192.0.2.1:90", "192.0.2.2"),
+            ("[fd00:2::1]:90", "fd00:2::2"),
+        ] {
+            assert_eq!(ask(&inside, to).as_deref(), Some(seen), "{network}");
+        }
+        assert_eq!(
+            daemon.within(network, "cat /sys/class/net/eth0/mtu"),
+            "1400"
+        );
+        // The largest packet that the uplink takes, in one piece.
+        daemon.within(network, "ping -c 1 -W 5 -s 1372 192.0.2.1");
+    }
+    drop(mirror);
+    daemon.remove_containers();
+    daemon.docker(&["network", "rm", "front"]).ok();
+    outside.remove(daemon.host());
+    daemon.finish();
+}
+
+#[test]
+fn a_network_may_have_ipv6_alone() {
+    let daemon = daemon();
+    let outside = Outside::of(daemon.host());
+    daemon
+        .docker(&[
+            "network",
+            "create",
+            "--ipv4=false",
+            "--ipv6",
+            "--subnet=fd92::/64",
+            "six",
+        ])
+        .ok();
+    let format = "{{.EnableIPv4}} {{.EnableIPv6}} {{len .IPAM.Config}}";
+    let shown = daemon
+        .docker(&["network", "inspect", "-f", format, "six"])
+        .ok();
+    assert_eq!(shown, "false true 1");
+    daemon.sleeper("web", &["--network=six", "-p", "8080:80"]);
+    daemon.sleeper("near", &["--network=six"]);
+    let addresses = daemon.within("web", "ip -o addr show eth0 scope global");
+    assert!(
+        addresses.contains(" fd92::2/64") && !addresses.contains(" inet "),
+        "{addresses}"
+    );
+    assert_eq!(daemon.docker(&["port", "web"]).ok(), "80/tcp -> [::]:8080");
+    daemon.within("near", "nslookup web | grep fd92::2");
+    let mirror = Mirror::at(daemon.namespace("web"), 80);
+    let beyond = outside.mirror(90);
+    let (host, near) = (daemon.host().namespace(), daemon.namespace("near"));
+    for (from, to, seen) in [
+        (outside.namespace(), "[fd00:2::2]:8080", "fd00:2::1"),
+        (host, "[::1]:8080", "fd92::1"),
+        (&near, "[fd92::2]:80", "fd92::3"),
+        (&near, "[fd00:2::2]:8080", "fd92::1"),
+        (&near, "[fd00:2::1]:90", "fd00:2::2"),
+    ] {
+        assert_eq!(ask(from, to).as_deref(), Some(seen), "{to}");
+    }
+    assert!(is_silent(host, "127.0.0.1:8080"), "it has no IPv4");
+    for (words, part) in [
+        (
+            &["--ipv4=false", "--ipv6=false"][..],
+            "IPv4 and IPv6 are both turned off",
+        ),
+        (
+            &["--ipv4=false", "--ipv6", "--subnet=10.92.0.0/24"],
+            "IPv4 is turned off",
+        ),
+    ] {
+        let words = [&["network", "create"], words, &["x"]].concat();
+        let error = daemon.docker(&words).fails(1);
+        assert!(error.contains(part), "{words:?}: {error}");
+    }
+    drop((mirror, beyond));
+    daemon.remove_containers();
+    daemon.docker(&["network", "rm", "six"]).ok();
+    outside.remove(daemon.host());
+    daemon.finish();
+}
+
+#[test]
+fn gateways_have_modes() {
+    let daemon = daemon();
+    let outside = Outside::of(daemon.host());
+    let world = outside.namespace();
+    let create = |name: &str, subnets: [&str; 2], options: &[&str]| {
+        let subnets = subnets.map(|subnet| format!("--subnet={subnet}"));
+        let words = [
+            &["network", "create", "--ipv6", &subnets[0], &subnets[1]][..],
+            options,
+            &[name],
+        ];
+        daemon.docker(&words.concat()).ok();
+    };
+    let mode = |family: &str, mode: &str| {
+        format!("--opt=com.docker.network.bridge.gateway_mode_{family}={mode}")
+    };
+    create(
+        "routed",
+        ["10.93.0.0/24", "fd93::/64"],
+        &[&mode("ipv4", "routed"), &mode("ipv6", "routed")],
+    );
+    create(
+        "open",
+        ["10.94.0.0/24", "fd94::/64"],
+        &[&mode("ipv4", "nat-unprotected")],
+    );
+    create(
+        "apart",
+        ["10.95.0.0/24", "fd95::/64"],
+        &[
+            "--internal",
+            &mode("ipv4", "isolated"),
+            &mode("ipv6", "isolated"),
+        ],
+    );
+    create(
+        "without",
+        ["10.96.0.0/24", "fd96::/64"],
+        &["--opt=com.docker.network.bridge.inhibit_ipv4=true"],
+    );
+    for route in [
+        "10.93.0.0/24 via 192.0.2.2",
+        "10.94.0.0/24 via 192.0.2.2",
+        "fd93::/64 via fd00:2::2",
+        "fd94::/64 via fd00:2::2",
+    ] {
+        let words: Vec<&str> = ["route", "add"]
+            .into_iter()
+            .chain(route.split(' '))
+            .collect();
+        let added = world.run(|| Command::new("ip").args(&words).status());
+        assert!(added.expect("enter").expect("ip runs").success(), "{route}");
+    }
+    for name in ["routed", "open", "apart", "without"] {
+        daemon.sleeper(name, &["--network", name, "-p", "80"]);
+    }
+    daemon.sleeper("apart2", &["--network=apart"]);
+    daemon.sleeper("without2", &["--network=without"]);
+    let place = |name: &str| daemon.namespace(name);
+    let mirrors = ["routed", "open", "apart", "without"]
+        .map(|name| [80, 81].map(|port| Mirror::at(place(name), port)));
+    let beyond = outside.mirror(90);
+    for (from, to, seen) in [
+        // Routed: published ports and nothing else, both ways with its own address.
+        (world, "10.93.0.2:80", Some("192.0.2.1")),
+        (world, "[fd93::2]:80", Some("fd00:2::1")),
+        (world, "10.93.0.2:81", None),
+        (world, "[fd93::2]:81", None),
+        (&place("routed"), "192.0.2.1:90", Some("10.93.0.2")),
+        (&place("routed"), "[fd00:2::1]:90", Some("fd93::2")),
+        (&place("open"), "10.93.0.2:80", Some("10.94.0.2")),
+        // Unprotected: all of IPv4, and IPv6 as always.
+        (world, "10.94.0.2:81", Some("192.0.2.1")),
+        (world, "[fd94::2]:81", None),
+        (&place("open"), "192.0.2.1:90", Some("192.0.2.2")),
+        // Isolated: each other.
+        (&place("apart2"), "10.95.0.2:80", Some("10.95.0.3")),
+        (&place("apart2"), "[fd95::2]:80", Some("fd95::3")),
+        (daemon.host().namespace(), "10.95.0.2:80", None),
+        (&place("apart"), "192.0.2.1:90", None),
+        (&place("without2"), "10.96.0.2:80", Some("10.96.0.3")),
+    ] {
+        match seen {
+            Some(_) => assert_eq!(ask(from, to).as_deref(), seen, "{to}"),
+            None => assert!(is_silent(from, to), "{to}"),
+        }
+    }
+    let pinged = world.run(|| {
+        Command::new("busybox")
+            .args(["ping", "-c1", "-W5", "10.93.0.2"])
+            .output()
+    });
+    assert!(pinged.expect("enter").expect("ping runs").status.success());
+    // No port of the host leads to what is routed.
+    let ports = daemon.inspect("routed", "{{json .NetworkSettings.Ports}}");
+    assert!(ports.contains(r#""HostPort":"""#), "{ports}");
+    for bridge in ["apart", "without"] {
+        let id = daemon
+            .docker(&["network", "inspect", "-f", "{{.Id}}", bridge])
+            .ok();
+        let name = daemon.host().links_of("bridge");
+        let name = name
+            .iter()
+            .find(|name| name.ends_with(&id[..8]))
+            .expect("its bridge");
+        let addresses = daemon.host().run("ip", &["-o", "addr", "show", name]).ok();
+        assert!(!addresses.contains(" inet "), "{addresses}");
+        assert_eq!(
+            addresses.contains(" inet6 "),
+            bridge == "without",
+            "{addresses}"
+        );
+    }
+    // Names are answered where there is no address of ours to ask, too.
+    daemon.within("apart2", "nslookup apart | grep 10.95.0.2");
+    daemon.within("without2", "nslookup without | grep 10.96.0.2");
+    let words = ["network", "create", &mode("ipv4", "isolated"), "x"];
+    let error = daemon.docker(&words).fails(1);
+    assert!(
+        error.contains("only be used for an internal network"),
+        "{error}"
+    );
+    drop((mirrors, beyond));
+    daemon.remove_containers();
+    daemon
+        .docker(&["network", "rm", "routed", "open", "apart", "without"])
+        .ok();
+    outside.remove(daemon.host());
+    daemon.finish();
+}
+
 #[test]
 fn bridges_are_as_open_as_they_were_made() {
     let daemon = daemon();
+    bridges_are_as_open(&daemon);
+    daemon.finish();
+}
+
+#[test]
+fn bridges_of_the_reference_are_as_open_as_they_were_made() {
+    bridges_are_as_open(&reference());
+}
+
+fn bridges_are_as_open(daemon: &impl Dockerd) {
     let outside = Outside::of(daemon.host());
     let create = |name: &str, subnet: &str, options: &[&str]| {
         let subnet = format!("--subnet={subnet}");
@@ -379,9 +733,10 @@ fn bridges_are_as_open_as_they_were_made() {
     // Neither in nor out, but within.
     assert!(is_silent(&inner, "192.0.2.1:90"));
     assert_eq!(ask(&inner, "10.89.0.3:80").as_deref(), Some("10.89.0.2"));
+    // The reference leads a default route to a bridge that lets nothing out.
     assert_eq!(
         daemon.within("inner-e", "ip route | grep -c default || true"),
-        "0"
+        if daemon.is_reference() { "1" } else { "0" }
     );
     assert_eq!(daemon.docker(&["port", "inner-e"]).ok(), "");
     drop(mirrors);
@@ -391,7 +746,6 @@ fn bridges_are_as_open_as_they_were_made() {
         .docker(&["network", "rm", "cells", "plain", "local", "inner"])
         .ok();
     outside.remove(daemon.host());
-    daemon.finish();
 }
 
 #[test]
@@ -472,9 +826,55 @@ fn macvlan_containers_are_hosts_of_the_network_outside() {
     }
     daemon.docker(&["network", "disconnect", "lan", "one"]).ok();
     assert_eq!(daemon.within("one", "ls /sys/class/net"), "lo");
+    daemon.docker(&["rm", "-f", "one", "two"]).ok();
+    daemon.docker(&["network", "rm", "lan"]).ok();
+    // Several subnets on one wire, each with its router; docker tells them in any
+    // order.
+    daemon
+        .docker(&[
+            "network",
+            "create",
+            "-d",
+            "macvlan",
+            "--subnet=192.0.2.0/24",
+            "--gateway=192.0.2.1",
+            "--ip-range=192.0.2.128/31",
+            "--subnet=198.51.100.0/24",
+            "--gateway=198.51.100.1",
+            "-o",
+            "parent=eth0",
+            "lan",
+        ])
+        .ok();
+    daemon.sleeper("one", &["--network=lan", "--ip=192.0.2.128"]);
+    daemon.sleeper("two", &["--network=lan", "--ip=198.51.100.7"]);
+    for (name, address, router) in [
+        ("one", "192.0.2.128/24", "192.0.2.1"),
+        ("two", "198.51.100.7/24", "198.51.100.1"),
+    ] {
+        let seen = daemon.within(name, "ip -o -4 addr show eth0; ip route");
+        assert!(seen.contains(address), "{seen}");
+        assert!(seen.contains(&format!("default via {router}")), "{seen}");
+    }
     drop(mirror);
     daemon.remove_containers();
     daemon.docker(&["network", "rm", "lan"]).ok();
+    // Not every kernel has ipvlan; one that has not says so.
+    let words = [
+        "network",
+        "create",
+        "-d",
+        "ipvlan",
+        "--subnet=203.0.113.0/24",
+    ];
+    let options = ["-o", "parent=eth0", "-o", "ipvlan_mode=l3", "thin"];
+    daemon.docker(&[&words[..], &options].concat()).ok();
+    let ran = daemon.docker(&["run", "--rm", "--network=thin", "busybox", "ip", "route"]);
+    let is_right = ran.code == 0 && ran.stdout.starts_with("default dev eth0");
+    let is_told = ran.stderr.contains("this kernel has no ipvlan links");
+    assert!(is_right || is_told, "{}{}", ran.stdout, ran.stderr);
+    daemon.remove_containers();
+    daemon.docker(&["network", "rm", "thin"]).ok();
     let links = daemon.host().run("ip", &["-br", "link"]).ok();
     assert!(
         links.contains("eth0") && !links.contains("eth0.50"),

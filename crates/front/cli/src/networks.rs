@@ -96,10 +96,10 @@ pub struct Connect {
 /// `dhow network create`.
 #[derive(Debug, Args)]
 pub struct Create {
-    /// Driver (bridge or macvlan).
+    /// Driver (bridge, macvlan or ipvlan).
     #[arg(short, long, default_value = "bridge")]
     driver: String,
-    /// Subnet, such as 10.1.0.0/16; one of each family.
+    /// Subnet, such as 10.1.0.0/16; on a bridge one of each family.
     #[arg(long, value_delimiter = ',')]
     subnet: Vec<String>,
     /// Part of a subnet from which addresses are given.

@@ -112,6 +112,8 @@ fn network_status(error: &NetworkError) -> StatusCode {
         NetworkError::InUse { .. }
         | NetworkError::Overlap(_)
         | NetworkError::ParentTaken { .. }
+        | NetworkError::ConfigurationInUse(_)
+        | NetworkError::ConfigurationOnly(_)
         | NetworkError::AlreadyJoined { .. }
         | NetworkError::AddressTaken => StatusCode::FORBIDDEN,
         NetworkError::Invalid(_) | NetworkError::NoSuchSubnet(_) => StatusCode::BAD_REQUEST,

@@ -25,7 +25,7 @@ mod wire;
 
 pub use address::{Prefix, Route};
 pub use conntrack::{Ends, Flow, IsIpv4};
-pub use link::{Link, MacvlanMode, NewLink, Peer, Port};
+pub use link::{IpvlanMode, IpvlanReach, Link, MacvlanMode, NewLink, Peer, Port};
 pub use namespace::{Namespace, NamespaceError};
 pub use socket::{Error, Socket};
 pub use wire::{Attributes, Batch, Message, Request};

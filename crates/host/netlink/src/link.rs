@@ -37,6 +37,8 @@ const IFLA_BR_NF_CALL_IP6TABLES: u16 = 37;
 const IFLA_INET_CONF: u16 = 1;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 /// The link makes itself no IPv6 address (`IN6_ADDR_GEN_MODE_NONE`).
+const IFLA_IPVLAN_MODE: u16 = 1;
+const IFLA_IPVLAN_FLAGS: u16 = 2;
 const ADDR_GEN_NONE: u8 = 1;
 /// Place of `route_localnet` among a link's IPv4 settings
 /// (`IPV4_DEVCONF_ROUTE_LOCALNET`).
@@ -94,6 +96,7 @@ enum KindData<'a> {
     Peer(Peer<'a>),
     BridgedFilter,
     Macvlan(MacvlanMode),
+    Ipvlan(IpvlanMode, IpvlanReach),
     Vlan(u16),
 }
 
@@ -108,6 +111,28 @@ pub enum MacvlanMode {
     Bridge = 4,
     /// The link takes the parent over; there can be only one.
     Passthru = 8,
+}
+
+/// Where packets of an ipvlan link are routed (`linux/if_link.h`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IpvlanMode {
+    /// By the link itself; it speaks to its neighbours.
+    L2 = 0,
+    /// By its parent; it has no neighbours.
+    L3 = 1,
+    /// The same, and its parent's packet filter and connection tracking see it.
+    L3s = 2,
+}
+
+/// Who hears whom on an ipvlan link (`IPVLAN_F_`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IpvlanReach {
+    /// All on the same parent hear each other.
+    Bridge = 0,
+    /// Nobody hears another.
+    Private = 1,
+    /// Others are heard if the switch outside sends their packets back.
+    Vepa = 2,
 }
 
 /// How a port of a bridge behaves; see [`Batch::set_port`].
@@ -162,6 +187,17 @@ impl<'a> NewLink<'a> {
             name,
             parent: Some(parent),
             kind_data: KindData::Macvlan(mode),
+            ..Self::default()
+        }
+    }
+
+    /// A link with the hardware address of `parent`, the index of another.
+    pub fn ipvlan(name: &'a str, parent: u32, mode: IpvlanMode, reach: IpvlanReach) -> Self {
+        Self {
+            kind: "ipvlan",
+            name,
+            parent: Some(parent),
+            kind_data: KindData::Ipvlan(mode, reach),
             ..Self::default()
         }
     }
@@ -394,6 +430,10 @@ impl KindData<'_> {
             }
             KindData::Macvlan(mode) => {
                 data.number(IFLA_MACVLAN_MODE, *mode as u32);
+            }
+            KindData::Ipvlan(mode, reach) => {
+                data.attribute(IFLA_IPVLAN_MODE, &(*mode as u16).to_ne_bytes())
+                    .attribute(IFLA_IPVLAN_FLAGS, &(*reach as u16).to_ne_bytes());
             }
             KindData::Vlan(id) => {
                 data.attribute(IFLA_VLAN_ID, &id.to_ne_bytes());

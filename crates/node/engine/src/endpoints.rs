@@ -73,6 +73,7 @@ impl Engine {
             name: record.name.clone(),
             aliases,
             addresses: addresses(settings)?,
+            link_local: link_local(settings)?,
             mac: mac(mac_address)?,
             interface: option(IFNAME).cloned(),
             ports: Vec::new(),
@@ -156,6 +157,7 @@ pub(crate) fn check(
     for (network, settings) in networks {
         check_settings(network, settings)?;
         addresses(settings)?;
+        link_local(settings)?;
         mac(&settings.mac_address)?;
     }
     mac(&config.mac_address)?;
@@ -171,7 +173,7 @@ fn check_settings(network: &str, settings: &EndpointSettings) -> Result<()> {
     if network != DEFAULT_NETWORK {
         return Ok(());
     }
-    if !addresses(settings)?.is_empty() {
+    if !addresses(settings)?.is_empty() || !link_local(settings)?.is_empty() {
         return Err(Error::Invalid(
             "invalid config for network bridge: invalid endpoint settings:\nuser specified IP address is supported on user defined networks only".into(),
         ));
@@ -208,6 +210,22 @@ fn addresses(settings: &EndpointSettings) -> Result<Vec<IpAddr>> {
         }
     }
     Ok(addresses)
+}
+
+fn link_local(settings: &EndpointSettings) -> Result<Vec<IpAddr>> {
+    let wanted = settings
+        .ipam_config
+        .iter()
+        .flat_map(|ipam| &ipam.link_local);
+    wanted
+        .map(|text| {
+            text.parse().map_err(|_| {
+                Error::Invalid(format!(
+                    "invalid endpoint settings: invalid link-local IP address: {text}"
+                ))
+            })
+        })
+        .collect()
 }
 
 fn mac(text: &str) -> Result<Option<[u8; 6]>> {

@@ -82,8 +82,8 @@ pub use dhow_cgroup::{IoDevice, MemoryStats, Stats};
 pub use dhow_image::archive::Replace;
 pub use dhow_image::{Images, Progress, ProgressSender};
 pub use dhow_network::{
-    Driver, Endpoint, EndpointSpec, Error as NetworkError, Mode, Network, NetworkSpec, Networks,
-    Pool, PortMapping, Protocol, PublishSpec,
+    Driver, Endpoint, EndpointSpec, Error as NetworkError, GatewayMode, IpvlanMode, IpvlanReach,
+    Mode, Network, NetworkSpec, Networks, Pool, PortMapping, Protocol, PublishSpec,
 };
 pub use dhow_shim::Moment;
 pub use dhow_sys::idmap::IdMaps;

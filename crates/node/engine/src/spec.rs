@@ -421,6 +421,9 @@ pub struct EndpointIpam {
     /// IPv6 address.
     #[serde(rename = "IPv6Address", skip_serializing_if = "String::is_empty")]
     pub ipv6_address: String,
+    /// Link-local addresses to have besides.
+    #[serde(rename = "LinkLocalIPs", skip_serializing_if = "Vec::is_empty")]
+    pub link_local: Vec<String>,
 }
 
 /// Command lines: a list of words, or one string that is a list of one.

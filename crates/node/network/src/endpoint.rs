@@ -37,8 +37,15 @@ pub struct PortMapping {
     pub container_port: u16,
     /// Address of the host; unspecified means all of that family.
     pub host_address: IpAddr,
-    /// Port of the host.
+    /// Port of the host; zero where the endpoint itself is reached.
     pub host_port: u16,
+}
+
+impl PortMapping {
+    /// Whether a port of the host leads to it.
+    pub fn is_of_host(&self) -> bool {
+        self.host_port != 0
+    }
 }
 
 /// A port as it is to be published.
@@ -78,6 +85,8 @@ pub struct EndpointSpec {
     pub aliases: Vec<String>,
     /// Addresses asked for; a family left open is allocated.
     pub addresses: Vec<IpAddr>,
+    /// Link-local addresses to have besides.
+    pub link_local: Vec<IpAddr>,
     /// Hardware address; none derives one from the address.
     pub mac: Option<[u8; 6]>,
     /// Name of the link in the sandbox; none takes the next `ethN`.
@@ -110,10 +119,13 @@ pub struct Endpoint {
     pub interface: String,
     /// Name of the bridge's port; empty where there is no bridge.
     pub port_link: String,
-    /// Hardware address in the sandbox.
+    /// Hardware address in the sandbox; zero where it is that of the link below.
     pub mac: [u8; 6],
     /// Addresses, at most one of each family.
     pub addresses: Vec<IpAddr>,
+    /// Link-local addresses that it has besides.
+    #[serde(default)]
+    pub link_local: Vec<IpAddr>,
     /// Published ports, with the host's ports filled in.
     pub ports: Vec<PortMapping>,
     /// Names that only this endpoint resolves, to names of others.
@@ -141,8 +153,11 @@ impl Endpoint {
         half(&self.sandbox) + &half(&self.network)
     }
 
-    /// The hardware address as people write it.
+    /// The hardware address as people write it; nothing if it has none of its own.
     pub fn mac_text(&self) -> String {
+        if self.mac == [0; 6] {
+            return String::new();
+        }
         self.mac.map(|byte| format!("{byte:02x}")).join(":")
     }
 }

@@ -54,6 +54,12 @@ pub enum Error {
         /// The link.
         parent: String,
     },
+    /// Networks are made of the configuration.
+    #[error("configuration network {0:?} is in use")]
+    ConfigurationInUse(String),
+    /// A configuration is no network that anybody is joined to.
+    #[error("cannot create endpoint on configuration-only network {0}")]
+    ConfigurationOnly(String),
     /// Another sandbox published the port.
     #[error("Bind for {0} failed: port is already allocated")]
     PortAllocated(String),

@@ -35,4 +35,4 @@ pub use dns::NameServer;
 pub use endpoint::{Endpoint, EndpointSpec, PortMapping, Protocol, PublishSpec};
 pub use error::Error;
 pub use networks::{Config, Networks};
-pub use spec::{Driver, Mode, Network, NetworkSpec, Pool};
+pub use spec::{Driver, GatewayMode, IpvlanMode, IpvlanReach, Mode, Network, NetworkSpec, Pool};

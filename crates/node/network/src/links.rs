@@ -7,7 +7,7 @@ use std::path::Path;
 use dhow_netlink::{Batch, Link, NewLink, Prefix, Socket};
 
 use crate::error::Error;
-use crate::spec::{Driver, Network};
+use crate::spec::{Driver, Network, Pool};
 use crate::state::mac_for;
 
 /// What a network is made with besides itself.
@@ -33,7 +33,10 @@ impl Maker<'_> {
     pub(crate) fn make(&self, network: &Network) -> Result<Link, Error> {
         match &network.spec.driver {
             Driver::Bridge => self.make_bridge(network),
-            Driver::Macvlan { parent, .. } => self.make_parent(network, parent.as_deref()),
+            Driver::Macvlan { parent, .. } | Driver::Ipvlan { parent, .. } => {
+                self.make_parent(network, parent.as_deref())
+            }
+            Driver::Configuration => Err(Error::ConfigurationOnly(network.spec.name.clone())),
         }
     }
 
@@ -67,19 +70,31 @@ impl Maker<'_> {
         }
         let found = self.must_find(name)?;
         let mut batch = Batch::new();
-        for pool in &network.spec.pools {
+        let is_ours = |pool: &&Pool| network.is_router(pool.gateway.is_ipv4());
+        for pool in network.spec.pools.iter().filter(is_ours) {
             batch.add_address(found.index, pool.gateway_prefix());
         }
         // Connections of this host to its own published ports come from
         // loopback addresses; the filter keeps everybody else's out.
         batch.set_route_localnet(found.index).set_up(found.index);
         self.run(&mut batch, doing())?;
-        // No container tells this host its routes (CVE-2020-13401).
-        let path = format!("/proc/sys/net/ipv6/conf/{name}/accept_ra");
-        match fs::write(&path, "0") {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::file(path)(error)),
-            _ => Ok(found),
+        // No container tells this host its routes (CVE-2020-13401), and none reaches
+        // it where it is to have no address.
+        let set = |setting: &str| {
+            let path = format!("/proc/sys/net/ipv6/conf/{name}/{setting}");
+            let value = if setting == "accept_ra" { "0" } else { "1" };
+            match fs::write(&path, value) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    Err(Error::file(path)(error))
+                }
+                _ => Ok(()),
+            }
+        };
+        set("accept_ra")?;
+        if !network.is_router(false) {
+            set("disable_ipv6")?;
         }
+        Ok(found)
     }
 
     fn make_parent(&self, network: &Network, parent: Option<&str>) -> Result<Link, Error> {

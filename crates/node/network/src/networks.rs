@@ -131,7 +131,12 @@ impl Networks {
 
     fn make_links(&self) -> Result<(), Error> {
         let socket = route()?;
-        for network in self.state.lock().networks.values() {
+        let state = self.state.lock();
+        for network in state
+            .networks
+            .values()
+            .filter(|one| !one.is_configuration())
+        {
             match self.maker(&socket).make(network) {
                 Ok(_) => {}
                 // The parent may come later; whoever joins is told.
@@ -171,6 +176,20 @@ impl Networks {
         {
             return Err(Error::NameTaken(spec.name));
         }
+        if spec.driver == Driver::Configuration {
+            let network = Network {
+                spec,
+                bridge: String::new(),
+                mtu: 0,
+            };
+            let id = network.spec.id.clone();
+            state.networks.insert(id.clone(), network.clone());
+            if let Err(error) = self.files.write_networks(state.networks.values()) {
+                state.forget(&id);
+                return Err(error);
+            }
+            return Ok(network);
+        }
         choose_pools(&mut spec, &state, &links::routed(&socket)?)?;
         let bridge = self.choose_link(&spec, &state)?;
         let mtu = match spec.mtu {
@@ -209,6 +228,10 @@ impl Networks {
             Driver::Macvlan { parent, .. } => parent
                 .clone()
                 .unwrap_or_else(|| format!("{prefix}dm{short}")),
+            Driver::Ipvlan { parent, .. } => parent
+                .clone()
+                .unwrap_or_else(|| format!("{prefix}di{short}")),
+            Driver::Configuration => return Ok(String::new()),
         };
         links::check_name(&name)?;
         match state.networks.values().find(|other| other.bridge == name) {
@@ -241,6 +264,16 @@ impl Networks {
                 name: network.spec.name,
                 endpoints,
             });
+        }
+        if network.is_configuration() {
+            let name = &network.spec.name;
+            let mut others = state.networks.values();
+            if others.any(|other| other.spec.config_from == *name) {
+                return Err(Error::ConfigurationInUse(name.clone()));
+            }
+            state.forget(&network.spec.id);
+            self.files.write_networks(state.networks.values())?;
+            return Ok(network);
         }
         state.forget(&network.spec.id);
         self.files.write_networks(state.networks.values())?;
@@ -399,6 +432,7 @@ fn choose_pools(spec: &mut NetworkSpec, state: &State, routed: &[Prefix]) -> Res
     let ours: Vec<Prefix> = state
         .networks
         .values()
+        .filter(|network| !network.is_configuration())
         .flat_map(|network| &network.spec.pools)
         .map(|pool| pool.subnet)
         .collect();
@@ -417,12 +451,24 @@ fn choose_pools(spec: &mut NetworkSpec, state: &State, routed: &[Prefix]) -> Res
     };
     let mut taken = ours;
     taken.extend(routed);
-    if !has(spec, true) {
+    if spec.ipv6_only {
+        if has(spec, true) {
+            return Err(Error::Invalid(
+                "invalid network config: it has an IPv4 subnet, and IPv4 is turned off".into(),
+            ));
+        }
+        if spec.ipv6 == Some(false) {
+            return Err(Error::Invalid(
+                "invalid network config: IPv4 and IPv6 are both turned off: a network has one of them".into(),
+            ));
+        }
+    } else if !has(spec, true) {
         spec.pools.insert(0, address_pool::default_pool(&taken)?);
     }
-    let wants_ipv6 = spec
-        .ipv6
-        .unwrap_or_else(|| spec.driver == Driver::Bridge && links::has_ipv6());
+    let wants_ipv6 = spec.ipv6_only
+        || spec
+            .ipv6
+            .unwrap_or_else(|| spec.driver == Driver::Bridge && links::has_ipv6());
     if has(spec, false) {
         if spec.ipv6 == Some(false) {
             return Err(Error::Invalid(

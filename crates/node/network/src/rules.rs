@@ -31,7 +31,7 @@ use dhow_nft::{
 };
 
 use crate::endpoint::Endpoint;
-use crate::spec::Network;
+use crate::spec::{GatewayMode, Network};
 
 /// The families that have a table of ours.
 pub(crate) const FAMILIES: [Family; 2] = [Family::Ip, Family::Ip6];
@@ -92,7 +92,9 @@ impl Elements {
             if pool.subnet.address.is_ipv4() != (family == Family::Ip) {
                 continue;
             }
-            if !network.spec.internal && !network.spec.routed {
+            let mode = network.gateway_mode(family == Family::Ip);
+            let is_translated = matches!(mode, GatewayMode::Nat | GatewayMode::NatUnprotected);
+            if !network.spec.internal && !network.spec.routed && is_translated {
                 self.add(family, "pools", range(pool.subnet));
             }
             if !network.spec.keep_client_address {
@@ -103,6 +105,12 @@ impl Elements {
         }
         if network.spec.internal {
             self.add(family, "internal", bridge.clone());
+        } else {
+            match network.gateway_mode(family == Family::Ip) {
+                GatewayMode::NatUnprotected => self.add(family, "open", bridge.clone()),
+                GatewayMode::Routed => self.add(family, "routed", bridge.clone()),
+                GatewayMode::Nat | GatewayMode::Isolated => {}
+            }
         }
         self.add(family, "bridges", bridge);
         if !network.spec.isolated {
@@ -121,6 +129,15 @@ impl Elements {
             if !of_family(&host) {
                 continue;
             }
+            if !port.is_of_host() {
+                let own = [
+                    &octets(address)[..],
+                    &[port.protocol as u8],
+                    &port.container_port.to_be_bytes(),
+                ];
+                self.add(family, "reached", Element::Key(Element::concat(&own)));
+                continue;
+            }
             let to = Element::concat(&[&octets(address), &port.container_port.to_be_bytes()]);
             let (protocol, number) = ([port.protocol as u8], port.host_port.to_be_bytes());
             let (map, key) = if host.is_unspecified() {
@@ -133,7 +150,8 @@ impl Elements {
                 )
             };
             self.add(family, map, Element::Map(key, to));
-            let own = network.and_then(|network| network.pool(false));
+            let own = network.filter(|network| network.is_router(false));
+            let own = own.and_then(|network| network.pool(false));
             if let Some(pool) = own.filter(|_| reaches_loopback(host)) {
                 let key = Element::concat(&[&protocol, &number]);
                 self.add(family, "loopback", Element::Map(key, octets(pool.gateway)));
@@ -234,6 +252,9 @@ fn sets(family: Family) -> Vec<Set<'static>> {
     let mut sets = vec![
         set("bridges", &[Interface], &[], Members::Keys),
         set("internal", &[Interface], &[], Members::Keys),
+        set("open", &[Interface], &[], Members::Keys),
+        set("routed", &[Interface], &[], Members::Keys),
+        set("reached", at, &[], Members::Keys),
         set("turning", turning, &[], Members::Ranges),
         set("paths", &[Interface, Interface], &[], Members::Keys),
         set("pools", pools, &[], Members::Ranges),
@@ -278,7 +299,7 @@ fn chains(transaction: &mut Transaction, family: Family) {
     }
     publish(transaction, family);
     postrouting(transaction, family);
-    forward(transaction);
+    forward(transaction, family);
 }
 
 /// Ports at ::1. The kernel takes no packet with that address from a link, neither
@@ -388,7 +409,9 @@ fn postrouting(transaction: &mut Transaction, family: Family) {
     }
 }
 
-fn forward(transaction: &mut Transaction) {
+/// Only within a bridge, out of it, and in by what is published; also in where a
+/// network is open, and to published ports and by ICMP where it is routed.
+fn forward(transaction: &mut Transaction, family: Family) {
     let to_bridge = [meta(Meta::OutputName, 0), within("bridges", 0)];
     let within_one = [
         meta(Meta::InputName, 0),
@@ -397,11 +420,24 @@ fn forward(transaction: &mut Transaction) {
         accept(),
     ];
     let no_way_out = [meta(Meta::InputName, 0), within("internal", 0), drop()];
+    let to_routed = [meta(Meta::OutputName, 0), within("routed", 0)];
+    let icmp = if family == Family::Ip { 1 } else { 58 };
+    let is_icmp = [meta(Meta::TransportProtocol, 0), equal(0, vec![icmp])];
+    let port = protocol_and_port(address_registers(family));
+    let is_reached = [
+        &[destination(family, 0)],
+        &port[..],
+        &[within("reached", 0)],
+    ]
+    .concat();
     for rule in [
         &within_one[..],
         &no_way_out,
         &[&is_established()[..], &[accept()]].concat(),
         &[&to_bridge[..], &is_translated(), &[accept()]].concat(),
+        &[meta(Meta::OutputName, 0), within("open", 0), accept()],
+        &[&to_routed[..], &is_icmp, &[accept()]].concat(),
+        &[&to_routed[..], &is_reached, &[accept()]].concat(),
         &[&to_bridge[..], &[drop()]].concat(),
     ] {
         transaction.add_rule("forward", rule);

@@ -34,10 +34,10 @@ pub(crate) struct Inside<'a> {
 /// questions for names.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Ways {
-    /// Link and next hop of the IPv4 default route.
-    pub(crate) v4: Option<(String, IpAddr)>,
+    /// Link and next hop, if any, of the IPv4 default route.
+    pub(crate) v4: Option<(String, Option<IpAddr>)>,
     /// The same of IPv6.
-    pub(crate) v6: Option<(String, IpAddr)>,
+    pub(crate) v6: Option<(String, Option<IpAddr>)>,
     /// Who answers questions for names.
     pub(crate) names: Names,
 }
@@ -215,10 +215,10 @@ impl Prepared {
     }
 }
 
-fn default_route(is_ipv4: bool, gateway: IpAddr, link: u32) -> Route {
+fn default_route(is_ipv4: bool, gateway: Option<IpAddr>, link: u32) -> Route {
     Route {
         destination: Prefix::everything(is_ipv4),
-        gateway: Some(gateway),
+        gateway,
         link,
     }
 }

@@ -1,5 +1,6 @@
 //! Sandboxes: made, joined to networks, taken off them, removed.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -14,8 +15,8 @@ use crate::error::Error;
 use crate::flows::Became;
 use crate::networks::{Networks, route};
 use crate::rules::Elements;
-use crate::sandbox::{Inside, Prepared, Ways};
-use crate::spec::{Driver, Mode, Network};
+use crate::sandbox::{Inside, Names, Prepared, Ways};
+use crate::spec::{Driver, IpvlanMode, IpvlanReach, Mode, Network};
 
 /// Sandboxes whose descriptors are kept until they are joined to a network.
 const MAX_FRESH: usize = 32;
@@ -263,6 +264,24 @@ impl Networks {
         Ok(endpoint)
     }
 
+    /// Leads a sandbox out as its endpoints say, whatever a crash left of its ways.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Sandbox`] when it is gone, or the kernel's refusal.
+    pub fn mend_ways(&self, sandbox: &str) -> Result<(), Error> {
+        let new = self.state.lock().ways(sandbox);
+        // Questions for names may be led to somebody who is not there any more.
+        let old = Ways {
+            names: Names::Bridge(String::new(), Ipv4Addr::UNSPECIFIED),
+            ..Ways::default()
+        };
+        let prepared = Prepared::open(&self.files.pin(sandbox))?;
+        let spent = prepared.lead(&self.config.table, &old, &new)?;
+        self.background.close(spent);
+        Ok(())
+    }
+
     fn release_ports(&self, sandbox: &str) {
         let mut state = self.state.lock();
         let before = state.port_elements(sandbox);
@@ -366,6 +385,26 @@ impl Networks {
                         .namespace(prepared.namespace.as_fd()),
                 );
             }
+            Driver::Ipvlan { mode, reach, .. } => {
+                let mode = match mode {
+                    IpvlanMode::L2 => dhow_netlink::IpvlanMode::L2,
+                    IpvlanMode::L3 => dhow_netlink::IpvlanMode::L3,
+                    IpvlanMode::L3s => dhow_netlink::IpvlanMode::L3s,
+                };
+                let reach = match reach {
+                    IpvlanReach::Bridge => dhow_netlink::IpvlanReach::Bridge,
+                    IpvlanReach::Private => dhow_netlink::IpvlanReach::Private,
+                    IpvlanReach::Vepa => dhow_netlink::IpvlanReach::Vepa,
+                };
+                batch.add_link(
+                    &NewLink::ipvlan(&endpoint.interface, link.index, mode, reach)
+                        .mtu(network.mtu.min(link.mtu))
+                        .namespace(prepared.namespace.as_fd()),
+                );
+            }
+            Driver::Configuration => {
+                return Err(Error::ConfigurationOnly(network.spec.name.clone()));
+            }
         }
         let made = match socket.run(&mut batch) {
             // A bridge has room for a thousand ports, those that wait to be
@@ -376,18 +415,28 @@ impl Networks {
             }
             other => other,
         };
+        if let Err(error) = &made
+            && error.errno() == Some(Errno::OPNOTSUPP.raw_os_error())
+        {
+            let kind = network.spec.driver.word();
+            return Err(Error::Invalid(format!("this kernel has no {kind} links")));
+        }
         made.map_err(Error::kernel("make the sandbox's link"))?;
-        let addresses = network
-            .spec
-            .pools
-            .iter()
-            .filter_map(|pool| {
-                let own = |address: &&std::net::IpAddr| pool.subnet.contains(**address);
-                Some(Prefix {
-                    address: *endpoint.addresses.iter().find(own)?,
-                    length: pool.subnet.length,
-                })
+        let of_pool = |address: &IpAddr| {
+            Some(Prefix {
+                address: *address,
+                length: network.pool_of(*address)?.subnet.length,
             })
+        };
+        let link_local = |address: &IpAddr| Prefix {
+            address: *address,
+            length: if address.is_ipv4() { 16 } else { 64 },
+        };
+        let addresses = endpoint
+            .addresses
+            .iter()
+            .filter_map(of_pool)
+            .chain(endpoint.link_local.iter().map(link_local))
             .collect();
         prepared.configure(&Inside {
             interface: &endpoint.interface,

@@ -24,6 +24,8 @@ pub struct NetworkSpec {
     pub pools: Vec<Pool>,
     /// No way out and none in.
     pub internal: bool,
+    /// It has no IPv4 pool, but an IPv6 one.
+    pub ipv6_only: bool,
     /// Whether it has an IPv6 pool as well; none says so where the host speaks
     /// IPv6.
     pub ipv6: Option<bool>,
@@ -37,6 +39,12 @@ pub struct NetworkSpec {
     pub isolated: bool,
     /// Packets leave with the endpoint's own address instead of the host's.
     pub routed: bool,
+    /// How IPv4 gets in and out.
+    pub gateway_v4: GatewayMode,
+    /// How IPv6 gets in and out.
+    pub gateway_v6: GatewayMode,
+    /// The bridge has no IPv4 address; somebody else is the router.
+    pub inhibit_ipv4: bool,
     /// Where ports are published that name no address of the host.
     pub host_address: Option<IpAddr>,
     /// Translated connections between two endpoints keep the client's address
@@ -50,6 +58,24 @@ pub struct NetworkSpec {
     pub pool_options: BTreeMap<String, String>,
     /// Whether its maker called it attachable, for display.
     pub attachable: bool,
+    /// Name of the configuration that it was made of; empty for none.
+    pub config_from: String,
+}
+
+/// How packets of one family get into a bridge and out of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GatewayMode {
+    /// Out under the host's address, in by published ports of the host.
+    #[default]
+    Nat,
+    /// The same, and whoever has a route reaches all ports of endpoints.
+    NatUnprotected,
+    /// In and out with the endpoint's own address; whoever has a route reaches
+    /// its published ports.
+    Routed,
+    /// Neither in nor out, and the host itself has no address on the bridge.
+    Isolated,
 }
 
 /// What the endpoints of a network are joined to.
@@ -67,6 +93,43 @@ pub enum Driver {
         /// Who hears whom.
         mode: Mode,
     },
+    /// The same with the link's own hardware address.
+    Ipvlan {
+        /// As of macvlan.
+        parent: Option<String>,
+        /// Where packets are routed.
+        mode: IpvlanMode,
+        /// Who hears whom.
+        reach: IpvlanReach,
+    },
+    /// None: what other networks are made of.
+    Configuration,
+}
+
+/// Where packets of an ipvlan network are routed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IpvlanMode {
+    /// By the routers of the network outside.
+    #[default]
+    L2,
+    /// By the host; endpoints have no neighbours.
+    L3,
+    /// By the host, whose packet filter sees them.
+    L3s,
+}
+
+/// Who hears whom on an ipvlan network.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IpvlanReach {
+    /// All endpoints hear each other.
+    #[default]
+    Bridge,
+    /// They do not hear each other.
+    Private,
+    /// They hear each other if the switch outside sends packets back.
+    Vepa,
 }
 
 impl Driver {
@@ -75,7 +138,15 @@ impl Driver {
         match self {
             Driver::Bridge => "bridge",
             Driver::Macvlan { .. } => "macvlan",
+            Driver::Ipvlan { .. } => "ipvlan",
+            Driver::Configuration => "null",
         }
+    }
+
+    /// Whether endpoints have routers of their own for neighbours.
+    pub(crate) fn has_neighbours(&self) -> bool {
+        let l3 = |mode| matches!(mode, IpvlanMode::L3 | IpvlanMode::L3s);
+        !matches!(self, Driver::Ipvlan { mode, .. } if l3(*mode))
     }
 }
 
@@ -208,14 +279,40 @@ pub(crate) fn first(subnet: Prefix) -> IpAddr {
 pub struct Network {
     /// What was asked for, with everything that was left open filled in.
     pub spec: NetworkSpec,
-    /// Name of its bridge; of a macvlan network the link that it lies on.
+    /// Name of its bridge; of a macvlan or ipvlan network the link that it lies on.
     pub bridge: String,
     /// Largest packet in bytes.
     pub mtu: u32,
 }
 
 impl Network {
-    /// The pool of the family asked for.
+    /// The pool that an address is of.
+    pub fn pool_of(&self, address: IpAddr) -> Option<&Pool> {
+        let mut pools = self.spec.pools.iter();
+        pools.find(|pool| pool.subnet.contains(address))
+    }
+
+    /// How packets of the family asked for get in and out.
+    pub fn gateway_mode(&self, is_ipv4: bool) -> GatewayMode {
+        if is_ipv4 {
+            self.spec.gateway_v4
+        } else {
+            self.spec.gateway_v6
+        }
+    }
+
+    /// Whether the bridge has the router's address of the family asked for.
+    pub(crate) fn is_router(&self, is_ipv4: bool) -> bool {
+        let is_inhibited = is_ipv4 && self.spec.inhibit_ipv4;
+        self.gateway_mode(is_ipv4) != GatewayMode::Isolated && !is_inhibited
+    }
+
+    /// Whether nothing of it is in the kernel.
+    pub fn is_configuration(&self) -> bool {
+        self.spec.driver == Driver::Configuration
+    }
+
+    /// The first pool of the family asked for.
     pub fn pool(&self, is_ipv4: bool) -> Option<&Pool> {
         self.spec
             .pools
@@ -231,7 +328,9 @@ impl Network {
     /// Our address at which this network's names are asked for.
     pub fn name_server(&self) -> Option<Ipv4Addr> {
         match self.pool(true)?.gateway {
-            IpAddr::V4(address) if self.spec.names && self.is_bridge() => Some(address),
+            IpAddr::V4(address) if self.spec.names && self.is_bridge() && self.is_router(true) => {
+                Some(address)
+            }
             _ => None,
         }
     }

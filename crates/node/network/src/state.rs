@@ -7,13 +7,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use dhow_netlink::Prefix;
 
 use crate::address_pool;
-use crate::endpoint::{Endpoint, EndpointSpec, PublishSpec};
+use crate::endpoint::{Endpoint, EndpointSpec, PortMapping, PublishSpec};
 use crate::error::Error;
 use crate::names::Place;
 use crate::ports::Ports;
 use crate::rules::Elements;
 use crate::sandbox::{Names, Ways};
-use crate::spec::Network;
+use crate::spec::{Driver, GatewayMode, Network, Pool};
 
 /// Endpoints of one sandbox; the interface names end at `eth31`.
 const MAX_ENDPOINTS: usize = 32;
@@ -101,7 +101,8 @@ impl State {
     pub(crate) fn ways(&self, sandbox: &str) -> Ways {
         let way = |is_ipv4| {
             let (endpoint, network) = self.gateway(sandbox, is_ipv4)?;
-            let gateway = network.pool(is_ipv4)?.gateway;
+            let gateway = network.pool_of(endpoint.address(is_ipv4)?)?.gateway;
+            let gateway = network.spec.driver.has_neighbours().then_some(gateway);
             Some((endpoint.interface.clone(), gateway))
         };
         Ways {
@@ -136,11 +137,11 @@ impl State {
             .values()
             .filter_map(Network::name_server)
             .map(Place::Gateway);
-        let without_bridge = self.endpoints.values().filter(|endpoint| {
+        let without_server = self.endpoints.values().filter(|endpoint| {
             let network = self.networks.get(&endpoint.network);
-            network.is_some_and(|network| !network.is_bridge())
+            network.is_some_and(|network| network.name_server().is_none())
         });
-        let sandboxes: BTreeSet<&String> = without_bridge.map(|one| &one.sandbox).collect();
+        let sandboxes: BTreeSet<&String> = without_server.map(|one| &one.sandbox).collect();
         let inside = sandboxes
             .into_iter()
             .filter(|sandbox| self.names(sandbox) == Names::Inside)
@@ -164,6 +165,9 @@ impl State {
         resting: &BTreeSet<IpAddr>,
     ) -> Result<(Network, Endpoint), Error> {
         let network = self.find(network)?.clone();
+        if network.is_configuration() {
+            return Err(Error::ConfigurationOnly(network.spec.name));
+        }
         let id = network.spec.id.clone();
         let key = (sandbox.to_owned(), id.clone());
         if self.endpoints.contains_key(&key) {
@@ -174,7 +178,16 @@ impl State {
         }
         let interface = self.interface(sandbox, spec.interface)?;
         let (addresses, last) = self.addresses(&network, &spec.addresses, resting)?;
-        let mac = spec.mac.unwrap_or_else(|| mac_for(&addresses));
+        let stray = spec.link_local.iter().find(|one| !is_link_local(**one));
+        if let Some(stray) = stray {
+            return Err(Error::Invalid(format!(
+                "invalid link local IP address: {stray}"
+            )));
+        }
+        let mac = match &network.spec.driver {
+            Driver::Ipvlan { .. } => [0; 6],
+            _ => spec.mac.unwrap_or_else(|| mac_for(&addresses)),
+        };
         let endpoint = Endpoint {
             network: id,
             sandbox: sandbox.into(),
@@ -188,6 +201,7 @@ impl State {
             interface,
             mac,
             addresses,
+            link_local: spec.link_local,
             ports: Vec::new(),
             links: spec.links,
             name_servers: spec.name_servers,
@@ -239,7 +253,7 @@ impl State {
 
     /// Takes up an endpoint that was there before this process.
     pub(crate) fn restore(&mut self, endpoint: Endpoint) {
-        for port in &endpoint.ports {
+        for port in endpoint.ports.iter().filter(|port| port.is_of_host()) {
             self.ports.retake(port);
         }
         for address in &endpoint.addresses {
@@ -303,19 +317,20 @@ impl State {
             return Err(Error::NoSuchSubnet(*stray));
         }
         let (mut addresses, mut last) = (Vec::new(), Vec::new());
-        for pool in &network.spec.pools {
-            let is_ipv4 = pool.subnet.address.is_ipv4();
-            if addresses
-                .iter()
-                .any(|one: &IpAddr| one.is_ipv4() == is_ipv4)
-            {
+        for is_ipv4 in [true, false] {
+            let wanted = wanted.iter().find(|address| address.is_ipv4() == is_ipv4);
+            let pools = network.spec.pools.iter();
+            let pools: Vec<&Pool> = pools
+                .filter(|pool| pool.subnet.address.is_ipv4() == is_ipv4)
+                .filter(|pool| wanted.is_none_or(|one| pool.subnet.contains(*one)))
+                .collect();
+            let Some(pool) = pools.first() else {
                 continue;
-            }
+            };
             let mut taken: BTreeSet<IpAddr> = self
                 .of_network(id)
                 .filter_map(|endpoint| endpoint.address(is_ipv4))
                 .collect();
-            let wanted = wanted.iter().find(|address| address.is_ipv4() == is_ipv4);
             let address = match wanted {
                 Some(wanted) if taken.contains(wanted) || pool.reserves(*wanted) => {
                     return Err(Error::AddressTaken);
@@ -328,7 +343,14 @@ impl State {
                     taken.extend(resting);
                     let key = (id.clone(), is_ipv4);
                     let after = self.last.get(&key).copied();
-                    let address = address_pool::allocate(pool, &taken, after)?;
+                    let mut found = Err(Error::AddressesExhausted(String::new()));
+                    for pool in pools {
+                        found = address_pool::allocate(pool, &taken, after);
+                        if found.is_ok() {
+                            break;
+                        }
+                    }
+                    let address = found?;
                     last.push((key, address));
                     address
                 }
@@ -351,11 +373,25 @@ impl State {
         let network = &self.networks[&endpoint.network];
         let mut taken = Vec::new();
         for spec in wanted {
-            let addresses = host_addresses(spec, endpoint, network);
-            let done = match addresses {
-                Ok(addresses) => self.ports.take(spec, &addresses),
-                Err(error) => Err(error),
-            };
+            let done = host_addresses(spec, endpoint, network).and_then(|addresses| {
+                let is_routed = |address: &IpAddr| {
+                    network.gateway_mode(address.is_ipv4()) == GatewayMode::Routed
+                };
+                let (own, addresses): (Vec<IpAddr>, Vec<IpAddr>) =
+                    addresses.into_iter().partition(is_routed);
+                let own = own.into_iter().map(|address| PortMapping {
+                    protocol: spec.protocol,
+                    container_port: spec.container_port,
+                    host_address: address,
+                    host_port: 0,
+                });
+                let held = if addresses.is_empty() {
+                    Vec::new()
+                } else {
+                    self.ports.take(spec, &addresses)?
+                };
+                Ok(own.chain(held).collect::<Vec<PortMapping>>())
+            });
             match done {
                 Ok(mappings) => taken.extend(mappings),
                 Err(error) => {
@@ -428,6 +464,13 @@ fn host_addresses(
     Ok(any.into_iter().filter(|one| has(one.is_ipv4())).collect())
 }
 
+fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    }
+}
+
 /// A locally administered hardware address made of the first address.
 pub(crate) fn mac_for(addresses: &[IpAddr]) -> [u8; 6] {
     let octets = addresses
@@ -447,8 +490,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::endpoint::{PortMapping, Protocol};
-    use crate::spec::{NetworkSpec, Pool};
+    use crate::endpoint::Protocol;
+    use crate::spec::NetworkSpec;
 
     /// Networks `a`, `b` and so on, each with IPv4 and every second with IPv6.
     fn state(internal: &[bool]) -> State {
@@ -542,7 +585,7 @@ mod tests {
                         let ways = state.ways(sandbox);
                         let way = if is_ipv4 { ways.v4 } else { ways.v6 };
                         prop_assert_eq!(
-                            way.map(|(_, gateway)| gateway),
+                            way.and_then(|(_, gateway)| gateway),
                             able.first().map(|(_, _, gateway)| *gateway)
                         );
                     }

@@ -172,6 +172,7 @@ fn ports<'r>(record: &'r Record, endpoints: &[Endpoint]) -> Vec<Port<'r>> {
     let published: Vec<&PortMapping> = endpoints
         .iter()
         .flat_map(|endpoint| &endpoint.ports)
+        .filter(|mapping| mapping.is_of_host())
         .collect();
     let mut shown: Vec<Port<'r>> = published
         .iter()

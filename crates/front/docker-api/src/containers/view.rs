@@ -339,7 +339,7 @@ fn port_map(record: &Record, endpoints: &[Endpoint]) -> Value {
             .get_or_insert_default()
             .push(json!({
                 "HostIp": mapping.host_address.to_string(),
-                "HostPort": mapping.host_port.to_string(),
+                "HostPort": if mapping.is_of_host() { mapping.host_port.to_string() } else { String::new() },
             }));
     }
     json!(map)
@@ -404,11 +404,12 @@ impl Attachment {
         let text = |address: IpAddr| address.to_string();
         shown.ip_address = endpoint.address(true).map_or_else(String::new, text);
         shown.global_ipv6_address = endpoint.address(false).map_or_else(String::new, text);
-        if let Some(pool) = network.and_then(|network| network.pool(true)) {
+        let pool = |is_ipv4| network?.pool_of(endpoint.address(is_ipv4)?);
+        if let Some(pool) = pool(true) {
             shown.gateway = pool.gateway.to_string();
             shown.ip_prefix_len = pool.subnet.length;
         }
-        if let Some(pool) = network.and_then(|network| network.pool(false)) {
+        if let Some(pool) = pool(false) {
             shown.ipv6_gateway = pool.gateway.to_string();
             shown.global_ipv6_prefix_len = pool.subnet.length;
         }

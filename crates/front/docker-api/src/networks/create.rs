@@ -7,7 +7,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
-use dhow_engine::{Driver, Mode, NetworkSpec, Pool};
+use dhow_engine::{Driver, GatewayMode, IpvlanMode, IpvlanReach, Mode, Network, NetworkSpec, Pool};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -16,6 +16,7 @@ use crate::Door;
 use crate::body::Document;
 use crate::containers::blocking;
 use crate::error::{Answer, Failure};
+use crate::version::Version;
 
 const MTU: &str = "com.docker.network.driver.mtu";
 const BRIDGE: &str = "com.docker.network.bridge.";
@@ -30,6 +31,7 @@ struct Create {
     attachable: bool,
     ingress: bool,
     config_only: bool,
+    config_from: ConfigFrom,
     #[serde(rename = "EnableIPv4")]
     enable_ipv4: Option<bool>,
     #[serde(rename = "EnableIPv6")]
@@ -38,6 +40,13 @@ struct Create {
     ipam: Ipam,
     options: BTreeMap<String, String>,
     labels: BTreeMap<String, String>,
+}
+
+/// The network whose configuration another has.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+struct ConfigFrom {
+    network: String,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -58,10 +67,24 @@ struct IpamPool {
     auxiliary_addresses: BTreeMap<String, String>,
 }
 
-pub(crate) async fn create(State(door): State<Door>, Document(body): Document) -> Answer {
-    let create: Create = parse(&body)?;
-    let spec = create.spec()?;
+pub(crate) async fn create(
+    State(door): State<Door>,
+    version: Version,
+    Document(body): Document,
+) -> Answer {
+    let mut create: Create = parse(&body)?;
+    if version.before(48) {
+        // It was not there to be said.
+        create.enable_ipv4 = None;
+    }
     let networks = door.engine.networks().clone();
+    let spec = match create.config_from.network.as_str() {
+        "" => create.spec()?,
+        name => {
+            let from = networks.get(name)?;
+            create.spec_from(from)?
+        }
+    };
     let network = blocking(move || networks.create(spec)).await??;
     announce(&door, &network, "create");
     let warnings = door.engine.networks().firewall().join("; ");
@@ -70,6 +93,41 @@ pub(crate) async fn create(State(door): State<Door>, Document(body): Document) -
 }
 
 impl Create {
+    /// What it is with the configuration of another network.
+    fn spec_from(mut self, from: Network) -> Answer<NetworkSpec> {
+        let forbidden = |why: String| Err(Failure::new(StatusCode::FORBIDDEN, why));
+        let name = &from.spec.name;
+        if !from.is_configuration() {
+            return forbidden(format!("network {name:?} is not a configuration network"));
+        }
+        if self.config_only {
+            return forbidden(
+                "a configuration network cannot depend on another configuration network".into(),
+            );
+        }
+        let has_own = !self.ipam.config.is_empty()
+            || !self.ipam.options.is_empty()
+            || !self.labels.is_empty()
+            || self.enable_ipv6 == Some(true);
+        if has_own {
+            return forbidden("user supplied configurations are not supported if the network depends on a configuration network".into());
+        }
+        if !self.options.is_empty() {
+            return forbidden("network driver options are not supported if the network depends on a configuration network".into());
+        }
+        let from = from.spec;
+        self.options = from.options;
+        self.labels = from.labels;
+        self.ipam.options = from.pool_options;
+        self.enable_ipv6 = from.ipv6;
+        self.enable_ipv4 = from.ipv6_only.then_some(false);
+        let mut spec = self.spec()?;
+        spec.pools = from.pools;
+        check_families(&spec)?;
+        spec.config_from = from.name;
+        Ok(spec)
+    }
+
     fn spec(self) -> Answer<NetworkSpec> {
         self.check()?;
         let mut spec = NetworkSpec {
@@ -77,16 +135,25 @@ impl Create {
             created: dhow_engine::Moment::now().to_string(),
             pools: self.pools()?,
             internal: self.internal,
+            ipv6_only: self.enable_ipv4 == Some(false),
             ipv6: self.enable_ipv6,
             names: true,
             attachable: self.attachable,
             ..NetworkSpec::default()
         };
-        for (name, value) in &self.options {
-            option(&mut spec, &self.driver, name, value)?;
-        }
-        if self.driver == "macvlan" {
-            spec.driver = macvlan(&self.options)?;
+        if self.config_only {
+            // Its options are the driver's who uses it.
+            spec.driver = Driver::Configuration;
+        } else {
+            for (name, value) in &self.options {
+                option(&mut spec, &self.driver, name, value)?;
+            }
+            match self.driver.as_str() {
+                "macvlan" => spec.driver = macvlan(&self.options)?,
+                "ipvlan" => spec.driver = ipvlan(&self.options)?,
+                _ => check_modes(&spec)?,
+            }
+            check_families(&spec)?;
         }
         spec.name = self.name;
         spec.labels = self.labels;
@@ -107,7 +174,8 @@ impl Create {
             ));
         }
         match self.driver.as_str() {
-            "" | "bridge" | "macvlan" => {}
+            "" | "bridge" | "macvlan" | "ipvlan" => {}
+            "null" if self.config_only => {}
             driver @ ("host" | "null") => {
                 return forbidden(format!(
                     "only one instance of \"{driver}\" network is allowed"
@@ -116,7 +184,7 @@ impl Create {
             driver => {
                 return Err(Failure::new(
                     StatusCode::NOT_FOUND,
-                    format!("plugin \"{driver}\" not found: use bridge or macvlan"),
+                    format!("plugin \"{driver}\" not found: use bridge, macvlan or ipvlan"),
                 ));
             }
         }
@@ -126,14 +194,20 @@ impl Create {
                 self.ipam.driver
             )));
         }
-        if self.ingress || self.config_only || !matches!(self.scope.as_str(), "" | "local") {
-            return Err(Failure::bad(format!(
-                "network {name}: networks of a swarm and config-only networks are not supported; leave scope, ingress and config-only out"
-            )));
+        if self.config_only {
+            for (is_set, what) in [
+                (self.internal, "internal"),
+                (self.attachable, "attachable"),
+                (self.ingress, "ingress"),
+            ] {
+                if is_set {
+                    return forbidden(format!("configuration network can not be {what}"));
+                }
+            }
         }
-        if self.enable_ipv4 == Some(false) {
+        if self.ingress || !matches!(self.scope.as_str(), "" | "local") {
             return Err(Failure::bad(format!(
-                "network {name}: IPv4 cannot be turned off; leave the option out"
+                "network {name}: networks of a swarm are not supported; leave scope and ingress out"
             )));
         }
         Ok(())
@@ -159,16 +233,6 @@ impl Create {
             for (name, address) in &pool.auxiliary_addresses {
                 parsed = parsed.with_auxiliary(name, address)?;
             }
-            let is_ipv4 = parsed.subnet.address.is_ipv4();
-            if pools
-                .iter()
-                .any(|one| one.subnet.address.is_ipv4() == is_ipv4)
-            {
-                return Err(Failure::bad(format!(
-                    "invalid network config: more than one subnet of a family ({}): give one IPv4 and one IPv6 subnet",
-                    parsed.subnet
-                )));
-            }
             pools.push(parsed);
         }
         // The first is whose gateway names the bridge.
@@ -191,7 +255,8 @@ fn option(spec: &mut NetworkSpec, driver: &str, name: &str, value: &str) -> Answ
         spec.mtu = Some(parsed.ok_or_else(|| invalid("number of bytes from 68 to 65535"))?);
         return Ok(());
     }
-    let Some(own) = name.strip_prefix(BRIDGE).filter(|_| driver != "macvlan") else {
+    let is_bridge = matches!(driver, "" | "bridge");
+    let Some(own) = name.strip_prefix(BRIDGE).filter(|_| is_bridge) else {
         return Ok(());
     };
     match own {
@@ -202,10 +267,23 @@ fn option(spec: &mut NetworkSpec, driver: &str, name: &str, value: &str) -> Answ
             let address: IpAddr = value.parse().map_err(|_| invalid("address"))?;
             spec.host_address = (!address.is_unspecified()).then_some(address);
         }
+        "inhibit_ipv4" => spec.inhibit_ipv4 = truth()?,
+        "gateway_mode_ipv4" | "gateway_mode_ipv6" => {
+            let mode = match value {
+                "" | "nat" => GatewayMode::Nat,
+                "nat-unprotected" => GatewayMode::NatUnprotected,
+                "routed" => GatewayMode::Routed,
+                "isolated" => GatewayMode::Isolated,
+                _ => return Err(Failure::bad(format!("unknown gateway mode {value}"))),
+            };
+            if own == "gateway_mode_ipv4" {
+                spec.gateway_v4 = mode;
+            } else {
+                spec.gateway_v6 = mode;
+            }
+        }
         "default_bridge" if !truth()? => {}
-        "inhibit_ipv4" if !truth()? => {}
-        "gateway_mode_ipv4" | "gateway_mode_ipv6" if value == "nat" => {}
-        "default_bridge" | "inhibit_ipv4" | "gateway_mode_ipv4" | "gateway_mode_ipv6" => {
+        "default_bridge" => {
             return Err(Failure::bad(format!(
                 "{name}={value} is not supported: leave it out"
             )));
@@ -214,6 +292,73 @@ fn option(spec: &mut NetworkSpec, driver: &str, name: &str, value: &str) -> Answ
         _ => {}
     }
     Ok(())
+}
+
+/// Refuses modes of a bridge that contradict it.
+fn check_modes(spec: &NetworkSpec) -> Answer<()> {
+    for (mode, option) in [
+        (spec.gateway_v4, "gateway_mode_ipv4"),
+        (spec.gateway_v6, "gateway_mode_ipv6"),
+    ] {
+        if mode == GatewayMode::Isolated && !spec.internal {
+            return Err(Failure::bad(format!(
+                "gateway mode 'isolated' ({BRIDGE}{option}) can only be used for an internal network"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses more subnets of a family than the driver has.
+fn check_families(spec: &NetworkSpec) -> Answer<()> {
+    if spec.driver != Driver::Bridge {
+        return Ok(());
+    }
+    for is_ipv4 in [true, false] {
+        let of_family = |pool: &&Pool| pool.subnet.address.is_ipv4() == is_ipv4;
+        if let Some(second) = spec.pools.iter().filter(of_family).nth(1) {
+            return Err(Failure::bad(format!(
+                "invalid network config: more than one subnet of a family ({}): a bridge has one IPv4 and one IPv6 subnet",
+                second.subnet
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// The link that a network lies on.
+fn parent(options: &BTreeMap<String, String>) -> Option<String> {
+    let parent = options.get("parent").filter(|parent| !parent.is_empty());
+    parent.cloned()
+}
+
+fn ipvlan(options: &BTreeMap<String, String>) -> Answer<Driver> {
+    let word = |name: &str| options.get(name).map_or("", String::as_str);
+    let mode = match word("ipvlan_mode") {
+        "" | "l2" => IpvlanMode::L2,
+        "l3" => IpvlanMode::L3,
+        "l3s" => IpvlanMode::L3s,
+        other => {
+            return Err(Failure::bad(format!(
+                "requested ipvlan mode '{other}' is not valid, 'l2' mode is the ipvlan driver default"
+            )));
+        }
+    };
+    let reach = match word("ipvlan_flag") {
+        "" | "bridge" => IpvlanReach::Bridge,
+        "private" => IpvlanReach::Private,
+        "vepa" => IpvlanReach::Vepa,
+        other => {
+            return Err(Failure::bad(format!(
+                "requested ipvlan flag '{other}' is not valid, 'bridge' is the ipvlan driver default"
+            )));
+        }
+    };
+    Ok(Driver::Ipvlan {
+        parent: parent(options),
+        mode,
+        reach,
+    })
 }
 
 fn macvlan(options: &BTreeMap<String, String>) -> Answer<Driver> {
@@ -228,9 +373,8 @@ fn macvlan(options: &BTreeMap<String, String>) -> Answer<Driver> {
             )));
         }
     };
-    let parent = options.get("parent").filter(|parent| !parent.is_empty());
     Ok(Driver::Macvlan {
-        parent: parent.cloned(),
+        parent: parent(options),
         mode,
     })
 }
@@ -276,6 +420,22 @@ mod tests {
     }
 
     #[test]
+    fn ipvlan_has_a_mode_and_several_subnets() {
+        let made = spec(
+            r#"{"Name":"n","Driver":"ipvlan","Options":{"ipvlan_mode":"l3","ipvlan_flag":"vepa"},
+                "IPAM":{"Config":[{"Subnet":"10.1.0.0/24"},{"Subnet":"10.2.0.0/24"}]}}"#,
+        )
+        .expect("good");
+        let expected = Driver::Ipvlan {
+            parent: None,
+            mode: IpvlanMode::L3,
+            reach: IpvlanReach::Vepa,
+        };
+        assert_eq!(made.driver, expected);
+        assert_eq!(made.pools.len(), 2);
+    }
+
+    #[test]
     fn nonsense_is_refused() {
         for (text, part) in [
             (r#"{"Name":" "}"#, "invalid network name"),
@@ -283,7 +443,10 @@ mod tests {
             (r#"{"Name":"n","Driver":"overlay"}"#, "not found"),
             (r#"{"Name":"n","Driver":"host"}"#, "only one instance"),
             (r#"{"Name":"n","Ingress":true}"#, "not supported"),
-            (r#"{"Name":"n","EnableIPv4":false}"#, "IPv4 cannot"),
+            (
+                r#"{"Name":"n","ConfigOnly":true,"Internal":true}"#,
+                "configuration network can not be internal",
+            ),
             (r#"{"Name":"n","IPAM":{"Driver":"x"}}"#, "ipam driver"),
             (
                 r#"{"Name":"n","IPAM":{"Config":[{"Gateway":"10.0.0.1"}]}}"#,
@@ -306,8 +469,20 @@ mod tests {
                 "no boolean",
             ),
             (
-                r#"{"Name":"n","Options":{"com.docker.network.bridge.gateway_mode_ipv4":"routed"}}"#,
-                "not supported",
+                r#"{"Name":"n","Options":{"com.docker.network.bridge.gateway_mode_ipv4":"x"}}"#,
+                "unknown gateway mode x",
+            ),
+            (
+                r#"{"Name":"n","Options":{"com.docker.network.bridge.gateway_mode_ipv6":"isolated"}}"#,
+                "can only be used for an internal network",
+            ),
+            (
+                r#"{"Name":"n","Driver":"ipvlan","Options":{"ipvlan_mode":"l4"}}"#,
+                "requested ipvlan mode 'l4' is not valid",
+            ),
+            (
+                r#"{"Name":"n","Driver":"ipvlan","Options":{"ipvlan_flag":"x"}}"#,
+                "requested ipvlan flag 'x' is not valid",
             ),
             (
                 r#"{"Name":"n","Driver":"macvlan","Options":{"macvlan_mode":"x"}}"#,

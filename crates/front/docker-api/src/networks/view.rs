@@ -17,7 +17,7 @@ pub(super) fn network(door: &Door, network: &Network, with_containers: bool) -> 
             let address = |is_ipv4| {
                 endpoint
                     .address(is_ipv4)
-                    .zip(network.pool(is_ipv4))
+                    .and_then(|address| Some((address, network.pool_of(address)?)))
                     .map_or_else(String::new, |(address, pool)| {
                         format!("{address}/{}", pool.subnet.length)
                     })
@@ -49,6 +49,7 @@ pub(super) fn network(door: &Door, network: &Network, with_containers: bool) -> 
             shown
         })
         .collect();
+    let is_configuration = network.is_configuration();
     let options = Some(&spec.pool_options).filter(|options| !options.is_empty());
     json!({
         "Name": spec.name,
@@ -56,14 +57,14 @@ pub(super) fn network(door: &Door, network: &Network, with_containers: bool) -> 
         "Created": spec.created,
         "Scope": "local",
         "Driver": spec.driver.word(),
-        "EnableIPv4": network.pool(true).is_some(),
-        "EnableIPv6": network.pool(false).is_some(),
+        "EnableIPv4": !spec.ipv6_only,
+        "EnableIPv6": network.pool(false).is_some() || (is_configuration && spec.ipv6 == Some(true)),
         "IPAM": { "Driver": "default", "Options": options, "Config": pools },
         "Internal": spec.internal,
         "Attachable": spec.attachable,
         "Ingress": false,
-        "ConfigFrom": { "Network": "" },
-        "ConfigOnly": false,
+        "ConfigFrom": { "Network": spec.config_from },
+        "ConfigOnly": is_configuration,
         "Containers": containers,
         "Options": spec.options,
         "Labels": spec.labels,
