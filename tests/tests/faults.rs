@@ -2,13 +2,15 @@
 //! containers' first processes, under load. After each, what the daemon says
 //! must be what there is; in the end nothing must be left.
 
-use std::collections::BTreeSet;
-use std::io::{BufRead, BufReader, Write};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead, BufReader, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use dhow_testkit::Daemon;
+use serde_json::Value;
 
 const ROUNDS: u64 = 200;
 /// How long it may take until everything agrees.
@@ -37,28 +39,63 @@ impl Chance {
 /// A container as the daemon tells of it.
 struct Told {
     id: String,
+    name: String,
     is_running: bool,
     pid: i32,
+    exit_code: i32,
+    addresses: BTreeSet<String>,
+    /// Ports of the host, of IPv4.
+    ports: BTreeSet<u64>,
+}
+
+/// What the daemon's API answers.
+fn get(daemon: &Daemon, path: &str) -> Value {
+    let mut stream = UnixStream::connect(daemon.socket()).expect("it serves");
+    let question = format!("GET {path} HTTP/1.0\r\nHost: daemon\r\n\r\n");
+    stream.write_all(question.as_bytes()).expect("it reads");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("it answers");
+    let (_, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+    serde_json::from_str(body).expect("JSON")
 }
 
 fn told(daemon: &Daemon) -> Vec<Told> {
-    let ids = daemon.docker(&["ps", "-aq", "--no-trunc"]).ok();
-    let mut arguments = vec!["inspect", "-f", "{{.Id}} {{.State.Running}} {{.State.Pid}}"];
-    arguments.extend(ids.lines());
-    if arguments.len() == 3 {
-        return Vec::new();
-    }
-    // One that goes meanwhile (a restart, an auto-remove) is told on stderr.
-    let lines = daemon.docker(&arguments).stdout;
-    let read = |line: &str| {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        Some(Told {
-            id: (*words.first()?).to_owned(),
-            is_running: words.get(1) == Some(&"true"),
-            pid: words.get(2)?.parse().ok()?,
-        })
+    let list = get(daemon, "/containers/json?all=1");
+    let ids = list.as_array().into_iter().flatten();
+    // One that goes meanwhile (a restart, an auto-remove) is told of as missing.
+    let all: Vec<Value> = ids
+        .filter_map(|one| one["Id"].as_str())
+        .map(|id| get(daemon, &format!("/containers/{id}/json")))
+        .filter(|one| one["Id"].is_string())
+        .collect();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let number = |value: &Value| value.as_i64().and_then(|one| one.try_into().ok());
+    let read = |one: &Value| {
+        let state = &one["State"];
+        let networks = one["NetworkSettings"]["Networks"].as_object();
+        let addresses = networks.into_iter().flatten().flat_map(|(_, joined)| {
+            ["IPAddress", "GlobalIPv6Address"].map(|family| text(&joined[family]))
+        });
+        let ports = one["NetworkSettings"]["Ports"].as_object();
+        let bindings = ports
+            .into_iter()
+            .flatten()
+            .filter_map(|(_, list)| list.as_array());
+        Told {
+            id: text(&one["Id"]),
+            name: text(&one["Name"]).trim_start_matches('/').to_owned(),
+            is_running: state["Running"] == true && state["Restarting"] == false,
+            pid: number(&state["Pid"]).unwrap_or_default(),
+            exit_code: number(&state["ExitCode"]).unwrap_or_default(),
+            addresses: addresses.filter(|address| !address.is_empty()).collect(),
+            ports: bindings
+                .flatten()
+                .filter(|binding| binding["HostIp"] == "0.0.0.0")
+                .filter_map(|binding| text(&binding["HostPort"]).parse().ok())
+                .collect(),
+        }
     };
-    lines.lines().filter_map(read).collect()
+    all.iter().map(read).collect()
 }
 
 /// The processes whose command line names a path, with that command line.
@@ -102,44 +139,74 @@ fn names_in(folder: PathBuf) -> BTreeSet<String> {
         .collect()
 }
 
-/// Fails unless records, processes and control groups come to tell the same. A
-/// daemon that was just started may still be removing what ended meanwhile, so
-/// it is asked until they do.
+/// What is compared, besides what always is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Links {
+    /// No link of a container that runs is missing.
+    Enough,
+    /// And none is left, which takes a moment: removing them is put off.
+    Exactly,
+}
+
+/// Fails unless records, processes, control groups, mounts and networks come to
+/// tell the same. A daemon that was just started may still be removing what ended
+/// meanwhile, so it is asked until they do.
 #[track_caller]
-fn agree(daemon: &Daemon, round: u64) {
+fn agree(daemon: &Daemon, round: u64, links: Links) {
     let began = Instant::now();
-    while let Err(difference) = compare(daemon) {
+    while let Err(difference) = compare(daemon, links) {
         assert!(began.elapsed() < PATIENCE, "round {round}: {difference}");
     }
 }
 
-fn compare(daemon: &Daemon) -> Result<(), String> {
+fn compare(daemon: &Daemon, links: Links) -> Result<(), String> {
     let containers = told(daemon);
-    let running: BTreeSet<String> = containers
-        .iter()
-        .filter(|container| container.is_running)
-        .map(|container| container.id.clone())
-        .collect();
-    for container in containers.iter().filter(|container| container.is_running) {
+    let running: Vec<&Told> = containers.iter().filter(|one| one.is_running).collect();
+    for container in &running {
         let groups = std::fs::read_to_string(format!("/proc/{}/cgroup", container.pid));
         if !groups.is_ok_and(|groups| groups.contains(&container.id)) {
-            return Err(format!("{} does not run", container.id));
+            return Err(format!("{} does not run", container.name));
         }
     }
-    let known: BTreeSet<String> = containers
-        .into_iter()
-        .map(|container| container.id)
-        .collect();
-    let group = format!("/sys/fs/cgroup/memory/dhow-{}", daemon.host().instance());
-    let groups: BTreeSet<String> = names_in(group.into())
-        .into_iter()
-        .filter(|name| name.len() == 64)
-        .collect();
-    let records = names_in(daemon.host().folder().join("data/containers"));
+    for container in containers.iter().filter(|one| !one.is_running) {
+        // Not started, by itself, by SIGKILL; or its shim was killed while it
+        // was started.
+        if container.name.starts_with("quick") && ![0, 7, 128, 137].contains(&container.exit_code) {
+            return Err(format!(
+                "{} ended with {}",
+                container.name, container.exit_code
+            ));
+        }
+    }
+    let ids =
+        |list: &[&Told]| -> BTreeSet<String> { list.iter().map(|one| one.id.clone()).collect() };
+    let alive = ids(&running);
+    let known = ids(&containers.iter().collect::<Vec<_>>());
+    let folder = daemon.host().folder();
+    let (leases, ports) = leases(&folder.join("run/network/endpoints"));
+    let addresses = running.iter().flat_map(|one| {
+        let with_id = |address: &String| format!("{} {address}", one.id);
+        one.addresses.iter().map(with_id)
+    });
     for (what, found, wanted) in [
-        ("shims", supervised(daemon), &running),
-        ("control groups", groups, &running),
-        ("records", records, &known),
+        ("shims", supervised(daemon), &alive),
+        ("control groups", groups(daemon), &alive),
+        ("records", names_in(folder.join("data/containers")), &known),
+        (
+            "pins of namespaces",
+            names_in(folder.join("run/network/netns")),
+            &alive,
+        ),
+        ("mounts", mounted(folder), &alive),
+        ("addresses", leases, &addresses.collect()),
+        (
+            "published ports",
+            published(daemon),
+            &running
+                .iter()
+                .flat_map(|one| one.ports.iter().map(u64::to_string))
+                .collect(),
+        ),
     ] {
         if found != *wanted {
             return Err(format!(
@@ -147,18 +214,92 @@ fn compare(daemon: &Daemon) -> Result<(), String> {
             ));
         }
     }
+    let there: BTreeSet<String> = daemon.host().links_of("veth").into_iter().collect();
+    let is_right = match links {
+        Links::Enough => ports.is_subset(&there),
+        Links::Exactly => ports == there,
+    };
+    if !is_right {
+        return Err(format!("links: {there:#?}, and endpoints have {ports:#?}"));
+    }
     Ok(())
 }
 
-/// Something that a user does, begun and not waited for.
-fn begin(daemon: &Daemon, chance: &mut Chance) -> Child {
-    let containers = told(daemon);
+/// Addresses of endpoints behind their container's identifier, and the links of
+/// the bridge that lead to them, as they are written down.
+fn leases(folder: &Path) -> (BTreeSet<String>, BTreeSet<String>) {
+    let (mut leases, mut ports) = (BTreeSet::new(), BTreeSet::new());
+    for name in names_in(folder.to_owned()) {
+        // One may go while it is looked at.
+        let text = std::fs::read_to_string(folder.join(name)).unwrap_or_default();
+        let all: Value = serde_json::from_str(&text).unwrap_or_default();
+        for endpoint in all.as_array().into_iter().flatten() {
+            let sandbox = endpoint["sandbox"].as_str().unwrap_or_default();
+            let addresses = endpoint["addresses"].as_array().into_iter().flatten();
+            let addresses = addresses.filter_map(Value::as_str);
+            leases.extend(addresses.map(|address| format!("{sandbox} {address}")));
+            ports.extend(endpoint["port_link"].as_str().map(str::to_owned));
+        }
+    }
+    (leases, ports)
+}
+
+/// The identifiers below the instance's control group, in whatever hierarchy.
+fn groups(daemon: &Daemon) -> BTreeSet<String> {
+    let group = format!("dhow-{}", daemon.host().instance());
+    let root = PathBuf::from("/sys/fs/cgroup");
+    let hierarchies = names_in(root.clone())
+        .into_iter()
+        .map(|name| root.join(name));
+    hierarchies
+        .map(|hierarchy| hierarchy.join(&group))
+        .chain([root.join(&group)])
+        .flat_map(names_in)
+        .filter(|name| name.len() == 64)
+        .collect()
+}
+
+/// The last parts of what is mounted below a folder, but the host itself.
+fn mounted(folder: &Path) -> BTreeSet<String> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("proc is mounted");
+    let places = mounts.lines().filter_map(|line| line.split(' ').nth(4));
+    places
+        .filter_map(|place| Path::new(place).strip_prefix(folder).ok())
+        .filter(|place| *place != Path::new("host"))
+        .map(|place| {
+            place
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned()
+        })
+        .collect()
+}
+
+/// The ports of IPv4 that the packet filter leads to containers.
+fn published(daemon: &Daemon) -> BTreeSet<String> {
+    let table = format!("dhow-{}", daemon.host().instance());
+    let words = ["-j", "list", "map", "ip", &table, "published"];
+    let text = daemon.host().run("nft", &words).stdout;
+    let answer: Value = serde_json::from_str(&text).unwrap_or_default();
+    let maps = answer["nftables"].as_array().into_iter().flatten();
+    maps.filter_map(|one| one["map"]["elem"].as_array())
+        .flatten()
+        .filter_map(|element| Some(element[0]["concat"][1].as_u64()?.to_string()))
+        .collect()
+}
+
+/// Something that a user does, begun and not waited for. Containers whose names
+/// begin with `keep` are left alone.
+fn begin(daemon: &Daemon, containers: &[Told], chance: &mut Chance, number: u64) -> Child {
     let ids: Vec<&str> = containers
         .iter()
+        .filter(|container| !container.name.starts_with("keep"))
         .map(|container| container.id.as_str())
         .collect();
     let some = chance.of(&ids).copied();
-    let arguments: Vec<&str> = match (chance.below(8), some) {
+    let name = format!("quick{number}");
+    let arguments: Vec<&str> = match (chance.below(10), some) {
         (0, Some(id)) => vec!["rm", "-f", id],
         (1, Some(id)) => vec!["stop", "-t", "0", id],
         (2, Some(id)) => vec!["start", id],
@@ -166,6 +307,19 @@ fn begin(daemon: &Daemon, chance: &mut Chance) -> Child {
         (4, Some(id)) => vec!["exec", id, "true"],
         (_, Some(id)) if ids.len() >= MAX_CONTAINERS => vec!["rm", "-f", id],
         (5, _) => vec!["run", "--rm", "busybox", "true"],
+        (6, _) => vec![
+            "run", "-d", "--name", &name, "busybox", "sh", "-c", "exit 7",
+        ],
+        (7 | 8, _) => vec![
+            "run",
+            "-d",
+            "--network=front",
+            "-p",
+            "80",
+            "busybox",
+            "sleep",
+            "3600",
+        ],
         _ => vec![
             "run", "-d", "-p", "80", "-v", "/data", "busybox", "sleep", "3600",
         ],
@@ -178,6 +332,19 @@ fn begin(daemon: &Daemon, chance: &mut Chance) -> Child {
         .expect("docker starts")
 }
 
+/// Counts, a line each, until it is told to end.
+const COUNTER: &str = "trap 'exit 7' TERM; n=0; while :; do n=$((n+1)); echo $n; usleep 5000; done";
+
+/// The numbers that a counter has logged.
+fn counted(daemon: &Daemon, name: &str) -> Vec<u64> {
+    let said = daemon.docker(&["logs", name]).ok();
+    let number = |line: &str| {
+        line.parse()
+            .unwrap_or_else(|_| panic!("{name} logged {line:?}"))
+    };
+    said.lines().map(number).collect()
+}
+
 fn kill(pid: i32) {
     // One that is gone already needs no signal.
     let _ = Command::new("kill")
@@ -186,63 +353,181 @@ fn kill(pid: i32) {
         .status();
 }
 
+/// Whom SIGKILL meets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Victim {
+    Daemon,
+    Shim,
+    Init,
+}
+
 #[test]
 fn two_hundred_kills_leave_everything_in_agreement() {
     let mut daemon = Daemon::start();
     daemon.busybox();
+    daemon.docker(&["network", "create", "front"]).ok();
+    // One that nobody touches, one that is started again, both counting.
+    for (name, options) in [("keep-on", &[][..]), ("keep-up", &["--restart=always"])] {
+        let words = [&["run", "-d", "--name", name, "--network=front"], options].concat();
+        let words = [&words[..], &["busybox", "sh", "-c", COUNTER]].concat();
+        daemon.docker(&words).ok();
+    }
+    let untouched = daemon.inspect("keep-on", "{{.Id}}");
+    let began = daemon.inspect("keep-on", "{{.State.StartedAt}}");
     let seed = u64::from(std::process::id()) | 1 << 40;
     eprintln!("seed {seed}");
     let mut chance = Chance(seed);
+    let mut killed: BTreeMap<Victim, u64> = BTreeMap::new();
+    let mut number = 0;
     for round in 0..ROUNDS {
-        let mut clients: Vec<Child> = (0..3).map(|_| begin(&daemon, &mut chance)).collect();
+        let containers = told(&daemon);
+        let mut clients: Vec<Child> = (0..3)
+            .map(|_| {
+                number += 1;
+                begin(&daemon, &containers, &mut chance, number)
+            })
+            .collect();
         // Not to wait for anything: this is how the moment is chosen.
         std::thread::sleep(Duration::from_micros(chance.below(60_000)));
-        let run = daemon.host().folder().join("run/containers");
-        let victim = match chance.below(4) {
-            0 => {
-                let shims = processes(&run);
-                chance.of(&shims).map(|(pid, _)| *pid)
-            }
-            1 => {
-                let containers = told(&daemon);
-                let pids: Vec<i32> = containers
-                    .iter()
-                    .map(|container| container.pid)
-                    .filter(|pid| *pid > 0)
-                    .collect();
-                chance.of(&pids).copied()
-            }
-            _ => None,
+        let wanted = [Victim::Shim, Victim::Init, Victim::Daemon][(round % 3) as usize];
+        let pids: Vec<i32> = match wanted {
+            Victim::Daemon => Vec::new(),
+            Victim::Shim => processes(&daemon.host().folder().join("run/containers"))
+                .into_iter()
+                .filter(|(_, command)| command.contains("shim --dir"))
+                .filter(|(_, command)| !command.contains(&untouched))
+                .map(|(pid, _)| pid)
+                .collect(),
+            Victim::Init => told(&daemon)
+                .iter()
+                .filter(|container| container.id != untouched && container.pid > 0)
+                .map(|container| container.pid)
+                .collect(),
         };
+        let victim = chance.of(&pids).copied();
         match victim {
-            Some(pid) => kill(pid),
+            Some(pid) => {
+                kill(pid);
+                *killed.entry(wanted).or_default() += 1;
+            }
             None => {
                 daemon.kill();
                 daemon.start_again();
+                *killed.entry(Victim::Daemon).or_default() += 1;
             }
         }
         for client in &mut clients {
             client.wait().expect("it ended");
         }
-        // A daemon that starts again settles what it finds before it serves; what
-        // a shim's or an init's end brings about is settled with the next one.
-        if victim.is_some() {
+        let links = if round % 10 == 9 {
+            Links::Exactly
+        } else {
+            Links::Enough
+        };
+        // The daemon that lives settles it; one that starts again would, too.
+        agree(&daemon, round, links);
+        if victim.is_some() && chance.below(3) == 0 {
             daemon.kill();
             daemon.start_again();
+            *killed.entry(Victim::Daemon).or_default() += 1;
+            agree(&daemon, round, links);
         }
-        agree(&daemon, round);
+    }
+    eprintln!("killed {killed:?}");
+    for victim in [Victim::Daemon, Victim::Shim, Victim::Init] {
+        let count = killed.get(&victim).copied().unwrap_or_default();
+        assert!(count >= ROUNDS / 5, "{victim:?} was killed {count} times");
+    }
+    // Not a line is lost or written twice, whoever was killed meanwhile.
+    assert_eq!(daemon.inspect("keep-on", "{{.State.StartedAt}}"), began);
+    daemon.docker(&["stop", "keep-on"]).ok();
+    assert_eq!(daemon.inspect("keep-on", "{{.State.ExitCode}}"), "7");
+    let numbers = counted(&daemon, "keep-on");
+    assert!(numbers.len() > ROUNDS as usize, "{} lines", numbers.len());
+    let gap = (1..)
+        .zip(&numbers)
+        .find(|(expected, found)| expected != *found);
+    assert_eq!(gap, None, "of {} lines", numbers.len());
+    // The other began anew after each of its ends, and never in the middle.
+    let numbers = counted(&daemon, "keep-up");
+    let starts = numbers.iter().filter(|number| **number == 1).count();
+    assert!(starts > 1, "it was never started again");
+    for pair in numbers.windows(2) {
+        assert!(pair[1] == pair[0] + 1 || pair[1] == 1, "{pair:?}");
     }
     daemon.remove_containers();
+    daemon.docker(&["network", "rm", "front"]).ok();
     // Removals without -v leave anonymous volumes, as they do with Docker.
     daemon.docker(&["volume", "prune", "-f"]).ok();
-    agree(&daemon, ROUNDS);
-    for left in ["data/containers", "run/containers", "data/volumes"] {
-        assert_eq!(
-            names_in(daemon.host().folder().join(left)),
-            BTreeSet::new(),
-            "{left}"
-        );
+    agree(&daemon, ROUNDS, Links::Exactly);
+    let volumes = daemon.host().folder().join("data/volumes");
+    assert_eq!(names_in(volumes), BTreeSet::new());
+    daemon.finish();
+}
+
+/// The daemon dies while a running container is joined to networks and taken off
+/// them; others live on, and in the end all tell the same.
+#[test]
+fn joining_and_leaving_are_cut_at_any_moment() {
+    const CUTS: u64 = 40;
+    let mut daemon = Daemon::start();
+    daemon.busybox();
+    for name in ["one", "two"] {
+        daemon.docker(&["network", "create", name]).ok();
     }
+    daemon.sleeper("box", &["--network=one", "-p", "80"]);
+    for name in ["near", "far"] {
+        daemon.sleeper(name, &["--network=one", "-p", "80"]);
+        daemon.docker(&["network", "connect", "two", name]).ok();
+    }
+    let lives = |daemon: &Daemon| {
+        let places = daemon.inspect(
+            "far",
+            "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}",
+        );
+        for address in places.split_whitespace() {
+            daemon.within("near", &format!("ping -c 1 -W 5 {address}"));
+        }
+    };
+    let mut chance = Chance(u64::from(std::process::id()) | 1 << 40);
+    let mut joined = 0;
+    for round in 0..CUTS {
+        let verb = ["connect", "disconnect"][(round % 2) as usize];
+        let mut client = daemon
+            .docker_command(&["network", verb, "two", "box"])
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("docker starts");
+        // Not to wait for anything: this is how the moment is chosen.
+        std::thread::sleep(Duration::from_micros(chance.below(40_000)));
+        daemon.kill();
+        daemon.start_again();
+        client.wait().expect("it ended");
+        let links = if round % 10 == 9 {
+            Links::Exactly
+        } else {
+            Links::Enough
+        };
+        agree(&daemon, round, links);
+        // Inside is what is told, whichever way it went.
+        let told = told(&daemon);
+        let told = told.iter().find(|one| one.name == "box").expect("it runs");
+        let seen = daemon.within("box", "ip -o addr show scope global");
+        let seen: BTreeSet<String> = seen
+            .split_whitespace()
+            .filter_map(|word| word.split_once('/'))
+            .map(|(address, _)| address.to_owned())
+            .collect();
+        assert_eq!(seen, told.addresses, "round {round}");
+        joined += u64::from(told.addresses.len() > 2);
+        if round % 5 == 0 {
+            lives(&daemon);
+        }
+    }
+    eprintln!("joined after {joined} of {CUTS} cuts");
+    lives(&daemon);
+    daemon.remove_containers();
+    daemon.docker(&["network", "rm", "one", "two"]).ok();
     daemon.finish();
 }
 

@@ -211,6 +211,7 @@ impl Engine {
                         if let Some(pid) = state.pid {
                             let _ = container.change(|record| record.state.pid = pid);
                         }
+                        self.settle_networks(&container).await;
                         self.watch(Arc::clone(&container), events);
                         self.follow_health(&container);
                     }

@@ -6,6 +6,8 @@
 //! network or taken off one while it runs; lines of the container's own stay.
 
 use std::fmt::Write as _;
+use std::fs::OpenOptions;
+use std::io::Write as _;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -121,6 +123,13 @@ pub(crate) fn follow(
         Change::Went(endpoint) => {
             without(&current, |address, _| endpoint.addresses.contains(&address))
         }
+        Change::Stay(endpoints) => without(&current, |address, names| {
+            let is_own = names
+                .split_whitespace()
+                .any(|name| name == after.hostname());
+            let stays = |one: &Endpoint| one.addresses.contains(&address);
+            is_own && !address.is_loopback() && !endpoints.iter().any(stays)
+        }),
     };
     rewrite(&path, &text)?;
 
@@ -140,6 +149,8 @@ pub(crate) enum Change<'a> {
     Came(&'a Endpoint),
     /// An endpoint was taken off.
     Went(&'a Endpoint),
+    /// Others were taken off than these.
+    Stay(&'a [Endpoint]),
 }
 
 /// Puts other addresses behind a linked container's alias, in the file of a
@@ -158,9 +169,18 @@ pub(crate) fn replace_link(
     rewrite(&path, &(kept + lines))
 }
 
-/// Changes a file in place: it is mounted, and another of that name is not.
+/// Changes a file in place: it is mounted, and another of that name is not. Whoever
+/// is killed meanwhile leaves the old text or the new, and perhaps empty lines.
 fn rewrite(path: &Path, text: &str) -> Result<()> {
-    std::fs::write(path, text).map_err(at("write", path))
+    let write = || -> std::io::Result<()> {
+        let mut file = OpenOptions::new().write(true).open(path)?;
+        let before = file.metadata()?.len() as usize;
+        let mut bytes = text.as_bytes().to_vec();
+        bytes.resize(before.max(bytes.len()), b'\n');
+        file.write_all(&bytes)?;
+        file.set_len(text.len() as u64)
+    };
+    write().map_err(at("write", path))
 }
 
 /// The lines of a `hosts` file but those that `is_it` says go.

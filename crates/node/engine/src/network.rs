@@ -7,6 +7,7 @@ use dhow_network::{Network, NetworkSpec};
 use dhow_shim::Moment;
 use tokio::task::spawn_blocking;
 
+use crate::container::Container;
 use crate::endpoints::{self, publish_specs};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -143,6 +144,51 @@ impl Engine {
             Ok(())
         })
         .await
+    }
+
+    /// Ends what a daemon that died had begun with the networks of a container that
+    /// runs: a join that nobody was answered is undone, and who was taken off a
+    /// network is off it.
+    pub(crate) async fn settle_networks(&self, container: &Arc<Container>) {
+        let (engine, container) = (self.clone(), Arc::clone(container));
+        let settled = spawn_blocking(move || engine.settle_endpoints(&container)).await;
+        if let Err(error) = settled.expect("settling does not panic") {
+            tracing::warn!(%error, "networks are not settled");
+        }
+    }
+
+    fn settle_endpoints(&self, container: &Container) -> Result<()> {
+        let record = container.record();
+        if !has_own_sandbox(&record) {
+            return Ok(());
+        }
+        let networks = self.networks();
+        let recorded: BTreeMap<String, &String> = record
+            .networks
+            .keys()
+            .filter_map(|name| Some((networks.get(name).ok()?.spec.id, name)))
+            .collect();
+        let joined = networks.sandbox_endpoints(&record.id);
+        for endpoint in &joined {
+            if !recorded.contains_key(&endpoint.network) {
+                let left = networks.leave(&endpoint.network, &record.id)?;
+                name_files::follow(self, &record, &record, Change::Went(&left))?;
+            }
+        }
+        let is_joined = |id: &str| joined.iter().any(|endpoint| endpoint.network == id);
+        let mut after = Record::clone(&record);
+        for (id, name) in &recorded {
+            if !is_joined(id) {
+                after.networks.remove(*name);
+            }
+        }
+        if after.networks == record.networks {
+            return Ok(());
+        }
+        networks.mend_ways(&record.id)?;
+        name_files::follow(self, &record, &after, Change::Stay(&joined))?;
+        container.change(|record| record.networks = after.networks)?;
+        Ok(())
     }
 
     /// Announces that a container was joined to all its networks, or taken off
