@@ -39,6 +39,11 @@ pub fn parse<P: Parser>(words: impl IntoIterator<Item = OsString>) -> Result<P, 
             anstream::print!("{}", error.render().ansi());
             ExitCode::SUCCESS
         }
+        // Flags alone ask for nothing.
+        ErrorKind::MissingSubcommand => {
+            anstream::print!("{}", read.command.clone().render_help().ansi());
+            ExitCode::SUCCESS
+        }
         _ => {
             let message = message_of(&error, read.command);
             Refusal::flag(read.command, &read.path, message).tell()
@@ -433,9 +438,10 @@ fn message_of(error: &clap::Error, command: &Command) -> String {
         };
         return format!("invalid argument {value:?} for {name}: {why}");
     }
+    // What comes behind an empty line is the usage.
     let rendered = error.render().to_string();
-    let first = rendered.lines().next().unwrap_or_default();
-    first.trim_start_matches("error: ").to_owned()
+    let what = rendered.split("\n\n").next().unwrap_or_default();
+    what.trim_start_matches("error: ").to_owned()
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 
 use crate::config::Config;
 use crate::connection::{Connection, Duplex, Endpoint};
+use crate::detach::Keys;
 use crate::error::Error;
 
 /// The version of the API whose answers this client reads: 1. and this.
@@ -103,12 +104,22 @@ impl Client {
         }
     }
 
-    /// The keys that let go of a container: those given, or those settled.
-    pub(crate) fn detach_keys(&self, given: Option<&str>) -> String {
-        let given = given.filter(|keys| !keys.is_empty()).map(str::to_owned);
-        given
-            .or_else(|| self.setting("detachKeys"))
+    /// Variables of proxies that containers of this daemon get.
+    pub(crate) fn proxies(&self) -> Vec<(String, String)> {
+        Config::read(&self.folder)
+            .map(|config| config.proxies(self.endpoint.address()))
             .unwrap_or_default()
+    }
+
+    /// The keys that let go of a container: those given, or those settled.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Usage`] for what is no key.
+    pub(crate) fn detach_keys(&self, given: Option<&str>) -> Result<Keys, Error> {
+        let given = given.filter(|keys| !keys.is_empty()).map(str::to_owned);
+        let text = given.or_else(|| self.setting("detachKeys"));
+        Keys::parse(&text.unwrap_or_default())
     }
 
     /// The version of the API that is spoken.

@@ -47,6 +47,28 @@ impl Config {
         self.values[name].as_str().filter(|text| !text.is_empty())
     }
 
+    /// Variables that tell programs of proxies, in both cases of their names,
+    /// as they are settled for a daemon or for all.
+    pub(crate) fn proxies(&self, host: &str) -> Vec<(String, String)> {
+        let all = &self.values["proxies"];
+        let mut own = [host, "default"].into_iter().map(|name| &all[name]);
+        let Some(own) = own.find(|own| own.is_object()) else {
+            return Vec::new();
+        };
+        let settled = [
+            ("httpProxy", "HTTP_PROXY"),
+            ("httpsProxy", "HTTPS_PROXY"),
+            ("noProxy", "NO_PROXY"),
+            ("ftpProxy", "FTP_PROXY"),
+            ("allProxy", "ALL_PROXY"),
+        ];
+        let settled = settled.into_iter().filter_map(|(field, name)| {
+            let value = own[field].as_str().filter(|value| !value.is_empty())?;
+            Some([name.to_owned(), name.to_ascii_lowercase()].map(|name| (name, value.to_owned())))
+        });
+        settled.flatten().collect()
+    }
+
     /// Replaces the file as a whole, readable for its owner only.
     ///
     /// # Errors
@@ -81,5 +103,27 @@ impl Config {
             let _ = fs::remove_file(&new);
         }
         written.map_err(failed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn proxies_are_those_of_the_daemon_or_of_all() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let text = r#"{"proxies":{"default":{"httpProxy":"a","noProxy":""},"tcp://h:1":{"allProxy":"b"}}}"#;
+        fs::write(folder.path().join("config.json"), text).expect("written");
+        let config = Config::read(folder.path()).expect("good");
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(
+            config.proxies("unix:///x"),
+            [pair("HTTP_PROXY", "a"), pair("http_proxy", "a")]
+        );
+        assert_eq!(
+            config.proxies("tcp://h:1"),
+            [pair("ALL_PROXY", "b"), pair("all_proxy", "b")]
+        );
     }
 }

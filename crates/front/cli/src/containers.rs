@@ -7,7 +7,6 @@ use http_body_util::BodyExt;
 use serde_json::{Value, json};
 
 use crate::client::{Client, escape, query};
-use crate::detach::Keys;
 use crate::error::Error;
 use crate::request::Streams;
 use crate::run::{Attached, attach_path, exit_code};
@@ -296,14 +295,14 @@ pub(crate) async fn start(client: &Client, start: Start) -> Outcome {
     let conversation = Conversation {
         streams,
         tty,
-        keys: Keys::parse(&client.detach_keys(start.detach_keys.as_deref()))?,
+        keys: client.detach_keys(start.detach_keys.as_deref())?,
     };
     let id = show::text(&facts, "Id").to_owned();
     let path = format!("/containers/{id}");
     let _signals = (!tty).then(|| signals::pass_on(client.clone(), id));
     let is_removed = is("HostConfig", "AutoRemove");
-    let attached = Attached::begin(client, &path, conversation, &start.detach_keys, is_removed);
-    match attached.await?.run(client).await {
+    let attached = Attached::begin(client, &path, conversation, is_removed).await?;
+    match attached.run(client).await {
         // Only `run` tells by its exit code why nothing was started.
         Err(Error::Run { message, .. }) => Err(Error::Usage(message)),
         other => other,
@@ -472,7 +471,7 @@ pub(crate) async fn exec(client: &Client, exec: Exec) -> Outcome {
         stderr: !exec.detach,
     };
     terminal::check(streams.stdin, exec.tty)?;
-    let keys = client.detach_keys(exec.detach_keys.as_deref());
+    let keys = client.detach_keys(exec.detach_keys.as_deref())?;
     let name = &exec.words[0];
     let size = terminal::size().filter(|_| exec.tty);
     let body = json!({
@@ -482,7 +481,7 @@ pub(crate) async fn exec(client: &Client, exec: Exec) -> Outcome {
         "Detach": exec.detach,
         "Tty": exec.tty,
         "Env": env,
-        "DetachKeys": keys,
+        "DetachKeys": keys.text(),
         "ConsoleSize": size,
         "Cmd": exec.words[1..],
         "User": exec.user.unwrap_or_default(),
@@ -497,7 +496,6 @@ pub(crate) async fn exec(client: &Client, exec: Exec) -> Outcome {
         client.post(&format!("{path}/start"), Some(&start)).await?;
         return Ok(0);
     }
-    let keys = Keys::parse(&keys)?;
     let connection = client
         .hijack(&format!("{path}/start"), Some(&start))
         .await?;
@@ -536,7 +534,7 @@ pub(crate) async fn attach(client: &Client, attach: Attach) -> Outcome {
         stdout: true,
         stderr: true,
     };
-    let keys = client.detach_keys(attach.detach_keys.as_deref());
+    let keys = client.detach_keys(attach.detach_keys.as_deref())?;
     let wait = format!("{path}/wait?condition=not-running");
     let wait = client.stream(Method::POST, &wait, None).await?;
     let _signals =
@@ -545,7 +543,6 @@ pub(crate) async fn attach(client: &Client, attach: Attach) -> Outcome {
         .hijack(&attach_path(&path, streams, &keys), None)
         .await?;
     let _sizes = tty.then(|| terminal::follow_size(client.clone(), format!("{path}/resize")));
-    let keys = Keys::parse(&keys)?;
     let conversation = Conversation { streams, tty, keys };
     if conversation.hold(connection).await? == End::Detached {
         return Err(let_go());

@@ -10,9 +10,10 @@ use http_body_util::BodyExt as _;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
+use crate::build::ToChannel;
 use crate::client::{Client, escape, query};
 use crate::error::Error;
-use crate::images::{ToChannel, blocks};
+use crate::images::blocks;
 use crate::{Outcome, show};
 
 /// Bytes that are read or sent at a time.

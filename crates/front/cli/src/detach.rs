@@ -8,6 +8,7 @@ const DEFAULT: [u8; 2] = [16, 17];
 /// Watches what is typed for the keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Keys {
+    text: String,
     keys: Vec<u8>,
     n_typed: usize,
 }
@@ -25,11 +26,20 @@ impl Keys {
             text => text.split(',').map(key).collect(),
         };
         match keys {
-            Some(keys) => Ok(Self { keys, n_typed: 0 }),
+            Some(keys) => Ok(Self {
+                text: text.to_owned(),
+                keys,
+                n_typed: 0,
+            }),
             None => Err(Error::Usage(format!(
                 "invalid detach keys ({text}) provided"
             ))),
         }
+    }
+
+    /// The keys as they were given; nothing for the default.
+    pub(crate) fn text(&self) -> &str {
+        &self.text
     }
 
     /// Takes what was typed: what goes on to the program, and whether the keys

@@ -3,7 +3,7 @@
 
 use clap::Subcommand;
 
-use crate::{Command, containers, copy, disk, images, prune, ps, run, system, usage};
+use crate::{Command, build, containers, copy, disk, images, prune, ps, run, system, usage};
 
 /// What is asked of containers.
 #[derive(Debug, Subcommand)]
@@ -66,7 +66,7 @@ pub enum Container {
 #[derive(Debug, Subcommand)]
 pub enum Image {
     /// Build an image from a Dockerfile.
-    Build(images::Build),
+    Build(Box<build::Build>),
     /// Show how an image came to be.
     History(images::History),
     /// Make an image of a plain archive of files.
@@ -97,7 +97,7 @@ pub enum Image {
 #[derive(Debug, Subcommand)]
 pub enum Builder {
     /// Build an image from a Dockerfile.
-    Build(images::Build),
+    Build(Box<build::Build>),
     /// Remove what builds keep.
     Prune(prune::PruneBuilds),
 }

@@ -8,7 +8,7 @@ use clap::Args;
 use http::Method;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::sync::mpsc;
 
 use crate::client::{Client, escape, query};
@@ -17,7 +17,6 @@ use crate::error::Error;
 use crate::filters::{filter, filters};
 use crate::listing::{self, Row};
 use crate::platform::platform;
-use crate::request::pairs;
 use crate::{Outcome, progress, show, terminal};
 
 const BLOCK: usize = 256 * 1024;
@@ -48,40 +47,6 @@ pub struct List {
     format: Option<String>,
     /// Only images of this name.
     name: Option<String>,
-}
-
-/// `dhow build`.
-#[derive(Debug, Args)]
-pub struct Build {
-    /// Name of the image (NAME[:TAG]).
-    #[arg(short, long)]
-    tag: Vec<String>,
-    /// Dockerfile; CONTEXT/Dockerfile unless told otherwise.
-    #[arg(short, long)]
-    file: Option<PathBuf>,
-    /// Set a build argument (NAME=VALUE, or NAME to pass yours on).
-    #[arg(long, value_name = "NAME[=VALUE]")]
-    build_arg: Vec<String>,
-    /// Stop at this stage.
-    #[arg(long)]
-    target: Option<String>,
-    /// Attach a label to the image (NAME=VALUE).
-    #[arg(long)]
-    label: Vec<String>,
-    /// Do every step anew.
-    #[arg(long)]
-    no_cache: bool,
-    /// Fetch newer base images.
-    #[arg(long)]
-    pull: bool,
-    /// Network of RUN steps.
-    #[arg(long, value_name = "MODE")]
-    network: Option<String>,
-    /// Print the image's id only.
-    #[arg(short, long)]
-    quiet: bool,
-    /// Folder that the build sees, or - for a tar archive on standard input.
-    context: PathBuf,
 }
 
 /// `dhow pull`.
@@ -840,124 +805,4 @@ pub(crate) async fn search(client: &Client, search: Search) -> Outcome {
     ];
     listing::print(format, &titles, &rows)?;
     Ok(0)
-}
-
-pub(crate) async fn build(client: &Client, build: Build) -> Outcome {
-    let mut arguments = serde_json::Map::new();
-    for argument in &build.build_arg {
-        match argument.split_once('=') {
-            Some((name, value)) => {
-                arguments.insert(name.into(), json!(value));
-            }
-            None => {
-                if let Ok(value) = std::env::var(argument) {
-                    arguments.insert(argument.clone(), json!(value));
-                }
-            }
-        }
-    }
-    let is_stdin = build.context == Path::new("-");
-    let (dockerfile, outside) = dockerfile(&build)?;
-    let mut pairs = vec![
-        ("dockerfile", dockerfile),
-        ("buildargs", Value::Object(arguments).to_string()),
-        ("labels", pairs(&build.label).to_string()),
-        ("target", build.target.clone().unwrap_or_default()),
-        ("networkmode", build.network.clone().unwrap_or_default()),
-        ("nocache", u8::from(build.no_cache).to_string()),
-        ("pull", u8::from(build.pull).to_string()),
-        ("rm", "1".into()),
-    ];
-    pairs.extend(build.tag.iter().map(|tag| ("t", tag.clone())));
-    let chunks = if is_stdin {
-        blocks(std::io::stdin())
-    } else {
-        archive(build.context.clone(), outside)?
-    };
-    let path = format!("/build{}", query(&pairs));
-    let body = client
-        .upload(&path, chunks, "application/x-tar", &[])
-        .await?;
-    let aux = progress::follow(body, build.quiet).await?;
-    if build.quiet
-        && let Some(id) = aux.iter().rev().find_map(|aux| aux["ID"].as_str())
-    {
-        show::line(id);
-    }
-    Ok(0)
-}
-
-/// The Dockerfile's path in the context, and its text when it lies outside.
-fn dockerfile(build: &Build) -> Result<(String, Option<Vec<u8>>), Error> {
-    let Some(file) = &build.file else {
-        return Ok(("Dockerfile".into(), None));
-    };
-    if build.context == Path::new("-") {
-        return Ok((file.display().to_string(), None));
-    }
-    let real = |path: &Path| {
-        std::fs::canonicalize(path).map_err(|error| Error::File(path.display().to_string(), error))
-    };
-    let (file, context) = (real(file)?, real(&build.context)?);
-    match file.strip_prefix(&context) {
-        Ok(inside) => Ok((inside.display().to_string(), None)),
-        Err(_) => {
-            let text = std::fs::read(&file)
-                .map_err(|error| Error::File(file.display().to_string(), error))?;
-            Ok((OUTSIDE.into(), Some(text)))
-        }
-    }
-}
-
-/// Name under which a Dockerfile from outside the context is sent along.
-const OUTSIDE: &str = ".dockerfile.outside";
-
-/// The context as a tar archive. What `.dockerignore` names is left out by the
-/// daemon, which reads it with the rest.
-fn archive(
-    context: PathBuf,
-    outside: Option<Vec<u8>>,
-) -> Result<mpsc::Receiver<std::io::Result<Bytes>>, Error> {
-    if !context.is_dir() {
-        return Err(Error::Usage(format!(
-            "unable to prepare context: {} is not a folder; name the folder that holds the Dockerfile",
-            context.display()
-        )));
-    }
-    let (sender, receiver) = mpsc::channel(4);
-    tokio::task::spawn_blocking(move || {
-        let output = std::io::BufWriter::with_capacity(BLOCK, ToChannel(sender.clone()));
-        let written = (|| {
-            let mut archive = tar::Builder::new(output);
-            archive.follow_symlinks(false);
-            archive.append_dir_all(".", &context)?;
-            if let Some(text) = outside {
-                let mut header = tar::Header::new_gnu();
-                header.set_size(text.len() as u64);
-                header.set_mode(0o644);
-                archive.append_data(&mut header, OUTSIDE, text.as_slice())?;
-            }
-            archive.into_inner()?.flush()
-        })();
-        if let Err(error) = written {
-            let _ = sender.blocking_send(Err(error));
-        }
-    });
-    Ok(receiver)
-}
-
-/// Writes into a channel, from a thread that may block.
-pub(crate) struct ToChannel(pub(crate) mpsc::Sender<std::io::Result<Bytes>>);
-
-impl Write for ToChannel {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0
-            .blocking_send(Ok(Bytes::copy_from_slice(bytes)))
-            .map_err(|_| std::io::Error::from(std::io::ErrorKind::BrokenPipe))?;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
 }

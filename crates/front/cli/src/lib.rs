@@ -6,6 +6,7 @@
 
 mod amounts;
 mod arguments;
+mod build;
 mod client;
 mod cluster;
 mod config;
@@ -138,7 +139,7 @@ pub enum Command {
     /// List images.
     Images(images::List),
     /// Build an image from a Dockerfile.
-    Build(images::Build),
+    Build(Box<build::Build>),
     /// Fetch an image from a registry.
     Pull(images::Pull),
     /// Send an image to a registry.
@@ -248,7 +249,7 @@ pub async fn run(connection: &Connection, command: Command) -> ExitCode {
         Command::Diff(name) => containers::diff(&client, name).await,
         Command::Commit(commit) => images::commit(&client, commit).await,
         Command::Images(list) => images::list(&client, list).await,
-        Command::Build(build) => images::build(&client, build).await,
+        Command::Build(build) => build::build(&client, *build).await,
         Command::Pull(pull) => images::pull(&client, pull).await,
         Command::Push(push) => images::push(&client, push).await,
         Command::Login(login) => login::login(&client, login).await,

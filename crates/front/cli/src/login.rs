@@ -18,10 +18,10 @@ pub struct Login {
     #[arg(short, long)]
     username: Option<String>,
     /// Password; others can see it on the command line.
-    #[arg(short, long, conflicts_with = "password_stdin")]
+    #[arg(short, long)]
     password: Option<String>,
     /// Read the password from standard input.
-    #[arg(long, requires = "username")]
+    #[arg(long)]
     password_stdin: bool,
     /// Registry (HOST[:PORT]); Docker Hub unless told otherwise.
     server: Option<String>,
@@ -35,6 +35,14 @@ pub struct Logout {
 }
 
 pub(crate) async fn login(client: &Client, login: Login) -> Outcome {
+    let wrong = match (&login.password, login.password_stdin, &login.username) {
+        (Some(_), true, _) => "--password and --password-stdin are mutually exclusive",
+        (None, true, None) => "the --password-stdin option requires --username to be set",
+        _ => "",
+    };
+    if !wrong.is_empty() {
+        return Err(Error::Usage(wrong.into()));
+    }
     let registry = name_of(login.server.as_deref());
     let mut credentials = Credentials::open(client.folder())?;
     let user = match login.username {

@@ -232,7 +232,7 @@ fn is_hardware_address(text: &str) -> bool {
 }
 
 /// A line of `/etc/hosts`, as the API has it: `NAME:ADDRESS`.
-fn extra_host(text: &str) -> Result<String, String> {
+pub(crate) fn extra_host(text: &str) -> Result<String, String> {
     let wrong = || format!("bad format for add-host: {text:?}");
     let (name, address) = text
         .split_once('=')

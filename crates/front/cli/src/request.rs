@@ -230,13 +230,18 @@ impl Options {
         }
     }
 
-    /// The body of the request of a client that attaches to `streams`.
+    /// The body of the request of a client that attaches to `streams`. What is
+    /// known of proxies is added to the variables.
     ///
     /// # Errors
     ///
     /// [`Error::Usage`] for what makes no sense, [`Error::File`] for files that
     /// cannot be read.
-    pub(crate) fn body(&self, streams: Streams) -> Result<Value, Error> {
+    pub(crate) fn body(
+        &self,
+        streams: Streams,
+        proxies: &[(String, String)],
+    ) -> Result<Value, Error> {
         let command = &self.words[1..];
         let mut volumes = Map::new();
         for volume in &self.volume {
@@ -253,7 +258,7 @@ impl Options {
             "AttachStdin": streams.stdin,
             "AttachStdout": streams.stdout,
             "AttachStderr": streams.stderr,
-            "Env": self.variables()?,
+            "Env": self.variables(proxies)?,
             "Labels": pairs(&labels),
             "Volumes": volumes,
             "HostConfig": self.host()?,
@@ -362,9 +367,15 @@ impl Options {
         Ok(host)
     }
 
-    fn variables(&self) -> Result<Vec<String>, Error> {
+    fn variables(&self, proxies: &[(String, String)]) -> Result<Vec<String>, Error> {
         let mut variables = read_variables(&self.env_file)?;
         variables.extend(self.env.iter().cloned());
+        let is_given = |name: &str| {
+            let names = self.env.iter().map(|text| text.split('=').next());
+            names.flatten().any(|given| given == name)
+        };
+        let proxies = proxies.iter().filter(|(name, _)| !is_given(name));
+        variables.extend(proxies.map(|(name, value)| format!("{name}={value}")));
         Ok(variables)
     }
 }
@@ -482,7 +493,7 @@ pub(crate) fn pairs(texts: &[String]) -> Value {
 }
 
 /// `NAME=SOFT[:HARD]`.
-fn ulimit(text: &str) -> Result<Value, String> {
+pub(crate) fn ulimit(text: &str) -> Result<Value, String> {
     let wrong = || format!("invalid ulimit argument: {text}");
     let (name, limits) = text.split_once('=').ok_or_else(wrong)?;
     if !ULIMITS.contains(&name) {
@@ -522,7 +533,7 @@ const ULIMITS: [&str; 15] = [
 ];
 
 /// Of limits of one name the last, in order of their names.
-fn last_of_each(limits: &[Value]) -> Vec<&Value> {
+pub(crate) fn last_of_each(limits: &[Value]) -> Vec<&Value> {
     let by_name: std::collections::BTreeMap<&str, &Value> = limits
         .iter()
         .map(|limit| (limit["Name"].as_str().unwrap_or_default(), limit))

@@ -62,7 +62,7 @@ fn refused(error: Error, verb: &str) -> Error {
 pub(crate) async fn create(client: &Client, create: Create) -> Outcome {
     let options = &create.options;
     let body = options
-        .request(options.streams())
+        .request(client, options.streams())
         .map_err(|error| refused(error, "create"))?;
     let id = make(client, options, &body).await?;
     show::line(id);
@@ -71,14 +71,14 @@ pub(crate) async fn create(client: &Client, create: Create) -> Outcome {
 
 impl Options {
     /// The whole request, if it makes sense.
-    fn request(&self, streams: Streams) -> Result<Value, Error> {
+    fn request(&self, client: &Client, streams: Streams) -> Result<Value, Error> {
         if !matches!(self.pull.as_str(), "always" | "missing" | "never") {
             return Err(Error::Usage(format!(
                 "invalid pull option: '{}': must be one of \"always\", \"missing\" or \"never\"",
                 self.pull
             )));
         }
-        self.body(streams)
+        self.body(streams, &client.proxies())
     }
 }
 
@@ -168,12 +168,11 @@ pub(crate) async fn run(client: &Client, run: Run) -> Outcome {
         false => options.streams(),
     };
     let body = options
-        .request(streams)
+        .request(client, streams)
         .map_err(|error| refused(error, "run"))?;
     terminal::check(streams.stdin, options.tty)?;
-    let keys = client.detach_keys(run.detach_keys.as_deref());
     let made = async {
-        let keys = Keys::parse(&keys)?;
+        let keys = client.detach_keys(run.detach_keys.as_deref())?;
         let id = make(client, options, &body).await?;
         Ok((keys, id))
     };
@@ -194,8 +193,8 @@ pub(crate) async fn run(client: &Client, run: Run) -> Outcome {
         tty: options.tty,
         keys,
     };
-    let attached = Attached::begin(client, &path, conversation, &run.detach_keys, options.rm);
-    attached.await?.run(client).await
+    let attached = Attached::begin(client, &path, conversation, options.rm).await?;
+    attached.run(client).await
 }
 
 /// A container that is about to be started with a client attached to it.
@@ -214,11 +213,10 @@ impl Attached {
         client: &Client,
         path: &str,
         conversation: Conversation,
-        detach_keys: &Option<String>,
         is_removed: bool,
     ) -> Result<Self, Error> {
         let (streams, tty) = (conversation.streams, conversation.tty);
-        let attach = attach_path(path, streams, &client.detach_keys(detach_keys.as_deref()));
+        let attach = attach_path(path, streams, &conversation.keys);
         let connection = client.hijack(&attach, None).await?;
         let condition = if is_removed { "removed" } else { "next-exit" };
         let wait = format!("{path}/wait?condition={condition}");
@@ -265,10 +263,10 @@ impl Attached {
 }
 
 /// Where streams of a container are attached to.
-pub(crate) fn attach_path(path: &str, streams: Streams, detach_keys: &str) -> String {
+pub(crate) fn attach_path(path: &str, streams: Streams, keys: &Keys) -> String {
     let flag = |is_set| if is_set { "1" } else { "" }.to_owned();
     let query = query(&[
-        ("detachKeys", detach_keys.to_owned()),
+        ("detachKeys", keys.text().to_owned()),
         ("stderr", flag(streams.stderr)),
         ("stdin", flag(streams.stdin)),
         ("stdout", flag(streams.stdout)),

@@ -219,7 +219,8 @@ fn server_facts(info: &Value) {
         (" runc version:", "RuncCommit"),
         (" init version:", "InitCommit"),
     ] {
-        said(label, &word(&info[field]["ID"]));
+        // Docker tells these whether they are known or not.
+        show::line(format_args!("{label} {}", word(&info[field]["ID"])));
     }
     security(info);
     for (label, field) in [
