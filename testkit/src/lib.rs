@@ -15,6 +15,7 @@ mod executables;
 mod host;
 mod output;
 mod outside;
+mod recorder;
 mod reference;
 mod sctp;
 
@@ -26,5 +27,6 @@ pub use executables::{cached, dhow, require, runtime};
 pub use host::Host;
 pub use output::Ran;
 pub use outside::{Mirror, Outside, ask, ask_datagram, is_silent};
+pub use recorder::{Asked, Recorder};
 pub use reference::Reference;
 pub use sctp::ask_association;

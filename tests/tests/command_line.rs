@@ -407,3 +407,384 @@ fn a_daemon_far_away_is_reached_by_tls() {
     assert_eq!(dhow(&version, &[("DOCKER_HOST", &socket)]).ok(), "linux");
     daemon.finish();
 }
+
+#[test]
+fn words_behind_the_image_are_the_program_s() {
+    let daemon = Daemon::start();
+    daemon.busybox();
+    let run = |options: &[&str], words: &[&str]| {
+        let words = [&["run", "--rm", "--network", "none"], options, words].concat();
+        daemon.dhow(&words).ok()
+    };
+    let echo = ["busybox", "sh", "-c", "echo \"$@\"", "sh"];
+    let rest = [
+        "-l", "-H", "x", "--host=y", "--rm", "--help", "-v", "--", "-d",
+    ];
+    assert_eq!(run(&[], &[&echo[..], &rest].concat()), rest.join(" "));
+    let listed = run(&["--entrypoint", "ls"], &["busybox", "-l", "/"]);
+    assert!(listed.contains("root"), "{listed}");
+    let help = daemon.dhow(&["run", "--rm", "busybox", "ls", "--help"]);
+    assert!(help.stderr.contains("BusyBox"), "{}", help.stderr);
+
+    // Files of options, and the last of two.
+    let folder = daemon.host().folder().join("files");
+    std::fs::create_dir(&folder).expect("a folder");
+    let file = |name: &str, text: &str| {
+        let path = folder.join(name);
+        std::fs::write(&path, text).expect("written");
+        path.display().to_string()
+    };
+    let variables = file("variables", "# none\nA=1\nB=two words\n");
+    let labels = file("labels", "one=1\n#two=2\n");
+    let cid = folder.join("cid").display().to_string();
+    let words = [
+        "create",
+        "--env-file",
+        &variables,
+        "-e",
+        "A=2",
+        "--label-file",
+        &labels,
+        "--cidfile",
+        &cid,
+        "--name",
+        "first",
+        "--name",
+        "made",
+        "--rm=true",
+        "--rm=false",
+        "busybox",
+    ];
+    let id = daemon.dhow(&words).ok();
+    assert_eq!(std::fs::read_to_string(&cid).expect("it is there"), id);
+    assert_eq!(
+        daemon.inspect(
+            "made",
+            "{{.Config.Env}} {{.Config.Labels}} {{.HostConfig.AutoRemove}}"
+        ),
+        daemon.inspect(&id, "{{.Config.Env}} map[one:1] false")
+    );
+    let seen = daemon.inspect("made", "{{json .Config.Env}}");
+    assert!(
+        seen.contains("\"A=2\"") && seen.contains("\"B=two words\""),
+        "{seen}"
+    );
+    // An id is not written over another.
+    daemon
+        .dhow(&["create", "--cidfile", &cid, "busybox"])
+        .fails(1);
+    daemon.remove_containers();
+    daemon.finish();
+}
+
+#[test]
+fn cleaning_up_asks_first() {
+    let daemon = Daemon::start();
+    daemon.busybox();
+    let answer = |words: &[&str], answer: &str| -> Ran {
+        let mut child = daemon
+            .dhow_command(words)
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .expect("dhow starts");
+        let mut stdin = child.stdin.take().expect("it was piped");
+        std::io::Write::write_all(&mut stdin, answer.as_bytes()).expect("it reads");
+        drop(stdin);
+        let output = child.wait_with_output().expect("it ends");
+        Ran::new(format!("dhow {}", words.join(" ")), &output)
+    };
+    daemon.docker(&["volume", "create", "kept"]).ok();
+    daemon
+        .docker(&["network", "create", "--subnet", "10.213.30.0/24", "unused"])
+        .ok();
+    daemon
+        .docker(&["create", "--name", "old", "-v", "/anonymous", "busybox"])
+        .ok();
+    daemon.docker(&["rm", "old"]).ok();
+    let volumes = || daemon.docker(&["volume", "ls", "-q"]).ok().lines().count();
+    let has_network = || {
+        daemon
+            .docker(&["network", "ls", "-q", "-f", "name=unused"])
+            .ok()
+            != ""
+    };
+    assert_eq!(volumes(), 2);
+
+    for no in ["n\n", "", "yes\n"] {
+        let said = answer(&["volume", "prune"], no).ok();
+        assert!(
+            said.contains("anonymous local volumes") && said.contains("[y/N]"),
+            "{said}"
+        );
+        answer(&["network", "prune"], no).ok();
+        answer(&["system", "prune", "-a", "--volumes"], no).ok();
+    }
+    assert_eq!(volumes(), 2);
+    assert!(has_network());
+    let said = answer(&["volume", "prune"], "y\n").ok();
+    assert!(
+        said.contains("Deleted Volumes:") && said.contains("Total reclaimed space:"),
+        "{said}"
+    );
+    assert_eq!(volumes(), 1);
+    daemon
+        .dhow(&["volume", "prune", "-f", "--filter", "label=none", "-a"])
+        .ok();
+    assert_eq!(volumes(), 1);
+    assert_eq!(
+        daemon.dhow(&["network", "prune", "-f"]).ok(),
+        "Deleted Networks:\nunused"
+    );
+    daemon
+        .docker(&["create", "--name", "old", "--label", "a=b", "busybox"])
+        .ok();
+    let id = daemon.inspect("old", "{{.Id}}");
+    let said = daemon
+        .dhow(&["system", "prune", "-f", "--filter", "label=a"])
+        .ok();
+    assert!(
+        said.contains(&format!("Deleted Containers:\n{id}")),
+        "{said}"
+    );
+    let said = daemon.dhow(&["volume", "prune", "-af"]).ok();
+    assert!(said.contains("kept"), "{said}");
+    assert_eq!(volumes(), 0);
+    daemon.finish();
+}
+
+#[test]
+fn contexts_are_those_of_docker() {
+    let daemon = Daemon::start();
+    let run = |mut command: Command, words: &[&str]| {
+        let output = command
+            .env_remove("DHOW_HOST")
+            .env_remove("DOCKER_HOST")
+            .env(
+                "DOCKER_CONFIG",
+                daemon.host().folder().join("docker-config"),
+            )
+            .output();
+        Ran::new(words.join(" "), &output.expect("it starts"))
+    };
+    let ours = |words: &[&str]| run(daemon.dhow_command(words), words);
+    let both = |words: &[&str]| (run(daemon.docker_command(words), words), ours(words));
+    let endpoint = format!("host=unix://{}", daemon.socket().display());
+    let create = [
+        "context",
+        "create",
+        "--description",
+        "near",
+        "--docker",
+        &endpoint,
+    ];
+    assert_eq!(ours(&[&create[..], &["near"]].concat()).ok(), "near");
+    // What one writes the other reads.
+    for words in [
+        &["context", "inspect", "near"][..],
+        &[
+            "context",
+            "inspect",
+            "--format",
+            "{{.Name}} {{.Endpoints.docker.Host}}",
+            "near",
+        ],
+        &["context", "show"],
+        &["context", "ls", "-q"],
+    ] {
+        let (theirs, ours) = both(words);
+        assert_eq!(
+            (ours.code, ours.stdout),
+            (theirs.code, theirs.stdout),
+            "{words:?}"
+        );
+    }
+    ours(&[&create[..], &["near"]].concat()).fails(1);
+    ours(&["context", "create", "a b", "--docker", &endpoint]).fails(1);
+    ours(&["context", "use", "nowhere"]).fails(1);
+    assert_eq!(ours(&["context", "use", "near"]).ok(), "near");
+    let (theirs, own) = both(&["context", "show"]);
+    assert_eq!((theirs.ok().as_str(), own.ok().as_str()), ("near", "near"));
+    let (theirs, own) = both(&[
+        "context",
+        "ls",
+        "--format",
+        "{{.Name}} {{.Current}} {{.Description}}",
+    ]);
+    assert_eq!(own.ok(), theirs.ok());
+    // The one in use is where the daemon is.
+    assert_eq!(
+        ours(&["version", "--format", "{{.Server.Os}}"]).ok(),
+        "linux"
+    );
+    let (theirs, own) = both(&["context", "rm", "near"]);
+    assert_eq!((theirs.code, own.code), (1, 1), "{}", own.stderr);
+    assert_eq!(ours(&["context", "rm", "-f", "near"]).ok(), "near");
+    assert_eq!(both(&["context", "show"]).0.ok(), "default");
+    daemon.finish();
+}
+
+#[test]
+fn small_things_docker_has() {
+    let daemon = Daemon::start();
+    daemon.busybox();
+    // Formats that are settled.
+    let folder = daemon.host().folder().join("docker-config");
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let config = r#"{"psFormat":"<{{.Names}}>","imagesFormat":"[{{.Repository}}]","volumesFormat":"{{.Name}}!","networksFormat":"{{.Name}}?"}"#;
+    std::fs::write(folder.join("config.json"), config).expect("written");
+    daemon.docker(&["create", "--name", "one", "busybox"]).ok();
+    daemon.docker(&["volume", "create", "vol"]).ok();
+    let ours = |words: &[&str]| {
+        let mut command = daemon.dhow_command(words);
+        let output = command.env("DOCKER_CONFIG", &folder).output();
+        Ran::new(words.join(" "), &output.expect("dhow starts"))
+    };
+    for words in [
+        &["ps", "-a"][..],
+        &["images"],
+        &["volume", "ls"],
+        &["network", "ls"],
+    ] {
+        assert_eq!(ours(words).ok(), daemon.docker(words).ok(), "{words:?}");
+    }
+    for words in [
+        &[
+            "images",
+            "--digests",
+            "--format",
+            "{{.Repository}} {{.Digest}}",
+        ][..],
+        &[
+            "history",
+            "--format",
+            "{{.ID}} {{.CreatedBy}} {{.Size}}",
+            "busybox",
+        ],
+        &["history", "-q", "--no-trunc", "busybox"],
+        &[
+            "history",
+            "-H=false",
+            "--format",
+            "{{.CreatedAt}} {{.Size}}",
+            "busybox",
+        ],
+        &["inspect", "-s", "--format", "{{.SizeRw}}", "one"],
+        &["container", "inspect", "one"],
+    ] {
+        assert_eq!(ours(words).ok(), daemon.docker(words).ok(), "{words:?}");
+    }
+    let volume = ["volume", "inspect", "vol"];
+    let parsed = |ran: Ran| -> serde_json::Value { serde_json::from_str(&ran.ok()).expect("JSON") };
+    assert_eq!(parsed(ours(&volume)), parsed(daemon.docker(&volume)));
+    // All that docker tells of the daemon is told.
+    let labels = |text: String| -> Vec<String> {
+        let lines = text.lines().skip_while(|line| *line != "Server:");
+        lines
+            .filter_map(|line| line.split_once(':'))
+            .map(|(label, _)| label.to_owned())
+            .collect()
+    };
+    let (theirs, own) = (daemon.docker(&["info"]).ok(), ours(&["info"]).ok());
+    assert_eq!(labels(own), labels(theirs));
+    let own = ours(&["version"]).ok();
+    for part in [
+        "Client: ",
+        " API version:",
+        "Server:",
+        "  OS/Arch:",
+        "minimum version",
+    ] {
+        assert!(own.contains(part), "{part} is not in {own}");
+    }
+    let refused = ours(&["search", "busybox"]).fails(1);
+    assert!(refused.contains("search"), "{refused}");
+
+    // Links are followed where that is asked for.
+    daemon.sleeper("two", &[]);
+    daemon.within("two", "echo inside > /etc/inside; ln -s /etc/inside /link");
+    let files = daemon.host().folder().join("files");
+    std::fs::create_dir(&files).expect("a folder");
+    let here = files.display().to_string();
+    ours(&["cp", "-L", "two:/link", &here]).ok();
+    let text = std::fs::read_to_string(files.join("link")).expect("a file");
+    assert_eq!(text, "inside\n");
+    std::fs::write(files.join("outside"), "outside").expect("written");
+    std::os::unix::fs::symlink("outside", files.join("away")).expect("a link");
+    let away = files.join("away").display().to_string();
+    ours(&["cp", "-a", "-q", "-L", &away, "two:/tmp/"]).ok();
+    assert_eq!(
+        daemon.within("two", "readlink /tmp/away || cat /tmp/away"),
+        "outside"
+    );
+    ours(&["cp", &away, "two:/tmp/"]).ok();
+    assert_eq!(daemon.within("two", "readlink /tmp/away"), "outside");
+
+    // One stream of two.
+    let both = ["busybox", "sh", "-c", "echo out; echo err >&2; exit 4"];
+    for (stream, out, err) in [("stdout", "out\n", ""), ("STDERR", "", "err\n")] {
+        let ran = ours(&[&["run", "--rm", "-a", stream], &both[..]].concat());
+        assert_eq!(
+            (ran.code, ran.stdout.as_str(), ran.stderr.as_str()),
+            (4, out, err)
+        );
+    }
+
+    // A way through to the daemon's socket.
+    let mut child = daemon
+        .dhow_command(&["system", "dial-stdio"])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("dhow starts");
+    let mut stdin = child.stdin.take().expect("it was piped");
+    let request = "GET /_ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    std::io::Write::write_all(&mut stdin, request.as_bytes()).expect("it reads");
+    let output = child.wait_with_output().expect("it ends");
+    drop(stdin);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        text.starts_with("HTTP/1.1 200") && text.ends_with("OK"),
+        "{text}"
+    );
+    daemon.remove_containers();
+    daemon.docker(&["volume", "rm", "vol"]).ok();
+    daemon.finish();
+}
+
+/// The verbs of Docker's client that are ours as well.
+const VERBS: &str = "attach build commit cp create diff events exec export history images import info \
+    inspect kill load login logout logs pause port ps pull push rename restart rm rmi run save \
+    search start stats stop tag top unpause update version wait \
+    container-ls container-prune container-inspect image-ls image-inspect image-prune image-rm \
+    network-connect network-create network-disconnect network-inspect network-ls network-prune \
+    network-rm volume-create volume-inspect volume-ls volume-prune volume-rm volume-update \
+    system-df system-events system-info system-prune builder-build builder-prune context-create \
+    context-inspect context-ls context-rm context-show context-update context-use";
+
+#[test]
+fn every_verb_is_completed_and_described() {
+    let dhow = |words: &[&str]| {
+        let output = Command::new(dhow_testkit::dhow()).args(words).output();
+        Ran::new(words.join(" "), &output.expect("dhow starts"))
+    };
+    let folder = std::env::temp_dir().join(format!("dhow-test-man-{}", std::process::id()));
+    dhow(&["man", folder.to_str().expect("a plain name")]).ok();
+    let scripts: Vec<String> = ["bash", "zsh", "fish", "elvish", "powershell"]
+        .map(|shell| dhow(&["completion", shell]).ok())
+        .into();
+    for verb in VERBS.split_whitespace() {
+        let words: Vec<&str> = verb.split('-').collect();
+        let help = dhow(&[&words[..], &["--help"]].concat()).ok();
+        assert!(help.contains("Usage:"), "{verb}: {help}");
+        let page = folder.join(format!("dhow-{verb}.1"));
+        let text = std::fs::read_to_string(&page).expect(verb);
+        assert!(text.contains(".SH SYNOPSIS"), "{verb}");
+        let last = words.last().expect("a word");
+        for script in &scripts {
+            assert!(script.contains(last), "{verb}");
+        }
+    }
+    std::fs::remove_dir_all(folder).expect("it is there");
+}

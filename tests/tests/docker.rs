@@ -568,7 +568,7 @@ fn use_is_shown_and_limits_change() {
         "{shown}"
     );
     let shown = daemon.dhow(&words).ok();
-    assert!(shown.ends_with("/ 67.1MB 1"), "{shown}");
+    assert!(shown.ends_with("/ 64MiB 1"), "{shown}");
 
     let update = ["update", "-m", "32m", "--memory-swap", "32m", "busy"];
     daemon.docker(&update).ok();
