@@ -22,14 +22,21 @@ const OPTIONS: UnpackOptions = UnpackOptions {
 /// Unpacks into a directory that has a neighbour, and checks that the
 /// neighbour stays as it was.
 fn attempt(tar: &[u8]) -> (tempfile::TempDir, std::io::Result<()>) {
+    attempt_at(|_| tar.to_owned())
+}
+
+/// The same of an archive that knows where it is unpacked: in `root` below the
+/// path it is given, beside `neighbour`.
+fn attempt_at(tar: impl FnOnce(&str) -> Vec<u8>) -> (tempfile::TempDir, std::io::Result<()>) {
     let directory = tempfile::tempdir().unwrap();
+    let tar = tar(directory.path().to_str().unwrap());
     fs::create_dir(directory.path().join("root")).unwrap();
     fs::create_dir(directory.path().join("neighbour")).unwrap();
     fs::write(directory.path().join("neighbour/secret"), "untouched").unwrap();
     let before = look(directory.path());
     let root = fs::File::open(directory.path().join("root")).unwrap();
     let mut archive = Archive::new(
-        tar,
+        &tar[..],
         ReadLimits {
             bytes: 1 << 20,
             entries: 100,
@@ -72,13 +79,34 @@ fn absolute_paths_stay_inside() {
 
 #[test]
 fn symbolic_links_do_not_lead_out() {
-    for target in ["../neighbour", "/neighbour", "../../../../../../..", "/"] {
-        let tar = Tar::new()
-            .link(Kind::Symlink, "out", target)
-            .file("out/secret", b"evil")
-            .finish();
-        // Either contained (the link leads into the root) or refused.
-        let (_directory, _outcome) = attempt(&tar);
+    for target in [
+        "../neighbour",
+        "/neighbour",
+        "@/neighbour",
+        "../../../../../../..@/neighbour",
+        "/",
+    ] {
+        let (directory, outcome) = attempt_at(|at| {
+            Tar::new()
+                .link(Kind::Symlink, "out", &target.replace('@', at))
+                .file("out/secret", b"evil")
+                .finish()
+        });
+        // A link leads into the root, if anywhere.
+        match outcome {
+            Ok(()) => {
+                let inside = files_below(&directory.path().join("root"));
+                let is_secret = |path: &std::path::PathBuf| path.ends_with("secret");
+                assert!(inside.iter().any(is_secret), "{target}");
+            }
+            Err(error) => {
+                let error = error.to_string();
+                assert!(
+                    error.contains("dangling symbolic link"),
+                    "{target}: {error}"
+                );
+            }
+        }
     }
     // A file over a link replaces the link, not what it points to.
     let tar = Tar::new()
@@ -406,18 +434,233 @@ proptest! {
     /// outside.
     #[test]
     fn nothing_leaves_the_root(
-        entries in prop::collection::vec((0usize..5, hostile_path(), hostile_path()), 1..12)
+        entries in prop::collection::vec((0usize..7, hostile_path(), hostile_path()), 1..12)
     ) {
-        let mut tar = Tar::new();
-        for (kind, path, target) in entries {
-            tar = match kind {
-                0 => tar.file(&path, b"data"),
-                1 => tar.directory(&path),
-                2 => tar.link(Kind::HardLink, &path, &target),
-                3 => tar.link(Kind::Symlink, &path, &target),
-                _ => tar.link(Kind::Symlink, &path, &format!("/{target}")),
-            };
+        let (directory, outcome) = attempt_at(|at| {
+            let mut tar = Tar::new();
+            for (kind, path, target) in &entries {
+                // Absolute targets are the neighbour's, or the root's own.
+                tar = match kind {
+                    0 => tar.file(path, b"data"),
+                    1 => tar.directory(path),
+                    2 => tar.link(Kind::HardLink, path, target),
+                    3 => tar.link(Kind::HardLink, path, &format!("{at}/{target}")),
+                    4 => tar.link(Kind::Symlink, path, target),
+                    5 => tar.link(Kind::Symlink, path, &format!("/{target}")),
+                    _ => tar.link(Kind::Symlink, path, &format!("{at}/{target}")),
+                };
+            }
+            tar.finish()
+        });
+        // Whatever became of it.
+        drop(outcome);
+        // What lies inside is no name for anything outside.
+        let secret = fs::metadata(directory.path().join("neighbour/secret")).unwrap();
+        for inside in files_below(&directory.path().join("root")) {
+            prop_assert_ne!(fs::symlink_metadata(&inside).unwrap().ino(), secret.ino());
         }
-        let (_directory, _outcome) = attempt(&tar.finish());
+    }
+}
+
+/// Everything below a directory, links not followed.
+fn files_below(directory: &Path) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).unwrap().flatten() {
+        found.push(entry.path());
+        if entry.file_type().unwrap().is_dir() {
+            found.extend(files_below(&entry.path()));
+        }
+    }
+    found
+}
+
+/// Ten million entries are allowed and not one more, in memory that does not grow
+/// with them.
+#[test]
+fn ten_million_entries_are_the_end() {
+    /// One header for ever.
+    struct Headers {
+        header: Vec<u8>,
+        at: usize,
+    }
+    impl Read for Headers {
+        fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+            let rest = &self.header[self.at..];
+            let length = rest.len().min(buffer.len());
+            buffer[..length].copy_from_slice(&rest[..length]);
+            self.at = (self.at + length) % self.header.len();
+            Ok(length)
+        }
+    }
+    let header = header('5', "d/", 0, None).repeat(256);
+    let limits = dhow_image::Limits::default();
+    let limits = ReadLimits {
+        bytes: limits.unpacked_bytes,
+        entries: limits.entries,
+    };
+    let mut archive = Archive::new(Headers { header, at: 0 }, limits);
+    let memory = || {
+        let status = fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kilobytes = line.unwrap().split_whitespace().next().unwrap();
+        kilobytes.parse::<u64>().unwrap()
+    };
+    assert_eq!(archive.next_entry().unwrap().unwrap().kind, Kind::Directory);
+    let before = memory();
+    let mut n_entries = 1_u64;
+    let error = loop {
+        match archive.next_entry() {
+            Ok(entry) => {
+                entry.expect("it has no end");
+                n_entries += 1;
+            }
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(n_entries, 10_000_000);
+    assert!(
+        error.to_string().contains("more than 10000000 entries"),
+        "{error}"
+    );
+    assert!(memory() - before < 1024, "{} KiB more", memory() - before);
+}
+
+/// Values that stand where others should.
+fn strange() -> impl Strategy<Value = serde_json::Value> {
+    use serde_json::{Value, json};
+    prop_oneof![
+        Just(Value::Null),
+        any::<i64>().prop_map(Value::from),
+        "[./a-z:@]{0,12}".prop_map(Value::from),
+        Just(json!("../../etc/passwd")),
+        Just(json!("/etc/passwd")),
+        Just(json!([])),
+        Just(json!({})),
+        Just(json!([null, "x"])),
+    ]
+}
+
+/// Every place in a document, as a JSON pointer.
+fn places(value: &serde_json::Value) -> Vec<String> {
+    use serde_json::Value;
+    let below: Vec<(String, &Value)> = match value {
+        Value::Object(members) => members
+            .iter()
+            .map(|(name, value)| (name.replace('/', "~1"), value))
+            .collect(),
+        Value::Array(items) => (0..items.len())
+            .map(|index| (index.to_string(), &items[index]))
+            .collect(),
+        _ => Vec::new(),
+    };
+    let below = below.into_iter().flat_map(|(name, value)| {
+        let places = places(value).into_iter();
+        places.map(move |place| format!("/{name}{place}"))
+    });
+    [String::new()].into_iter().chain(below).collect()
+}
+
+/// An archive with one image, in Docker's form and in OCI's, with one value of its
+/// documents changed.
+fn archive(
+    form: usize,
+    change: impl Fn(serde_json::Value) -> serde_json::Value,
+    document: usize,
+) -> Vec<u8> {
+    use serde_json::json;
+    let changed = |which: usize, value| {
+        let value = if which == document {
+            change(value)
+        } else {
+            value
+        };
+        serde_json::to_vec(&value).unwrap()
+    };
+    let digest = |bytes: &[u8]| dhow_oci::Digest::of(bytes);
+    let layer = Tar::new().file("x", b"y").finish();
+    let config = changed(
+        0,
+        json!({
+            "architecture": dhow_oci::Platform::host().architecture, "os": "linux",
+            "config": { "Cmd": ["sh"] },
+            "rootfs": { "type": "layers", "diff_ids": [digest(&layer).to_string()] },
+            "history": [{ "created_by": "x" }]
+        }),
+    );
+    let blob = |bytes: &[u8]| format!("blobs/sha256/{}", digest(bytes).hex());
+    if form == 0 {
+        let list = json!([{ "Config": "c.json", "RepoTags": ["a:b"], "Layers": ["l.tar"] }]);
+        return Tar::new()
+            .file("c.json", &config)
+            .file("l.tar", &layer)
+            .file("manifest.json", &changed(1, list))
+            .finish();
+    }
+    let describe = |kind: &str, bytes: &[u8]| {
+        json!({
+            "mediaType": format!("application/vnd.oci.image.{kind}"),
+            "digest": digest(bytes).to_string(), "size": bytes.len()
+        })
+    };
+    let manifest = changed(
+        1,
+        json!({
+            "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "config": describe("config.v1+json", &config),
+            "layers": [describe("layer.v1.tar", &layer)]
+        }),
+    );
+    let mut entry = describe("manifest.v1+json", &manifest);
+    entry["annotations"] = json!({ "org.opencontainers.image.ref.name": "a:b" });
+    let index = changed(2, json!({ "schemaVersion": 2, "manifests": [entry] }));
+    let layout = changed(3, json!({ "imageLayoutVersion": "1.0.0" }));
+    Tar::new()
+        .file("oci-layout", &layout)
+        .file(&blob(&layer), &layer)
+        .file(&blob(&config), &config)
+        .file(&blob(&manifest), &manifest)
+        .file("index.json", &index)
+        .finish()
+}
+
+#[test]
+fn both_forms_of_archives_are_loaded() {
+    for form in 0..2 {
+        let machine = Machine::new();
+        let tar = archive(form, |value| value, usize::MAX);
+        let loaded = machine
+            .images
+            .load(&mut &tar[..], &ProgressSender::silent());
+        loaded.unwrap_or_else(|error| panic!("form {form}: {error}"));
+        assert_eq!(machine.images.list().len(), 1, "form {form}");
+        machine.audit();
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(150))]
+    /// Whatever one value of an archive's documents is: the archive is loaded, or
+    /// refused, and nothing of it is left then.
+    #[test]
+    fn archives_with_strange_values_are_loaded_or_leave_nothing(
+        form in 0_usize..2,
+        document in 0_usize..4,
+        at in any::<prop::sample::Index>(),
+        value in strange(),
+    ) {
+        let machine = Machine::new();
+        let change = |mut document: serde_json::Value| {
+            let places = places(&document);
+            *document.pointer_mut(at.get::<String>(&places)).unwrap() = value.clone();
+            document
+        };
+        let tar = archive(form, change, document);
+        let loaded = machine.images.load(&mut &tar[..], &ProgressSender::silent());
+        if loaded.is_err() {
+            prop_assert!(machine.images.list().is_empty());
+            machine.images.sweep().unwrap();
+            prop_assert_eq!((machine.n_blobs(), machine.n_snapshots()), (0, 0));
+        }
+        machine.audit();
     }
 }

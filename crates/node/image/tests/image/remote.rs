@@ -556,6 +556,37 @@ async fn indexes_offer_a_choice() {
         entries.push(entry);
     }
     let index = liar.index("app", "all", entries.clone());
+    // The same in Docker's words, and another platform than this machine's.
+    let bytes = serde_json::to_vec(&dhow_oci::Index {
+        media_type: Some(media_type::DOCKER_LIST.to_owned()),
+        ..dhow_oci::Index::new(entries.clone())
+    })
+    .unwrap();
+    let list = liar.manifest("app", "list", media_type::DOCKER_LIST, bytes);
+    for entry in &entries {
+        let machine = hasty();
+        let reference = name(&format!("{}/app:list", liar.address));
+        let options = PullOptions {
+            platform: entry.platform.clone(),
+            ..PullOptions::default()
+        };
+        let images = &machine.images;
+        let pulled = bounded(images.pull(&reference, options, ProgressSender::silent()));
+        match pulled.await {
+            Ok(pulled) => {
+                assert_eq!(pulled.digest, list);
+                assert_eq!(pulled.image.manifest.digest, entry.digest);
+                assert_eq!(entry.platform.as_ref().unwrap().architecture, "amd64");
+            }
+            // A list that lies: what all of them are for is another one.
+            Err(error) => {
+                assert_ne!(entry.platform.as_ref().unwrap().architecture, "amd64");
+                let expected = "does not provide the specified platform";
+                assert!(error.to_string().contains(expected), "{error}");
+            }
+        }
+        machine.audit();
+    }
     liar.index("app", "some", entries[..1].to_vec());
     let machine = hasty();
     let pulled = pull(&machine, &format!("{}/app:all", liar.address))
