@@ -110,6 +110,19 @@ impl Container {
         written.map(|()| self.record())
     }
 
+    /// Writes down what the record is about to become, for whoever reads it after a
+    /// crash; in memory it stays as it is.
+    pub(crate) fn foretell(&self, change: impl FnOnce(&mut Record)) -> Result<()> {
+        let mut written = Ok(());
+        self.record.send_if_modified(|record| {
+            let mut changed = Record::clone(record);
+            change(&mut changed);
+            written = changed.write(&self.folder);
+            false
+        });
+        written
+    }
+
     /// Changes the record in memory alone, as long as the daemon lives.
     pub(crate) fn change_in_memory(&self, change: impl FnOnce(&mut Record)) -> Arc<Record> {
         self.record

@@ -238,7 +238,7 @@ impl Engine {
         if !container.run.exists() {
             return;
         }
-        tracing::warn!(container = container.id, "its start was cut off; undone");
+        tracing::warn!(container = container.id, "what its run left is cleaned up");
         if let Ok((shim, _)) = Shim::connect(&container.run.join("shim")).await {
             let _ = shim.delete(wire::Running::Kill).await;
         }

@@ -84,6 +84,33 @@ impl Engine {
 
     /// Records the end of a container's program and cleans up after it.
     pub(crate) async fn settle_exit(&self, container: &Arc<Container>, exit: &ExitRecord) {
+        let end = |record: &mut Record| {
+            record.state.exit_code = exit.code;
+            record.state.oom_killed = exit.oom;
+            record.state.finished = Some(exit.finished_at);
+            record.state.pid = 0;
+            record.state.status = if record.wants_restart(exit.code) {
+                Status::Restarting
+            } else {
+                Status::Exited
+            };
+        };
+        // What is to be removed at once is not written down: after a crash it is
+        // found without a shim, and ends and goes once more.
+        let is_last = {
+            let record = container.record();
+            record.host.auto_remove && !record.wants_restart(exit.code)
+        };
+        // The shim takes its own account of the end with it. Until all is cleaned
+        // up, nobody else is told.
+        if !is_last
+            && let Err(error) = container.foretell(|record| {
+                end(record);
+                record.state.status = Status::Exited;
+            })
+        {
+            tracing::error!(container = container.id, %error, "its end is not recorded");
+        }
         let shim = container.shim.lock().take();
         let is_deleted = match shim {
             Some(shim) => shim.delete(Running::Kill).await.is_ok(),
@@ -100,23 +127,6 @@ impl Engine {
             self.inner.execs.lock().remove(&exec.id);
         }
 
-        let end = |record: &mut Record| {
-            record.state.exit_code = exit.code;
-            record.state.oom_killed = exit.oom;
-            record.state.finished = Some(exit.finished_at);
-            record.state.pid = 0;
-            record.state.status = if record.wants_restart(exit.code) {
-                Status::Restarting
-            } else {
-                Status::Exited
-            };
-        };
-        // What is to be removed at once is not written down before: after a
-        // crash it is found without a shim, and ends and goes once more.
-        let is_last = {
-            let record = container.record();
-            record.host.auto_remove && !record.wants_restart(exit.code)
-        };
         let changed = match is_last {
             true => Ok(container.change_in_memory(end)),
             false => container.change(end),
