@@ -688,7 +688,10 @@ async fn a_killed_pull_leaves_no_harm() {
     let path = blob_path("app", &manifest.layers[0].digest);
     let directory = tempfile::tempdir().unwrap();
     let text = format!("{}/app:1", liar.address);
-    for at in [0, 10_000, 1_500_000, 1_990_000] {
+    let mut kept = 0;
+    // What is asked for next begins where the killed one had come to.
+    let mut expected = vec![String::new()];
+    for at in [0, 10_000, 1_000_000, 400_000] {
         liar.fault(&path, &[Fault::Stall(at)]);
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "remote::child_that_pulls", "--nocapture"])
@@ -700,6 +703,13 @@ async fn a_killed_pull_leaves_no_harm() {
             .spawn()
             .unwrap();
         bounded(liar.state.stalled.notified()).await;
+        kept += at as u64;
+        until_written(&directory.path().join("content/ingest"), kept);
+        if kept > 0 {
+            expected.push(format!("bytes={kept}-"));
+        } else {
+            expected.push(String::new());
+        }
         child.kill().unwrap();
         child.wait().unwrap();
         let output = std::io::BufReader::new(child.stdout.take().unwrap());
@@ -722,7 +732,29 @@ async fn a_killed_pull_leaves_no_harm() {
         pulled.image.manifest.digest,
         Digest::of(&serde_json::to_vec(&manifest).unwrap())
     );
+    let seen = liar.state.seen.lock().unwrap().clone();
+    let asked = seen.iter().filter(|(_, asked, _)| *asked == path);
+    let ranges: Vec<&str> = asked.map(|(_, _, range)| range.as_str()).collect();
+    assert_eq!(ranges, expected);
     machine.audit();
+}
+
+/// Waits until the files of a folder have so many bytes.
+fn until_written(folder: &std::path::Path, bytes: u64) {
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    loop {
+        let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        let sizes = files.filter_map(|file| file.metadata().ok());
+        let written: u64 = sizes.map(|metadata| metadata.len()).sum();
+        if written >= bytes {
+            return;
+        }
+        assert!(
+            std::time::Instant::now() < end,
+            "{written} of {bytes} bytes"
+        );
+        std::thread::yield_now();
+    }
 }
 
 /// Not a test of its own: the child of `a_full_disk_is_told_and_left_clean`.
