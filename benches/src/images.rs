@@ -129,6 +129,7 @@ pub fn measure(report: &mut Report, rounds: usize) -> Result<()> {
     run(&mut daemon.dhow_command(&["tag", &reference("dhow"), "debian-nginx"]))?;
     run(&mut daemon.dhow_command(&["build", "-t", &layered, "-f", &file, &context]))?;
     run(&mut daemon.dhow_command(&["push", &layered]))?;
+    run(&mut daemon.dhow_command(&["rmi", "-f", &reference("dhow")]))?;
     let took = pull_anew(report, "pull and unpack, five layers", &|_| layered.clone())?;
     report.target("pull of five layers", took, 1600.0, "ms");
 
