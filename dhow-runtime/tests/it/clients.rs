@@ -439,6 +439,7 @@ fn podman_drives_it() {
     assert_eq!(crate::bundle::words(&map), ["0", "100000", "1000"]);
     assert_eq!(run(&["--rm", "--privileged"], &["echo", "all"]).ok(), "all");
 
+    // Podman attaches while the program runs: one that ends at once may go unheard.
     let typed = [
         "run",
         "-it",
@@ -447,7 +448,7 @@ fn podman_drives_it() {
         "--cgroup-parent",
         &parent,
     ];
-    let script = ["sh", "-c", "tty; exit 4"];
+    let script = ["sh", "-c", "tty; sleep 1; exit 4"];
     let typed = [&typed[..], &["--rootfs", rootfs], &script].concat();
     let ran = in_terminal(&command(&typed));
     assert_eq!(ran.code, Some(4), "{}", ran.out);

@@ -154,13 +154,19 @@ const CASES: &[Case] = &[
         assert!(exec.status().unwrap().success());
         let pid = std::fs::read_to_string(&pid_file).unwrap();
         let process = Path::new("/proc").join(pid.trim());
-        let command = std::fs::read(process.join("cmdline")).unwrap();
+        let command = || std::fs::read(process.join("cmdline")).unwrap();
+        // runc's is told of before it is the program.
+        peer.await_end(|| command().starts_with(b"sleep"));
+        let command = command();
         let kill = peer.said(&["kill", "--all", peer.id(), "KILL"]);
         peer.await_end(|| peer.state()["status"] == "stopped" && !is_alive(&process));
         vec![format!("{:?} {kill:?}", String::from_utf8_lossy(&command))]
     }),
     ("ps", SLEEPS, |peer| {
         peer.start();
+        let process = Path::new("/proc").join(peer.state()["pid"].to_string());
+        let command = || std::fs::read(process.join("cmdline")).unwrap_or_default();
+        peer.await_end(|| command().starts_with(b"sleep"));
         let table = |options: &[&str]| {
             let (code, out) = peer.said(&[&["ps", peer.id()], options].concat());
             let rows = out.lines().map(|line| {
