@@ -383,6 +383,7 @@ impl Engine {
             .ok_or_else(|| Error::NoSuchExec(id.into()))
     }
 }
+
 /// A command as events show it: after the program there is a space, whether or
 /// not anything follows.
 fn command_line(args: &[String]) -> String {
