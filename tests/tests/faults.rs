@@ -592,6 +592,35 @@ fn what_is_no_container_yet_is_removed_too() {
     daemon.finish();
 }
 
+/// Regression: a daemon that was killed while it started a container anew left a
+/// shim that the next start ran into, and that stayed.
+#[test]
+fn a_restart_that_was_cut_off_is_taken_up_again() {
+    let mut daemon = Daemon::start();
+    daemon.busybox();
+    daemon.sleeper("box", &["--restart=always"]);
+    let id = daemon.inspect("box", "{{.Id}}");
+    let first = daemon.inspect("box", "{{.State.Pid}}");
+    daemon.kill();
+    // What the record says until the program runs.
+    let folder = daemon.host().folder().join("data/containers").join(&id);
+    let path = folder.join("container.json");
+    let text = std::fs::read(&path).expect("a record");
+    let mut record: Value = serde_json::from_slice(&text).expect("JSON");
+    record["state"]["status"] = "restarting".into();
+    std::fs::write(&path, record.to_string()).expect("written");
+    daemon.start_again();
+    let began = Instant::now();
+    while daemon.inspect("box", "{{.State.Status}}") != "running" {
+        assert!(began.elapsed() < PATIENCE, "it is not started again");
+    }
+    assert_ne!(daemon.inspect("box", "{{.State.Pid}}"), first);
+    assert_eq!(daemon.inspect("box", "{{.State.Error}}"), "");
+    agree(&daemon, 0, Links::Exactly);
+    daemon.remove_containers();
+    daemon.finish();
+}
+
 /// A program with its two ends at hand.
 struct Talk {
     client: Child,

@@ -398,8 +398,7 @@ fn list(
     }
     all.sort_by(|one, other| show::text(one, "Name").cmp(show::text(other, "Name")));
     if quiet {
-        all.iter()
-            .for_each(|meta| show::line(show::text(meta, "Name")));
+        show::lines(all.iter().map(|meta| show::text(meta, "Name")));
         return Ok(());
     }
     let rows: Vec<Row> = all

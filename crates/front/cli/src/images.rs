@@ -463,7 +463,7 @@ pub(crate) async fn list(client: &Client, list: List) -> Outcome {
     if list.quiet {
         let mut ids: Vec<&str> = rows.iter().map(|row| row.text("ID")).collect();
         ids.dedup();
-        ids.into_iter().for_each(show::line);
+        show::lines(ids);
         return Ok(0);
     }
     let format = list.format.or_else(|| client.setting("imagesFormat"));
@@ -590,7 +590,7 @@ pub(crate) async fn history(client: &Client, history: History) -> Outcome {
     });
     let rows: Vec<Row> = rows.collect();
     if history.quiet {
-        rows.iter().for_each(|row| show::line(row.text("ID")));
+        show::lines(rows.iter().map(|row| row.text("ID")));
         return Ok(0);
     }
     let format = match history.format.as_deref().unwrap_or("table") {

@@ -1,8 +1,6 @@
 //! Lists by a format: `json`, a template for each row, or a table by a template
 //! of its columns. Fields and titles are those of Docker's client.
 
-use std::io::Write as _;
-
 use serde_json::{Map, Value};
 
 use crate::error::Error;
@@ -80,9 +78,7 @@ pub(crate) fn print(format: &str, titles: Titles<'_>, rows: &[Row]) -> Result<()
         .replace("\\t", "\t")
         .replace("\\n", "\n");
     if format == "json" {
-        for row in rows {
-            show::line(escaped(&sorted(&row.fields)));
-        }
+        show::lines(rows.iter().map(|row| escaped(&sorted(&row.fields))));
         return Ok(());
     }
     let (template, is_table) = match format.strip_prefix("table") {
@@ -105,11 +101,7 @@ pub(crate) fn print(format: &str, titles: Titles<'_>, rows: &[Row]) -> Result<()
     if is_table {
         lines = aligned(&lines);
     }
-    let mut out = std::io::stdout().lock();
-    for line in lines {
-        // A closed pipe ends the output, not the command.
-        let _ = writeln!(out, "{line}");
-    }
+    show::lines(lines);
     Ok(())
 }
 

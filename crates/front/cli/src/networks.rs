@@ -236,7 +236,7 @@ pub(crate) async fn run(client: &Client, command: Command) -> Outcome {
             let mut rows: Vec<Row> = rows.map(|network| row(network, list.no_trunc)).collect();
             rows.sort_by(|one, other| one.text("Name").cmp(other.text("Name")));
             if list.quiet && list.format.is_none() {
-                rows.iter().for_each(|row| show::line(row.text("ID")));
+                show::lines(rows.iter().map(|row| row.text("ID")));
                 return Ok(0);
             }
             let settled = client.setting("networksFormat");

@@ -106,7 +106,7 @@ impl Kind {
         let removed = (self.removed)(&pruned);
         if !removed.is_empty() {
             show::line(self.title);
-            removed.iter().for_each(show::line);
+            show::lines(&removed);
             show::line("");
         }
         Ok(pruned["SpaceReclaimed"].as_u64().unwrap_or_default())

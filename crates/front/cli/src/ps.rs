@@ -92,9 +92,7 @@ pub(crate) async fn list(client: &Client, list: List) -> Outcome {
         .map(|container| row(container, list.no_trunc))
         .collect();
     if list.quiet {
-        containers
-            .iter()
-            .for_each(|container| show::line(container.text("ID")));
+        show::lines(containers.iter().map(|container| container.text("ID")));
         return Ok(0);
     }
     let format = match format {

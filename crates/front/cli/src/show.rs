@@ -49,6 +49,17 @@ pub(crate) fn line(text: impl std::fmt::Display) {
     let _ = writeln!(std::io::stdout(), "{text}");
 }
 
+/// Prints lines in as few writes as that takes; a closed pipe is no error.
+pub(crate) fn lines(texts: impl IntoIterator<Item = impl std::fmt::Display>) {
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    for text in texts {
+        if writeln!(out, "{text}").is_err() {
+            return;
+        }
+    }
+    let _ = out.flush();
+}
+
 /// Bytes as people read them: three digits and a decimal unit, as `docker` has
 /// them.
 pub(crate) fn size(bytes: u64) -> String {

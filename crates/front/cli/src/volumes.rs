@@ -147,7 +147,7 @@ pub(crate) async fn run(client: &Client, command: Command) -> Outcome {
             let mut rows: Vec<Row> = rows.map(row).collect();
             rows.sort_by(|one, other| one.text("Name").cmp(other.text("Name")));
             if quiet && format.is_none() {
-                rows.iter().for_each(|row| show::line(row.text("Name")));
+                show::lines(rows.iter().map(|row| row.text("Name")));
                 return Ok(0);
             }
             let format = format.or_else(|| client.setting("volumesFormat"));

@@ -188,7 +188,11 @@ impl Engine {
         let record = container.record();
         match record.state.status {
             Status::Running | Status::Paused => {}
-            Status::Restarting => return self.restart_later(container),
+            Status::Restarting => {
+                // Its last start may have been cut off, too.
+                self.clear_unrecorded(&container).await;
+                return self.restart_later(container);
+            }
             Status::Removing => {
                 let _ = self.remove(&container.id, true, false).await;
                 return;
