@@ -29,6 +29,9 @@ fn macvlan_containers_are_hosts_of_the_network_outside() {
         .ok();
     daemon.sleeper("one", &["--network=lan"]);
     daemon.sleeper("two", &["--network=lan", "--ip=192.0.2.77"]);
+    // Here others ask who is in which group; containers answer as the kernel does.
+    let version = "cat /proc/sys/net/ipv6/conf/eth0/force_mld_version";
+    assert_eq!(daemon.within("one", version).trim(), "0");
     let mirror = Mirror::at(daemon.namespace("two"), 80);
     assert_eq!(
         ask(&daemon.namespace("one"), "192.0.2.77:80").as_deref(),

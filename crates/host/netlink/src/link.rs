@@ -32,6 +32,7 @@ const IFLA_VLAN_ID: u16 = 1;
 const IFLA_MACVLAN_MODE: u16 = 1;
 const IFLA_BRPORT_MODE: u16 = 4;
 const IFLA_BRPORT_ISOLATED: u16 = 33;
+const IFLA_BR_MCAST_QUERIER: u16 = 25;
 const IFLA_BR_NF_CALL_IPTABLES: u16 = 36;
 const IFLA_BR_NF_CALL_IP6TABLES: u16 = 37;
 const IFLA_INET_CONF: u16 = 1;
@@ -382,6 +383,22 @@ impl Batch {
             });
         }
         drop(request);
+        self
+    }
+
+    /// Lets the bridge with this index ask its ports which multicast groups they
+    /// are in (RFC 4541, by IGMPv2 and MLDv1), and send those packets to members alone;
+    /// one that does not ask sends them to everybody. So are reports of the later
+    /// versions of both protocols.
+    pub fn set_querier(&mut self, index: u32) -> &mut Self {
+        self.request(RTM_NEWLINK, NLM_F_ACK)
+            .header(&info_header(index, 0, 0))
+            .nest(IFLA_LINKINFO, |info| {
+                info.string(IFLA_INFO_KIND, "bridge");
+                info.nest(IFLA_INFO_DATA, |data| {
+                    data.attribute(IFLA_BR_MCAST_QUERIER, &[1]);
+                });
+            });
         self
     }
 

@@ -8,7 +8,7 @@ use dhow_netlink::{Batch, Link, NewLink, Prefix, Socket};
 
 use crate::error::Error;
 use crate::spec::{Driver, Network, Pool};
-use crate::state::mac_for;
+use crate::state::{link_local_for, mac_for};
 
 /// What a network is made with besides itself.
 #[derive(Debug, Clone, Copy)]
@@ -51,10 +51,11 @@ impl Maker<'_> {
     fn make_bridge(&self, network: &Network) -> Result<Link, Error> {
         let name = &network.bridge;
         let doing = || format!("make bridge {name}");
+        let mac = mac_for(&[network.spec.pools[0].gateway]);
         let mut link = NewLink::bridge(name)
             .alias(self.owner)
             .mtu(network.mtu)
-            .address(mac_for(&[network.spec.pools[0].gateway]));
+            .address(mac);
         if network.spec.keep_client_address {
             link = link.bridged_filter();
         }
@@ -73,10 +74,19 @@ impl Maker<'_> {
         let is_ours = |pool: &&Pool| network.is_router(pool.gateway.is_ipv4());
         for pool in network.spec.pools.iter().filter(is_ours) {
             batch.add_address(found.index, pool.gateway_prefix());
+            if pool.gateway.is_ipv6() {
+                // By which it asks; the kernel's own would come with the first port.
+                let address = link_local_for(mac).into();
+                let length = 64;
+                batch.add_address(found.index, Prefix { address, length });
+            }
         }
         // Connections of this host to its own published ports come from
         // loopback addresses; the filter keeps everybody else's out.
         batch.set_route_localnet(found.index).set_up(found.index);
+        // Each new IPv6 address is announced by multicast, several times: with a
+        // thousand ports that is most of what a start costs, were all to hear it.
+        batch.set_querier(found.index);
         self.run(&mut batch, doing())?;
         // No container tells this host its routes (CVE-2020-13401), and none reaches
         // it where it is to have no address.

@@ -24,6 +24,8 @@ pub(crate) struct Prepared {
 pub(crate) struct Inside<'a> {
     /// Name of the link.
     pub(crate) interface: &'a str,
+    /// Whether it leads to a bridge of ours.
+    pub(crate) is_bridged: bool,
     /// Addresses with the length of their subnet.
     pub(crate) addresses: Vec<Prefix>,
     /// Kernel parameters of the link.
@@ -96,8 +98,11 @@ impl Prepared {
             .addresses
             .iter()
             .any(|prefix| prefix.address.is_ipv6());
-        if !speaks_ipv6 || !inside.sysctls.is_empty() {
+        if !speaks_ipv6 || !inside.is_bridged || !inside.sysctls.is_empty() {
             self.namespace.run(|| -> Result<(), Error> {
+                if !inside.is_bridged {
+                    set(&mld_version(inside.interface), "0")?;
+                }
                 if !speaks_ipv6 {
                     set(&format!("ipv6/conf/{}/disable_ipv6", inside.interface), "1")?;
                 }
@@ -226,6 +231,9 @@ fn default_route(is_ipv4: bool, gateway: Option<IpAddr>, link: u32) -> Route {
 /// Prepares the namespace that the thread is in.
 fn furnish() -> Result<Socket, Error> {
     set("ipv6/conf/default/accept_ra", "0")?;
+    // Reports in the form of the first version go to whoever asks for them, which is
+    // the bridge; those of the second would go to every port of it.
+    set(&mld_version("default"), "1")?;
     let socket = Socket::route().map_err(Error::kernel("open a sandbox"))?;
     let mut batch = Batch::new();
     batch.set_up(1);
@@ -233,6 +241,12 @@ fn furnish() -> Result<Socket, Error> {
         .run(&mut batch)
         .map_err(Error::kernel("set the loopback link up"))?;
     Ok(socket)
+}
+
+/// The kernel parameter of the version of multicast listener discovery that a link
+/// speaks; 0 is for the newest that is asked in.
+fn mld_version(link: &str) -> String {
+    format!("ipv6/conf/{link}/force_mld_version")
 }
 
 /// Sets a kernel parameter of the namespace that the thread is in; one that a

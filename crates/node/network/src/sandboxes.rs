@@ -440,6 +440,7 @@ impl Networks {
             .collect();
         prepared.configure(&Inside {
             interface: &endpoint.interface,
+            is_bridged: matches!(network.spec.driver, Driver::Bridge),
             addresses,
             sysctls,
         })?;

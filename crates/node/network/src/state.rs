@@ -485,6 +485,14 @@ pub(crate) fn mac_for(addresses: &[IpAddr]) -> [u8; 6] {
     mac
 }
 
+/// The address that a link of this hardware address has for its neighbours alone
+/// (RFC 4291, 2.5.6 and appendix A).
+pub(crate) fn link_local_for(mac: [u8; 6]) -> Ipv6Addr {
+    let [a, b, c, d, e, f] = mac;
+    let identifier = u64::from_be_bytes([a ^ 0x02, b, c, 0xff, 0xfe, d, e, f]);
+    Ipv6Addr::from(0xfe80 << 112 | u128::from(identifier))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -492,6 +500,12 @@ mod tests {
     use super::*;
     use crate::endpoint::Protocol;
     use crate::spec::NetworkSpec;
+
+    #[test]
+    fn link_local_addresses_are_those_of_the_kernel() {
+        let address = link_local_for([0x02, 0x42, 0xac, 0x11, 0x00, 0x01]);
+        assert_eq!(address.to_string(), "fe80::42:acff:fe11:1");
+    }
 
     /// Networks `a`, `b` and so on, each with IPv4 and every second with IPv6.
     fn state(internal: &[bool]) -> State {
