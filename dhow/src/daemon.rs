@@ -26,7 +26,7 @@ use crate::notify;
 use crate::remap;
 use crate::reserve::Reserve;
 
-/// How the daemon runs.
+// How the daemon runs.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     #[command(flatten)]

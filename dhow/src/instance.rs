@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use clap::{Args, Parser};
 
-/// How an instance is set apart from others.
+// How an instance is set apart from others.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Instance {
     /// Name of the instance, for several on one machine.

@@ -33,6 +33,7 @@ struct Arguments {
 }
 
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 enum Role {
     /// Serve containers on a socket, until it is told to stop.
     Daemon(daemon::Options),

@@ -7,14 +7,14 @@ use anyhow::{Context, Result};
 use clap::{Args, Command};
 use clap_complete::Shell;
 
-/// `dhow completion`.
+// `dhow completion`.
 #[derive(Debug, Args)]
 pub(crate) struct Completion {
     /// For which shell.
     shell: Shell,
 }
 
-/// `dhow man`.
+// `dhow man`.
 #[derive(Debug, Args)]
 pub(crate) struct Man {
     /// Folder that the pages are written to.

@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 
 use crate::daemon::stopped;
 
-/// How the registry runs.
+// How the registry runs.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     /// Folder for everything it keeps.

@@ -26,8 +26,8 @@ const WRONG_WORDS: u8 = 1;
 /// What the program ends with when there is nothing to do: help was asked for,
 /// or something was wrong. It is told already.
 pub fn parse<P: Parser>(words: impl IntoIterator<Item = OsString>) -> Result<P, ExitCode> {
-    let mut definition = P::command();
-    definition.build();
+    let words: Vec<OsString> = words.into_iter().collect();
+    let definition = definition(P::command(), &words);
     let read = read(&definition, words).map_err(|refusal| refusal.tell())?;
     let parsed = P::command()
         .try_get_matches_from(&read.words)
@@ -49,6 +49,21 @@ pub fn parse<P: Parser>(words: impl IntoIterator<Item = OsString>) -> Result<P, 
             Refusal::flag(read.command, &read.path, message).tell()
         }
     })
+}
+
+/// The definition, complete for the commands that the words name: there are more
+/// than a hundred, and making them all takes longer than reading one.
+fn definition(all: Command, words: &[OsString]) -> Command {
+    let is_named = |command: &Command| {
+        let mut names = command.get_all_aliases().chain([command.get_name()]);
+        names.any(|name| words.iter().any(|word| word == name))
+    };
+    let mut definition = all.mut_subcommands(|command| match is_named(&command) {
+        true => command,
+        false => command.defer(|empty| empty),
+    });
+    definition.build();
+    definition
 }
 
 /// What was read: words with one meaning, and whose they are.
@@ -460,6 +475,7 @@ mod tests {
     }
 
     #[derive(Debug, clap::Subcommand)]
+    #[command(defer = true)]
     enum Verb {
         Run(Run),
         #[command(visible_alias = "remove")]
@@ -474,6 +490,7 @@ mod tests {
     }
 
     #[derive(Debug, clap::Subcommand)]
+    #[command(defer = true)]
     enum Net {
         Rename { from: String, to: String },
     }
@@ -504,9 +521,9 @@ mod tests {
 
     #[track_caller]
     fn run(line: &str) -> Run {
-        let mut definition = Line::command();
-        definition.build();
-        let read = read(&definition, words(line)).expect(line);
+        let words = words(line);
+        let definition = definition(Line::command(), &words);
+        let read = read(&definition, words).expect(line);
         let line = Line::try_parse_from(read.words).expect(line);
         match line.verb {
             Verb::Run(run) => run,
@@ -516,9 +533,9 @@ mod tests {
 
     #[track_caller]
     fn refused(line: &str) -> (u8, String) {
-        let mut definition = Line::command();
-        definition.build();
-        let refusal = read(&definition, words(line)).err().expect("refused");
+        let words = words(line);
+        let definition = definition(Line::command(), &words);
+        let refusal = read(&definition, words).err().expect("refused");
         let first = refusal.text.lines().next().unwrap_or_default().to_owned();
         (refusal.code, first)
     }
@@ -594,9 +611,9 @@ mod tests {
 
     #[test]
     fn flags_may_stand_behind_names() {
-        let mut definition = Line::command();
-        definition.build();
-        let read = read(&definition, words("-H y rm a -f b")).expect("good");
+        let words = words("-H y rm a -f b");
+        let definition = definition(Line::command(), &words);
+        let read = read(&definition, words).expect("good");
         let line = Line::try_parse_from(read.words).expect("good");
         assert_eq!(line.host.as_deref(), Some("y"));
         let Verb::Rm { force, names } = line.verb else {

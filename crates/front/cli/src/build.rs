@@ -18,7 +18,7 @@ use crate::{Outcome, progress, show};
 
 const BLOCK: usize = 256 * 1024;
 
-/// `dhow build`.
+// `dhow build`.
 #[derive(Debug, Args)]
 pub struct Build {
     /// Name of the image (NAME[:TAG]).
@@ -67,7 +67,7 @@ pub struct Build {
     context: PathBuf,
 }
 
-/// What RUN steps may use. The daemon says what it does not know of.
+// What RUN steps may use. The daemon says what it does not know of.
 #[derive(Debug, Args)]
 struct Limits {
     /// Parent control group.

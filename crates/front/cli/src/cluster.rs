@@ -11,7 +11,7 @@ use crate::Outcome;
 use crate::client::{Client, query};
 use crate::error::Error;
 
-/// `dhow up`.
+// `dhow up`.
 #[derive(Debug, Args)]
 pub struct Up {
     /// Port of the Kubernetes API at 127.0.0.1; 6443 unless told otherwise.
@@ -34,7 +34,7 @@ pub struct Up {
     quiet: bool,
 }
 
-/// `dhow down`.
+// `dhow down`.
 #[derive(Debug, Args)]
 pub struct Down {
     /// Forget the cluster's objects and keys as well.

@@ -13,7 +13,7 @@ use crate::run::{Attached, attach_path, exit_code};
 use crate::terminal::{Conversation, End};
 use crate::{Outcome, show, signals, terminal};
 
-/// Containers by name or id.
+// Containers by name or id.
 #[derive(Debug, Args)]
 pub struct Names {
     /// Names or ids.
@@ -21,7 +21,7 @@ pub struct Names {
     pub names: Vec<String>,
 }
 
-/// One container.
+// One container.
 #[derive(Debug, Args)]
 pub struct Name {
     /// Name or id.
@@ -29,7 +29,7 @@ pub struct Name {
     name: String,
 }
 
-/// `dhow start`.
+// `dhow start`.
 #[derive(Debug, Args)]
 pub struct Start {
     /// Attach to the streams of the container.
@@ -45,7 +45,7 @@ pub struct Start {
     names: Names,
 }
 
-/// `dhow stop` and `dhow restart`.
+// `dhow stop` and `dhow restart`.
 #[derive(Debug, Args)]
 pub struct Stop {
     /// Seconds before it is killed (-1: never).
@@ -58,7 +58,7 @@ pub struct Stop {
     names: Names,
 }
 
-/// `dhow kill`.
+// `dhow kill`.
 #[derive(Debug, Args)]
 pub struct Kill {
     /// Signal to send; KILL unless told otherwise.
@@ -68,7 +68,7 @@ pub struct Kill {
     names: Names,
 }
 
-/// `dhow rm`.
+// `dhow rm`.
 #[derive(Debug, Args)]
 pub struct Remove {
     /// Kill it first if it runs.
@@ -84,7 +84,7 @@ pub struct Remove {
     names: Names,
 }
 
-/// `dhow rename`.
+// `dhow rename`.
 #[derive(Debug, Args)]
 pub struct Rename {
     /// Name or id.
@@ -94,7 +94,7 @@ pub struct Rename {
     new: String,
 }
 
-/// `dhow logs`.
+// `dhow logs`.
 #[derive(Debug, Args)]
 pub struct Logs {
     /// Go on until the container ends.
@@ -120,7 +120,7 @@ pub struct Logs {
     name: String,
 }
 
-/// `dhow exec`.
+// `dhow exec`.
 #[derive(Debug, Args)]
 pub struct Exec {
     /// Leave it running.
@@ -160,7 +160,7 @@ pub struct Exec {
     words: Vec<String>,
 }
 
-/// `dhow attach`.
+// `dhow attach`.
 #[derive(Debug, Args)]
 pub struct Attach {
     /// Leave standard input alone.
@@ -185,7 +185,7 @@ pub struct Attach {
     name: String,
 }
 
-/// `dhow inspect`.
+// `dhow inspect`.
 #[derive(Debug, Args)]
 pub struct Inspect {
     /// Print by a template such as '{{.State.Pid}}'.
@@ -202,7 +202,7 @@ pub struct Inspect {
     names: Vec<String>,
 }
 
-/// `dhow container inspect`.
+// `dhow container inspect`.
 #[derive(Debug, Args)]
 pub struct InspectContainer {
     /// Print by a template such as '{{.State.Pid}}'.
@@ -216,7 +216,7 @@ pub struct InspectContainer {
     names: Vec<String>,
 }
 
-/// `dhow export`.
+// `dhow export`.
 #[derive(Debug, Args)]
 pub struct Export {
     /// File to write; standard output unless told otherwise.
@@ -227,7 +227,7 @@ pub struct Export {
     name: String,
 }
 
-/// `dhow port`.
+// `dhow port`.
 #[derive(Debug, Args)]
 pub struct Port {
     /// Name or id.

@@ -27,6 +27,7 @@ const FILES: [(&str, &str); 3] = [("ca", "ca.pem"), ("cert", "cert.pem"), ("key"
 
 /// What is done with contexts.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub enum Command {
     /// Create a context.
     Create(Create),
@@ -70,7 +71,7 @@ pub enum Command {
     },
 }
 
-/// `dhow context create`.
+// `dhow context create`.
 #[derive(Debug, Args)]
 pub struct Create {
     /// What it is for.
@@ -87,7 +88,7 @@ pub struct Create {
     name: String,
 }
 
-/// `dhow context update`.
+// `dhow context update`.
 #[derive(Debug, Args)]
 pub struct Update {
     /// What it is for.

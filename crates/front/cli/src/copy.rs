@@ -21,7 +21,7 @@ const BLOCK: usize = 64 << 10;
 /// The bit of a directory in Go's file modes.
 const DIRECTORY: u64 = 1 << 31;
 
-/// `dhow cp`.
+// `dhow cp`.
 #[derive(Debug, Args)]
 #[command(
     after_help = "One of the two is CONTAINER:PATH, the other a path of this machine or - for a tar archive.\nA source that ends with /. means what is in it."

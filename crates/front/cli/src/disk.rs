@@ -16,7 +16,7 @@ const TITLES: [(&str, &str); 5] = [
     ("Type", "TYPE"),
 ];
 
-/// `dhow system df`.
+// `dhow system df`.
 #[derive(Debug, Args)]
 pub struct DiskUsage {
     /// Show each image, container, volume and build step.

@@ -7,6 +7,7 @@ use crate::{Command, build, containers, copy, disk, images, prune, ps, run, syst
 
 /// What is asked of containers.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub enum Container {
     /// Attach to a running container's streams.
     Attach(containers::Attach),
@@ -64,6 +65,7 @@ pub enum Container {
 
 /// What is asked of images.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub enum Image {
     /// Build an image from a Dockerfile.
     Build(Box<build::Build>),
@@ -95,6 +97,7 @@ pub enum Image {
 
 /// What is asked of builds.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub enum Builder {
     /// Build an image from a Dockerfile.
     Build(Box<build::Build>),
@@ -104,6 +107,7 @@ pub enum Builder {
 
 /// What is asked about the daemon.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub enum System {
     /// Show how much disk is used.
     Df(disk::DiskUsage),

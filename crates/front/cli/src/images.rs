@@ -21,7 +21,7 @@ use crate::{Outcome, progress, show, terminal};
 
 const BLOCK: usize = 256 * 1024;
 
-/// `dhow images`.
+// `dhow images`.
 #[derive(Debug, Args)]
 pub struct List {
     /// Show images that are parts of others as well.
@@ -49,7 +49,7 @@ pub struct List {
     name: Option<String>,
 }
 
-/// `dhow pull`.
+// `dhow pull`.
 #[derive(Debug, Args)]
 pub struct Pull {
     /// Fetch all tags of the name.
@@ -75,7 +75,7 @@ pub struct Pull {
     image: String,
 }
 
-/// `dhow push`.
+// `dhow push`.
 #[derive(Debug, Args)]
 pub struct Push {
     /// Send all tags of the name.
@@ -101,7 +101,7 @@ pub struct Push {
     image: String,
 }
 
-/// `dhow tag`.
+// `dhow tag`.
 #[derive(Debug, Args)]
 pub struct Tag {
     /// Image.
@@ -110,7 +110,7 @@ pub struct Tag {
     target: String,
 }
 
-/// `dhow rmi`.
+// `dhow rmi`.
 #[derive(Debug, Args)]
 pub struct Remove {
     /// Remove it even if stopped containers use it.
@@ -127,7 +127,7 @@ pub struct Remove {
     images: Vec<String>,
 }
 
-/// `dhow history`.
+// `dhow history`.
 #[derive(Debug, Args)]
 pub struct History {
     /// Print as json, by a template such as '{{.CreatedBy}}', or 'table TEMPLATE'.
@@ -158,7 +158,7 @@ pub struct History {
     image: String,
 }
 
-/// `dhow image inspect`.
+// `dhow image inspect`.
 #[derive(Debug, Args)]
 pub struct Inspect {
     /// Print by a template such as '{{.Os}}'.
@@ -172,7 +172,7 @@ pub struct Inspect {
     images: Vec<String>,
 }
 
-/// `dhow save`.
+// `dhow save`.
 #[derive(Debug, Args)]
 pub struct Save {
     /// Archive to write; standard output unless told otherwise.
@@ -186,7 +186,7 @@ pub struct Save {
     images: Vec<String>,
 }
 
-/// `dhow load`.
+// `dhow load`.
 #[derive(Debug, Args)]
 pub struct Load {
     /// Archive to read; standard input unless told otherwise.
@@ -200,7 +200,7 @@ pub struct Load {
     quiet: bool,
 }
 
-/// `dhow import`.
+// `dhow import`.
 #[derive(Debug, Args)]
 pub struct Import {
     /// Instruction of a Dockerfile for the image's configuration.
@@ -219,7 +219,7 @@ pub struct Import {
     name: Option<String>,
 }
 
-/// `dhow commit`.
+// `dhow commit`.
 #[derive(Debug, Args)]
 pub struct Commit {
     /// Who made it.
@@ -748,7 +748,7 @@ pub(crate) async fn commit(client: &Client, commit: Commit) -> Outcome {
     Ok(0)
 }
 
-/// `dhow search`.
+// `dhow search`.
 #[derive(Debug, Args)]
 pub struct Search {
     /// Show only those that fit (stars=NUMBER, is-official=BOOL).

@@ -3,6 +3,10 @@
 //! A client of the daemon's public API (the Docker Engine API on its socket)
 //! like any other; it knows nothing that `docker` does not. [`Command`] is the
 //! one definition that parses, helps and completes.
+//!
+//! Commands are defined when they are asked for, since there are more than a
+//! hundred. What one does stands at its variant; its arguments have a plain comment,
+//! since help would show a docstring of theirs instead.
 
 mod amounts;
 mod arguments;
@@ -55,6 +59,7 @@ use client::Client;
 
 /// What the daemon is asked for.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub enum Command {
     /// Create a container and run it.
     #[command(visible_alias = "r")]

@@ -8,7 +8,7 @@ use crate::amounts::{bytes, nanoseconds};
 use crate::error::Error;
 use crate::request::{label, mode, pairs};
 
-/// What a container may use of its host, and how it is watched.
+// What a container may use of its host, and how it is watched.
 #[derive(Debug, Default, Args)]
 pub struct Limits {
     /// Readiness to swap (0 to 100).

@@ -11,7 +11,7 @@ use crate::credentials::{Credentials, DOCKER_HUB};
 use crate::error::Error;
 use crate::{Outcome, show, terminal};
 
-/// `dhow login`.
+// `dhow login`.
 #[derive(Debug, Args)]
 pub struct Login {
     /// User name; asked for unless given.
@@ -27,7 +27,7 @@ pub struct Login {
     server: Option<String>,
 }
 
-/// `dhow logout`.
+// `dhow logout`.
 #[derive(Debug, Args)]
 pub struct Logout {
     /// Registry (HOST[:PORT]); Docker Hub unless told otherwise.

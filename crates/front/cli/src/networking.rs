@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use crate::amounts::fields;
 use crate::error::Error;
 
-/// How a container is joined to networks, named and reached.
+// How a container is joined to networks, named and reached.
 #[derive(Debug, Default, Args)]
 pub struct Networking {
     /// Publish a port ([ADDRESS:]HOST:CONTAINER[/PROTOCOL]).

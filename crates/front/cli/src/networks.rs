@@ -16,6 +16,7 @@ use crate::{Outcome, prune, show};
 
 /// What is done with networks.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub enum Command {
     /// Create a network.
     Create(Create),
@@ -60,7 +61,7 @@ pub enum Command {
     Prune(Prune),
 }
 
-/// `dhow network connect`.
+// `dhow network connect`.
 #[derive(Debug, Args)]
 pub struct Connect {
     /// Further name on the network.
@@ -93,7 +94,7 @@ pub struct Connect {
     container: String,
 }
 
-/// `dhow network create`.
+// `dhow network create`.
 #[derive(Debug, Args)]
 pub struct Create {
     /// Driver (bridge, macvlan or ipvlan).
@@ -168,7 +169,7 @@ pub struct Create {
     name: String,
 }
 
-/// `dhow network ls`.
+// `dhow network ls`.
 #[derive(Debug, Args)]
 pub struct List {
     /// Print ids only.

@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::filters::{filter, filters};
 use crate::{Outcome, show, terminal};
 
-/// What is removed.
+// What is removed.
 #[derive(Debug, Args)]
 pub struct Prune {
     /// Only those that fit (label=NAME[=VALUE], until=TIME).
@@ -20,7 +20,7 @@ pub struct Prune {
     force: bool,
 }
 
-/// What is removed where more can be.
+// What is removed where more can be.
 #[derive(Debug, Args)]
 pub struct PruneAll {
     /// All that nobody uses, not only what nobody can name.
@@ -30,7 +30,7 @@ pub struct PruneAll {
     prune: Prune,
 }
 
-/// What is removed of what builds keep.
+// What is removed of what builds keep.
 #[derive(Debug, Args)]
 pub struct PruneBuilds {
     #[command(flatten)]
@@ -40,7 +40,7 @@ pub struct PruneBuilds {
     keep_storage: Option<i64>,
 }
 
-/// What is removed of everything.
+// What is removed of everything.
 #[derive(Debug, Args)]
 pub struct PruneSystem {
     /// Anonymous volumes that nobody uses as well.

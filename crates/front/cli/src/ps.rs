@@ -29,7 +29,7 @@ pub(crate) const TITLES: [(&str, &str); 15] = [
     ("Status", "STATUS"),
 ];
 
-/// `dhow ps`.
+// `dhow ps`.
 #[derive(Debug, Args)]
 pub struct List {
     /// Show those that do not run as well.

@@ -13,7 +13,7 @@ use crate::mount::{self, Volume};
 use crate::networking::Networking;
 use crate::resources::{Resources, restart};
 
-/// How a container is made.
+// How a container is made.
 #[derive(Debug, Args)]
 pub struct Options {
     /// Name of the container.

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use crate::amounts::{bytes, bytes_or_all, nano_cpus};
 
-/// Limits that can be changed while a container runs.
+// Limits that can be changed while a container runs.
 #[derive(Debug, Default, Args)]
 pub struct Resources {
     /// Limit of memory (such as 512m).

@@ -12,7 +12,7 @@ use crate::request::{Options, Streams};
 use crate::terminal::{Conversation, End};
 use crate::{Outcome, images, show, signals, terminal};
 
-/// `dhow create`.
+// `dhow create`.
 #[derive(Debug, Args)]
 #[command(disable_help_flag = true)]
 pub struct Create {
@@ -23,7 +23,7 @@ pub struct Create {
     options: Options,
 }
 
-/// `dhow run`.
+// `dhow run`.
 #[derive(Debug, Args)]
 #[command(disable_help_flag = true)]
 pub struct Run {

@@ -13,7 +13,7 @@ use crate::filters::{filter, filters};
 use crate::template::Template;
 use crate::{Outcome, show};
 
-/// `dhow info` and `dhow version`.
+// `dhow info` and `dhow version`.
 #[derive(Debug, Args)]
 pub struct Facts {
     /// Print as json, or by a template.
@@ -21,7 +21,7 @@ pub struct Facts {
     format: Option<String>,
 }
 
-/// `dhow events`.
+// `dhow events`.
 #[derive(Debug, Args)]
 pub struct Events {
     /// From this time on (RFC 3339, seconds since the epoch, or 10m ago).

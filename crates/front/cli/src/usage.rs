@@ -10,7 +10,7 @@ use crate::listing::{self, Row};
 use crate::resources::{Resources, restart};
 use crate::{Outcome, show};
 
-/// `dhow top`.
+// `dhow top`.
 #[derive(Debug, Args)]
 pub struct Top {
     /// The container, then options of ps; -ef unless told otherwise.
@@ -23,7 +23,7 @@ pub struct Top {
     words: Vec<String>,
 }
 
-/// `dhow stats`.
+// `dhow stats`.
 #[derive(Debug, Args)]
 pub struct Stats {
     /// Containers; all that run unless told otherwise.
@@ -42,7 +42,7 @@ pub struct Stats {
     format: Option<String>,
 }
 
-/// `dhow update`.
+// `dhow update`.
 #[derive(Debug, Args)]
 pub struct Update {
     /// The containers.

@@ -13,6 +13,7 @@ use crate::{Outcome, prune, show};
 
 /// What is done with volumes.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub enum Command {
     /// Create a volume.
     Create(Create),
@@ -64,7 +65,7 @@ pub enum Command {
     },
 }
 
-/// `dhow volume create`.
+// `dhow volume create`.
 #[derive(Debug, Args)]
 pub struct Create {
     /// Driver.
