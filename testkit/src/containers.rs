@@ -1,6 +1,7 @@
 //! Containers of a throw-away daemon, made of the image `busybox`.
 
 use std::path::Path;
+use std::process::Command;
 
 use dhow_netlink::Namespace;
 
@@ -14,6 +15,9 @@ use crate::reference::Reference;
 pub trait Dockerd {
     /// The host it runs on.
     fn host(&self) -> &Host;
+
+    /// A `docker` command at it.
+    fn docker_command(&self, arguments: &[&str]) -> Command;
 
     /// Runs `docker` at it.
     ///
@@ -105,6 +109,10 @@ impl Dockerd for Daemon {
         Daemon::host(self)
     }
 
+    fn docker_command(&self, arguments: &[&str]) -> Command {
+        Daemon::docker_command(self, arguments)
+    }
+
     fn docker(&self, arguments: &[&str]) -> Ran {
         Daemon::docker(self, arguments)
     }
@@ -117,6 +125,10 @@ impl Dockerd for Daemon {
 impl Dockerd for Reference {
     fn host(&self) -> &Host {
         Reference::host(self)
+    }
+
+    fn docker_command(&self, arguments: &[&str]) -> Command {
+        Reference::docker_command(self, arguments)
     }
 
     fn docker(&self, arguments: &[&str]) -> Ran {

@@ -1,6 +1,9 @@
 //! Where the executables under test and the real clients are.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::host::Host;
 
 /// The folder with the executables of this build.
 fn built() -> PathBuf {
@@ -63,7 +66,7 @@ pub fn require(program: &str, package: &str) -> PathBuf {
 ///
 /// When it is not there.
 pub fn cached(path: &str) -> PathBuf {
-    let repository = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
         .expect("the crate lies in the repository");
     let path = repository.join(".cache").join(path);
@@ -73,4 +76,21 @@ pub fn cached(path: &str) -> PathBuf {
         path.display()
     );
     path
+}
+
+/// Compiles a program of one file for this host, statically: it runs in any image.
+///
+/// # Panics
+///
+/// When it does not compile, or without a compiler.
+pub fn compile(host: &Host, source: &Path) -> PathBuf {
+    let name = source.file_stem().expect("it is a file");
+    let target = host.folder().join(name);
+    let built = Command::new(require("cc", "the Debian package gcc"))
+        .args(["-static", "-O1", "-Wall", "-Werror", "-o"])
+        .args([&target, source])
+        .status()
+        .expect("the compiler starts");
+    assert!(built.success(), "{} does not compile", source.display());
+    target
 }

@@ -23,7 +23,7 @@ pub use certificates::certificates;
 pub use compose::Project;
 pub use containers::Dockerd;
 pub use daemon::Daemon;
-pub use executables::{cached, dhow, require, runtime};
+pub use executables::{cached, compile, dhow, require, runtime};
 pub use host::Host;
 pub use output::Ran;
 pub use outside::{Mirror, Outside, ask, ask_datagram, is_silent};

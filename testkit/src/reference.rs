@@ -4,6 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use dhow_sys::capability;
+
 use crate::busybox;
 use crate::executables::require;
 use crate::host::Host;
@@ -50,6 +52,13 @@ impl Reference {
         let folder = host.folder().to_owned();
         let ranges = folder.join("ranges");
         std::fs::write(&ranges, "daemon:100000:65536\n").expect("a file");
+        let runtime = runtime(&folder).map(|path| path.display().to_string());
+        let runtime = runtime.map(|path| {
+            [
+                format!("--add-runtime=possible={path}"),
+                "--default-runtime=possible".to_owned(),
+            ]
+        });
         let log = std::fs::File::create(folder.join("dockerd.log")).expect("a file");
         // It wants shared mounts, and leaves some: both in a namespace of its own.
         let process = host
@@ -59,6 +68,7 @@ impl Reference {
             .env("RANGES", ranges)
             .arg(dockerd)
             .args(options)
+            .args(runtime.iter().flatten())
             .arg("--data-root")
             .arg(folder.join("dockerd"))
             .arg("--exec-root")
@@ -113,6 +123,19 @@ impl Reference {
             .ok();
     }
 
+    /// A `docker` command at it.
+    pub fn docker_command(&self, arguments: &[&str]) -> Command {
+        let mut command = self
+            .host
+            .command(require("docker", "the Debian package docker.io"));
+        command
+            .env("DOCKER_HOST", address(self.host.folder()))
+            .env("DOCKER_CONFIG", self.host.folder().join("docker-config"))
+            .env("DOCKER_BUILDKIT", "0")
+            .args(arguments);
+        command
+    }
+
     /// Runs `docker` at it.
     ///
     /// # Panics
@@ -120,12 +143,7 @@ impl Reference {
     /// When it cannot be started.
     pub fn docker(&self, arguments: &[&str]) -> Ran {
         let output = self
-            .host
-            .command(require("docker", "the Debian package docker.io"))
-            .env("DOCKER_HOST", address(self.host.folder()))
-            .env("DOCKER_CONFIG", self.host.folder().join("docker-config"))
-            .env("DOCKER_BUILDKIT", "0")
-            .args(arguments)
+            .docker_command(arguments)
             .output()
             .expect("docker starts");
         Ran::new(format!("docker {}", arguments.join(" ")), &output)
@@ -153,6 +171,30 @@ impl Drop for Reference {
             );
         }
     }
+}
+
+/// Where this machine has not all capabilities to give: a runtime that asks runc for
+/// those that it has, as ours does. Runc by itself makes no privileged container
+/// there.
+fn runtime(folder: &Path) -> Option<PathBuf> {
+    let possible: Vec<&str> = capability::bounding().names().collect();
+    let missing = capability::names()
+        .iter()
+        .filter(|name| !possible.contains(name));
+    let edits: Vec<String> = missing.map(|name| format!("s/\"{name}\",//g")).collect();
+    if edits.is_empty() {
+        return None;
+    }
+    let script = format!(
+        "#!/bin/sh\nfor word; do\n[ \"$last\" != --bundle ] || sed -i '{}' \"$word/config.json\"\nlast=$word\ndone\n\
+         exec runc \"$@\"\n",
+        edits.join(";")
+    );
+    let path = folder.join("runtime");
+    std::fs::write(&path, script).expect("written");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&path, mode).expect("made executable");
+    Some(path)
 }
 
 fn address(folder: &Path) -> String {

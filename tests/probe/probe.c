@@ -19,28 +19,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* Asks in a child, so that a question that is answered with a signal, or that
- * changes who asks, is asked all the same. */
-static void ask(const char *name, long number, long a, long b, long c, long d, long e)
-{
-	int status;
-	pid_t child = fork();
-
-	if (child == 0) {
-		long result;
-
-		/* One that waits is ended. */
-		alarm(1);
-		result = syscall(number, a, b, c, d, e, 0);
-		_exit(result < 0 ? errno : 0);
-	}
-	if (child < 0 || waitpid(child, &status, 0) != child)
-		printf("%s: cannot be asked\n", name);
-	else if (WIFSIGNALED(status))
-		printf("%s: signal %d\n", name, WTERMSIG(status));
-	else
-		printf("%s: %s\n", name, WEXITSTATUS(status) ? strerrorname_np(WEXITSTATUS(status)) : "done");
-}
+#include "ask.h"
 
 /* All calls with arguments that no call takes: what answers EPERM or ENOSYS is the
  * filter, or a missing right; the rest tells that the kernel was asked. */
@@ -100,7 +79,7 @@ int main(void)
 	};
 
 	/* Some of what is asked for is granted on a host, and does harm there. */
-	if (access("/in-a-container", F_OK) < 0 || getpid() == 1 || getppid() != 1) {
+	if (access("/in-a-container", F_OK) < 0) {
 		fprintf(stderr, "probe: this is no container made for it\n");
 		return 2;
 	}

@@ -2,23 +2,14 @@
 //! what a newer Docker than the reference does, line by line.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
-use std::process::Command;
+use std::path::{Path, PathBuf};
 
-use dhow_testkit::{Daemon, Host, Ran, Reference};
+use dhow_testkit::{Daemon, Host, Ran, Reference, compile};
 
-/// Compiles the probe, statically.
+/// The probe, compiled.
 fn probe(host: &Host) -> PathBuf {
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/probe/probe.c");
-    let target = host.folder().join("probe");
-    let built = Command::new("cc")
-        .args(["-static", "-O1", "-Wall", "-Werror", "-o"])
-        .arg(&target)
-        .arg(source)
-        .status()
-        .expect("the Debian package gcc is installed");
-    assert!(built.success(), "the probe compiles");
-    target
+    compile(host, Path::new(source))
 }
 
 /// What a container tells of itself besides; `host` is the folder of the host's

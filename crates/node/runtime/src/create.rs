@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use dhow_sys::Errno;
 use dhow_sys::child::{Channel, Plan, Report, Step};
 use dhow_sys::process::Process;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, RuntimeError};
 use crate::make::{Undo, make};
@@ -44,10 +45,11 @@ pub enum Groups {
     Systemd,
 }
 
-/// Which session keyring a program has.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// Which session keyring the programs of a container have.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Keyring {
-    /// One of its own.
+    /// One of the container's own.
     #[default]
     New,
     /// Its maker's.

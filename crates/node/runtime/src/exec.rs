@@ -82,12 +82,14 @@ impl Container {
         let Compiled {
             plan, mut warnings, ..
         } = compile_exec(crate::plan::ExecInput {
+            id: &self.record.id,
             process: request.process,
             linux: &linux,
             init: &init,
             group,
             streams: request.streams,
             n_preserved: request.n_preserved,
+            keyring: self.record.keyring,
         })?;
         let launched = plan
             .launch()

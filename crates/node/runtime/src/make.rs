@@ -146,6 +146,7 @@ pub(crate) fn make(request: Create<'_>, dir: PathBuf, undo: &mut Undo) -> Result
             cgroup: group.as_ref().map(|group| group.path().to_owned()),
             unit: undo.scope.as_ref().map(|scope| scope.unit().to_owned()),
             annotations: spec.annotations.clone(),
+            keyring: request.keyring,
             hooks: Hooks {
                 poststart: spec.hooks.poststart.clone(),
                 poststop: spec.hooks.poststop.clone(),

@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::Moment;
+use crate::create::Keyring;
 use crate::error::{Result, RuntimeError};
 use crate::spec::{Hooks, Spec};
 
@@ -96,6 +97,9 @@ pub(crate) struct Record {
     pub(crate) unit: Option<String>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) annotations: BTreeMap<String, String>,
+    /// Whose keys its programs have.
+    #[serde(default)]
+    pub(crate) keyring: Keyring,
     /// Hooks that run after the start and after the end; the others have run.
     #[serde(default, skip_serializing_if = "Hooks::is_empty")]
     pub(crate) hooks: Hooks,

@@ -115,14 +115,7 @@ impl<'a> Context<'a> {
             Step::Undumpable => prctl(libc::PR_SET_DUMPABLE, 0),
             Step::ResetSignals => reset_signals(),
             Step::NewSession => rustix::process::setsid().map(drop),
-            Step::NewKeyring(name) => {
-                const KEYCTL_JOIN_SESSION_KEYRING: libc::c_int = 1;
-                // SAFETY: the name lives through the call.
-                check(unsafe {
-                    libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr())
-                })
-                .map(drop)
-            }
+            Step::SessionKeyring(name) => join_session_keyring(name),
             Step::LoopbackUp => namespace::loopback_up(),
             Step::PrivateMounts => {
                 let nothing = Attributes::default();
@@ -377,6 +370,20 @@ struct KernelAction {
     flags: libc::c_ulong,
     restorer: usize,
     mask: u64,
+}
+
+/// A keyring is found by its name by whom it lets search.
+fn join_session_keyring(name: &CStr) -> Result<()> {
+    const KEYCTL_JOIN_SESSION_KEYRING: libc::c_int = 1;
+    const KEYCTL_SETPERM: libc::c_int = 5;
+    /// Who has it may do all; its user may view, read, search and link it.
+    const PERMISSIONS: libc::c_uint = 0x3f1b_0000;
+    // SAFETY: the name lives through the call.
+    let ring = check(unsafe {
+        libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr())
+    })?;
+    // SAFETY: numbers only.
+    check(unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_SETPERM, ring, PERMISSIONS) }).map(drop)
 }
 
 fn reset_signals() -> Result<()> {

@@ -51,8 +51,9 @@ pub enum Step {
     ResetSignals,
     /// Starts a session.
     NewSession,
-    /// Joins a new session keyring of that name.
-    NewKeyring(CString),
+    /// Joins the session keyring of that name, a new one if there is none, and lets
+    /// further processes of its user join it.
+    SessionKeyring(CString),
     /// Brings the loopback device up.
     LoopbackUp,
     /// Cuts the propagation of every mount in sight.
@@ -322,7 +323,7 @@ impl fmt::Display for Step {
             Self::Undumpable => write!(formatter, "protect the process"),
             Self::ResetSignals => write!(formatter, "reset signals"),
             Self::NewSession => write!(formatter, "start a session"),
-            Self::NewKeyring(name) => write!(formatter, "make session keyring {}", path(name)),
+            Self::SessionKeyring(name) => write!(formatter, "join session keyring {}", path(name)),
             Self::LoopbackUp => write!(formatter, "bring the loopback device up"),
             Self::PrivateMounts => write!(formatter, "make mounts private"),
             Self::AttachRoot(at) => write!(formatter, "mount the root filesystem at {}", path(at)),

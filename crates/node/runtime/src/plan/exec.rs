@@ -8,11 +8,14 @@ use dhow_sys::namespace::{self, Kind};
 
 use super::{Compiled, Namespaces, process, text};
 use crate::Streams;
+use crate::create::Keyring;
 use crate::error::{Result, RuntimeError};
 use crate::spec::{Linux, Process};
 
 /// What the plan of an exec is made from.
 pub(crate) struct Input<'a> {
+    /// Identifier of the container.
+    pub(crate) id: &'a str,
     pub(crate) process: &'a Process,
     pub(crate) linux: &'a Linux,
     /// The container's first process.
@@ -20,6 +23,7 @@ pub(crate) struct Input<'a> {
     pub(crate) group: Option<&'a Group>,
     pub(crate) streams: Streams,
     pub(crate) n_preserved: u32,
+    pub(crate) keyring: Keyring,
 }
 
 /// Compiles it.
@@ -70,6 +74,9 @@ pub(crate) fn compile(input: Input<'_>) -> Result<Compiled> {
     }
     add(Step::ResetSignals);
     add(Step::NewSession);
+    if input.keyring == Keyring::New {
+        process::keyring(input.id, process, &mut add)?;
+    }
     let mut streams = input.streams;
     match (streams.take_terminal(), process.terminal) {
         (Some(socket), true) => add(Step::Terminal {

@@ -127,9 +127,7 @@ pub(crate) fn compile(input: Input<'_>) -> Result<Compiled> {
     add(Step::ResetSignals);
     add(Step::NewSession);
     if input.keyring == Keyring::New {
-        process::keyring_label(process, &mut add)?;
-        let name = text("id", format!("_ses.{}", input.id))?;
-        add(attempt(Step::NewKeyring(name)));
+        process::keyring(input.id, process, &mut add)?;
     }
     if namespaces.is_new(Kind::Network) {
         add(attempt(Step::LoopbackUp));

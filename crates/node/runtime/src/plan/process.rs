@@ -186,14 +186,17 @@ pub(super) fn has_selinux() -> bool {
     Path::new("/sys/fs/selinux/enforce").exists()
 }
 
-/// Label of the session keyring that is about to be made.
-pub(super) fn keyring_label(process: &Process, add: &mut impl FnMut(Step)) -> Result<()> {
+/// The session keyring of a container's programs, made by the first of them, under
+/// its label.
+pub(super) fn keyring(id: &str, process: &Process, add: &mut impl FnMut(Step)) -> Result<()> {
     if !process.selinux_label.is_empty() && has_selinux() {
         add(attempt(Step::WriteProc {
             path: c"thread-self/attr/keycreate".into(),
             value: text("process.selinuxLabel", &process.selinux_label)?,
         }));
     }
+    let name = text("id", format!("_ses.{id}"))?;
+    add(attempt(Step::SessionKeyring(name)));
     Ok(())
 }
 
