@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use dhow_docker_api::{About, Listener, TlsFiles, TlsListener};
 use dhow_engine::spec::LogConfig;
-use dhow_engine::{Config, DEFAULT_LOG_DRIVER, Engine};
+use dhow_engine::{Config, ControlGroups, DEFAULT_LOG_DRIVER, Engine, Groups};
 use dhow_image::{CollectPolicy, Images, Limits, Pressure, RegistryOptions};
 use dhow_network::{NameServer, Networks};
 use dhow_oci::Platform;
@@ -73,6 +73,15 @@ pub(crate) struct Options {
     /// Option of that log driver.
     #[arg(long, value_name = "NAME=VALUE", value_parser = name_and_value)]
     log_opt: Vec<(String, String)>,
+    /// Option of the runtime: native.cgroupdriver=cgroupfs, or
+    /// native.cgroupdriver=systemd for control groups that systemd makes.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = runtime_option)]
+    exec_opt: Vec<Groups>,
+    /// Parent of the control groups of containers that name none, a slice where
+    /// systemd makes them; /dhow or /dhow-INSTANCE, and system.slice, unless told
+    /// otherwise.
+    #[arg(long, value_name = "PATH|SLICE")]
+    cgroup_parent: Option<String>,
     /// Whose subordinate identifiers the users of containers are on the host:
     /// default (the account dockremap), USER, USER:GROUP or UID:GID.
     #[arg(long, value_name = "USER[:GROUP]")]
@@ -111,6 +120,23 @@ fn storage_option(text: &str) -> Result<u64, String> {
         }
         (name, _) => Err(format!(
             "overlay2: unknown option {name}; there is overlay2.size"
+        )),
+    }
+}
+
+/// Who makes control groups, in `native.cgroupdriver=WHO`; the runtime has no other
+/// option.
+fn runtime_option(text: &str) -> Result<Groups, String> {
+    match name_and_value(text)? {
+        (name, value) if name.eq_ignore_ascii_case("native.cgroupdriver") => match value.as_str() {
+            "cgroupfs" => Ok(Groups::Files),
+            "systemd" => Ok(Groups::Systemd),
+            _ => Err(format!(
+                "native.cgroupdriver option {value} not supported; there are cgroupfs and systemd"
+            )),
+        },
+        (name, _) => Err(format!(
+            "unknown option {name}; there is native.cgroupdriver"
         )),
     }
 }
@@ -259,7 +285,11 @@ async fn open_engine(
         data: data.clone(),
         run: instance.run_root.clone(),
         runtime: instance.runtime()?,
-        cgroup_parent: format!("/{}", instance.name()),
+        groups: ControlGroups::new(
+            options.exec_opt.last().copied().unwrap_or_default(),
+            options.cgroup_parent.as_deref(),
+            &instance.name(),
+        )?,
         resolv_conf: "/etc/resolv.conf".into(),
         log: LogConfig {
             kind: options.log_driver.clone(),

@@ -124,6 +124,7 @@ impl Traces<'_> {
         let mut left = self.processes();
         left.extend(self.mounts());
         left.extend(self.groups());
+        left.extend(self.units());
         left.extend(self.files());
         left
     }
@@ -137,7 +138,7 @@ impl Traces<'_> {
     fn processes(&self) -> Vec<String> {
         let folder = self.folder.display().to_string();
         let group = self.group();
-        let is_group = |line: &str| line.split('/').any(|part| part == group);
+        let is_group = |line: &str| line.split('/').any(|part| is_of(part, &group));
         let namespace = fs::metadata(self.pin).expect("it is pinned").ino();
         let mut left = Vec::new();
         for entry in fs::read_dir("/proc").expect("proc is mounted").flatten() {
@@ -204,7 +205,7 @@ impl Traces<'_> {
                     continue;
                 }
                 let path = entry.path();
-                if path.ends_with(&name) {
+                if is_of(&entry.file_name().to_string_lossy(), &name) {
                     left.push(format!("control group {}", path.display()));
                 } else if fs::metadata(&path).is_ok_and(|group| group.nlink() > 2) {
                     // Only those that have groups in them.
@@ -215,6 +216,18 @@ impl Traces<'_> {
         left
     }
 
+    /// Scopes that systemd keeps for containers of the host.
+    fn units(&self) -> Vec<String> {
+        let name = self.group();
+        let units = fs::read_dir("/run/systemd/transient").into_iter().flatten();
+        units
+            .flatten()
+            .map(|unit| unit.file_name().to_string_lossy().into_owned())
+            .filter(|unit| is_of(unit, &name))
+            .map(|unit| format!("unit {unit}"))
+            .collect()
+    }
+
     /// What a daemon keeps of containers that are gone.
     fn files(&self) -> Vec<String> {
         let folders = EMPTIED.iter().map(|name| self.folder.join(name));
@@ -223,6 +236,13 @@ impl Traces<'_> {
             .map(|entry| format!("file {}", entry.path().display()))
             .collect()
     }
+}
+
+/// Whether a control group is that of a host's containers, or one of theirs that
+/// systemd has made.
+fn is_of(name: &str, group: &str) -> bool {
+    let rest = name.strip_prefix(group);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
 }
 
 /// Links and tables of the packet filter in the namespace that the thread is in.

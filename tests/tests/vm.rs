@@ -1,6 +1,9 @@
-//! What only some kernels have: control groups of version 2 alone, AppArmor,
-//! project quotas. These tests are ignored elsewhere; `make vm-test` runs them
+//! What only some machines have: control groups of version 2 alone, systemd,
+//! AppArmor, project quotas. These tests are ignored elsewhere; `make vm-test` runs them
 //! on a machine that has all of it, and no `docker`.
+
+#[path = "vm/systemd.rs"]
+mod systemd;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use dhow_runtime::RootSource;
+use dhow_runtime::{Groups, RootSource};
 use dhow_shim::client::{Events, Executable, Shim, ShimError, Streams};
 use dhow_shim::wire::{
     Attach, Event, ExecSpec, ExitRecord, FailureKind, LogFileSpec, LogForm, LogSpec, Reach,
@@ -27,6 +27,7 @@ fn shim_spec(bundle: &Bundle, stdin: Stdin) -> ShimSpec {
         root: RootSource::Bundle,
         stdin,
         log: json_log(bundle.path().join("container.log")),
+        groups: Groups::default(),
     }
 }
 

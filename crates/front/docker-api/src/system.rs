@@ -107,7 +107,7 @@ pub(crate) async fn info(State(door): State<Door>, version: Version) -> Answer {
         "NGoroutines": 0,
         "SystemTime": dhow_engine::Moment::now().to_string(),
         "LoggingDriver": door.engine.config().log.kind,
-        "CgroupDriver": "cgroupfs",
+        "CgroupDriver": door.engine.config().groups.driver_name(),
         "CgroupVersion": cgroup_version,
         "NEventsListener": 0,
         "KernelVersion": system.release().to_string_lossy(),

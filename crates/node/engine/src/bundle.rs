@@ -16,6 +16,7 @@ use dhow_sys::capability::NAMES as ALL_CAPABILITIES;
 
 use crate::accounts::Identity;
 use crate::error::{Error, Result};
+use crate::groups::ControlGroups;
 use crate::machine::Machine;
 use crate::mounts::{MountKind, MountPoint};
 use crate::record::Record;
@@ -87,8 +88,8 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) hostname: &'a str,
     /// Folder with `resolv.conf`, `hosts` and `hostname`; none mounts none.
     pub(crate) files: Option<&'a Path>,
-    /// Parent control group of containers that name none.
-    pub(crate) cgroup_parent: &'a str,
+    /// Where its control group is.
+    pub(crate) groups: &'a ControlGroups,
     /// Limits of open files where nothing is said of it.
     pub(crate) descriptors: (u64, u64),
     /// Shared memory that is not its own alone.
@@ -155,7 +156,7 @@ pub(crate) fn compose(record: &Record, around: &Surroundings<'_>) -> Result<Spec
     let linux = Linux {
         namespaces,
         devices: devices(host)?,
-        cgroups_path: Some(cgroup_path(record, around.cgroup_parent)),
+        cgroups_path: Some(around.groups.of(&record.id, &record.host)),
         resources: Some(resources(host)?),
         // Of the root alone: each bind has its own.
         rootfs_propagation: "private".into(),
@@ -187,16 +188,6 @@ pub(crate) fn compose(record: &Record, around: &Surroundings<'_>) -> Result<Spec
         linux: Some(linux),
         ..Spec::default()
     })
-}
-
-/// Where a container's control group is; `parent` is that of containers that
-/// name none.
-pub(crate) fn cgroup_path(record: &Record, parent: &str) -> String {
-    let parent = match record.host.cgroup_parent.as_str() {
-        "" => parent,
-        own => own,
-    };
-    format!("{}/{}", parent.trim_end_matches('/'), record.id)
 }
 
 fn process(record: &Record, around: &Surroundings<'_>, capabilities: &[String]) -> Result<Process> {

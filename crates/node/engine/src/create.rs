@@ -156,6 +156,7 @@ impl Engine {
         bundle::capabilities(&host)?;
         bundle::resources(&host)?;
         bundle::SecurityOptions::parse(&host.security_opt)?;
+        self.inner.config.groups.check_parent(&host.cgroup_parent)?;
         crate::endpoints::check(&config, &host, &networks)?;
         if self.inner.config.remap.is_some() && host.userns_mode != "host" && sandbox.is_none() {
             users::check_mapped(&host)?;

@@ -18,6 +18,7 @@ use crate::container::{Container, Ended, WaitFor};
 use crate::error::{Error, Result, at};
 use crate::events::Events;
 use crate::exec::Exec;
+use crate::groups::ControlGroups;
 use crate::logs;
 use crate::mounts::MountPoint;
 use crate::record::{Record, Status};
@@ -39,8 +40,8 @@ pub struct Config {
     pub run: PathBuf,
     /// The `dhow-runtime` executable.
     pub runtime: PathBuf,
-    /// Parent control group of the containers.
-    pub cgroup_parent: String,
+    /// Who makes the control groups of containers, and where.
+    pub groups: ControlGroups,
     /// The host's name servers, for containers that share its resolver.
     pub resolv_conf: PathBuf,
     /// How the output of containers is kept that say nothing of it.
@@ -98,6 +99,7 @@ impl Engine {
         volumes: Volumes,
     ) -> Result<Self> {
         logs::check(&config.log, &config.journal)?;
+        config.groups.check()?;
         if config.size.is_some() && !images.has_quotas() {
             return Err(Error::Invalid(NO_DEFAULT_SIZE.to_owned()));
         }
@@ -265,9 +267,10 @@ impl Engine {
                 let _ = self.inner.networks.remove_sandbox(&sandbox);
             }
         }
-        self.remove_stray_groups(|id| {
-            let container = table.by_id.get(id);
-            container.is_some_and(|container| container.record().state.status.is_alive())
+        let others = self.inner.config.groups.are_ours();
+        self.remove_stray_groups(|id| match table.by_id.get(id) {
+            Some(container) => !container.record().state.status.is_alive(),
+            None => others,
         });
         for volume in self.inner.volumes.list() {
             let is_used = table.by_id.values().any(|container| {

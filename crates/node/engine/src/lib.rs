@@ -29,6 +29,7 @@ mod events;
 mod exec;
 mod exit;
 mod files;
+mod groups;
 mod health;
 mod images;
 mod leftovers;
@@ -65,6 +66,7 @@ pub use engine::{Config, Engine};
 pub use error::{Error, Result};
 pub use events::{Event, Events};
 pub use exec::{ExecOptions, ExecRecord};
+pub use groups::ControlGroups;
 /// All log drivers, and the one of containers that name none.
 pub use logs::{DEFAULT as DEFAULT_LOG_DRIVER, DRIVERS as LOG_DRIVERS};
 pub use logs::{LogLine, LogOptions, LogStream, Logs};
@@ -85,6 +87,8 @@ pub use dhow_network::{
     Driver, Endpoint, EndpointSpec, Error as NetworkError, GatewayMode, IpvlanMode, IpvlanReach,
     Mode, Network, NetworkSpec, Networks, Pool, PortMapping, Protocol, PublishSpec,
 };
+/// Who makes control groups.
+pub use dhow_runtime::Groups;
 pub use dhow_shim::Moment;
 pub use dhow_sys::idmap::IdMaps;
 pub use dhow_volume::{Error as VolumeError, Volume, Volumes};

@@ -142,6 +142,7 @@ impl Engine {
                         (true, true) => Stdin::Once,
                     },
                     log,
+                    groups: self.inner.config.groups.driver(),
                 };
                 self.launch(container, &spec).await
             }
@@ -198,7 +199,7 @@ impl Engine {
                 memory: memory.as_deref(),
                 hostname: &hostname,
                 files: Some(&names),
-                cgroup_parent: &self.inner.config.cgroup_parent,
+                groups: &self.inner.config.groups,
                 descriptors: self.inner.config.descriptors,
                 init: (record.host.init == Some(true))
                     .then_some(self.inner.config.runtime.as_path()),

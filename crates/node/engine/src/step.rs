@@ -85,10 +85,12 @@ impl Engine {
             if let Ok((shim, _)) = Shim::connect(&run.join("shim")).await {
                 let _ = shim.delete(Running::Kill).await;
             }
-            let networks = self.networks().clone();
+            let engine = self.clone();
             let _ = spawn_blocking(move || {
                 let name = run.file_name().unwrap_or_default().to_string_lossy();
-                let _ = networks.remove_sandbox(&name);
+                let path = engine.config().groups.of(&name, &HostConfig::default());
+                engine.end_unsupervised(&name, &path);
+                let _ = engine.networks().remove_sandbox(&name);
                 users::let_go(&run);
                 std::fs::remove_dir_all(&run)
             })
@@ -161,7 +163,7 @@ impl Engine {
                 memory: None,
                 hostname: "buildkitsandbox",
                 files: Some(run),
-                cgroup_parent: &self.inner.config.cgroup_parent,
+                groups: &self.inner.config.groups,
                 descriptors: self.inner.config.descriptors,
                 init: None,
             },
@@ -182,6 +184,7 @@ impl Engine {
                 Stdin::Closed
             },
             log: LogSpec::default(),
+            groups: self.inner.config.groups.driver(),
         })
     }
 }

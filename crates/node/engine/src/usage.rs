@@ -1,9 +1,7 @@
 //! What a container uses of the machine, which processes it has, and changing
 //! its limits while it runs.
 
-use std::path::Path;
-
-use dhow_cgroup::{Group, Layout, Stats};
+use dhow_cgroup::Stats;
 
 use crate::bundle;
 use crate::create::Accepted;
@@ -43,16 +41,11 @@ impl Engine {
     /// read, as that of a container that does not run.
     pub fn usage(&self, name: &str) -> Result<Stats> {
         let record = self.get(name)?;
-        let parent = if record.host.cgroup_parent.is_empty() {
-            &self.config().cgroup_parent
-        } else {
-            &record.host.cgroup_parent
-        };
-        let path = Path::new(parent).join(&record.id);
-        Layout::detect()
-            .and_then(|layout| Group::at(layout, &path))
-            .and_then(|group| group.stats())
-            .map_err(|error| Error::Runtime(error.to_string()))
+        // The group is where it was made, whoever would make it now.
+        self.runtime()
+            .open(&record.id)
+            .and_then(|container| container.stats())
+            .map_err(|error| Error::Runtime(dhow_runtime::chain(&error)))
     }
 
     /// What went through the links of a running container, its loopback link

@@ -35,7 +35,8 @@ pub struct Create<'a> {
 }
 
 /// Who makes the control groups of containers.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Groups {
     /// The runtime, through the files of the hierarchies.
     #[default]

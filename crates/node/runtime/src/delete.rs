@@ -3,12 +3,11 @@
 use std::os::fd::AsFd;
 
 use dhow_cgroup::{Group, Layout};
-use dhow_systemd::Manager;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::container::{Container, Runtime};
 use crate::error::{Result, RuntimeError};
-use crate::group::own_paths;
+use crate::group::{self, own_paths};
 use crate::hooks;
 use crate::state::{Record, Status};
 
@@ -82,14 +81,7 @@ impl Container {
         }
         // Without a PID namespace of its own, others may have outlived the first.
         if let Some(group) = self.group()? {
-            group.kill()?;
-            if group.is_frozen()? {
-                group.thaw()?;
-            }
-            if let Some(unit) = &self.record.unit {
-                Manager::connect()?.stop(unit)?;
-            }
-            group.remove()?;
+            group::remove(group, self.record.unit.as_deref())?;
         }
         // Somebody else may delete it at this very moment.
         match std::fs::remove_dir_all(&self.dir) {

@@ -132,6 +132,63 @@ pub(crate) fn update(
     Ok(applied?)
 }
 
+/// Ends everybody in a group and removes it, with its unit where systemd keeps it.
+/// One that is not there is well.
+pub(crate) fn remove(group: &Group, unit: Option<&str>) -> Result<()> {
+    group.kill()?;
+    if group.is_frozen()? {
+        group.thaw()?;
+    }
+    if let Some(unit) = unit {
+        Manager::connect()?.stop(unit)?;
+    }
+    Ok(group.remove()?)
+}
+
+impl Groups {
+    /// Whether this machine has what makes the groups.
+    ///
+    /// # Errors
+    ///
+    /// [`RuntimeError::Systemd`] where systemd is to and is not there.
+    pub fn check(self) -> Result<()> {
+        match self {
+            Self::Files => Ok(()),
+            Self::Systemd => Ok(Manager::connect().map(drop)?),
+        }
+    }
+
+    /// Path below each hierarchy's root of the group that a `cgroupsPath` means.
+    ///
+    /// # Errors
+    ///
+    /// [`RuntimeError::Spec`] if it has not systemd's form where it must.
+    pub fn path(self, cgroups_path: &str) -> Result<PathBuf> {
+        match self {
+            Self::Files => Ok(plain_path(cgroups_path).into()),
+            Self::Systemd => Ok(Place::parse(cgroups_path)?.path()?.into()),
+        }
+    }
+
+    /// Removes the group that a `cgroupsPath` means, with everybody in it: what a
+    /// maker left that was killed before there was a record of its container.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::path`], and what the kernel or systemd say.
+    pub fn remove(self, cgroups_path: &str) -> Result<()> {
+        let group = Group::at(Layout::detect()?, &self.path(cgroups_path)?)?;
+        if !group.exists() {
+            return Ok(());
+        }
+        let unit = match self {
+            Self::Files => None,
+            Self::Systemd => Some(Place::parse(cgroups_path)?.unit),
+        };
+        remove(&group, unit.as_deref())
+    }
+}
+
 /// Where groups of containers lie whose path nobody chose, whoever made them.
 pub(crate) fn own_paths(id: &str) -> Result<[PathBuf; 2]> {
     Ok([own(id).into(), Place::own(id).path()?.into()])

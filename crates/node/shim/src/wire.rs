@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use dhow_cgroup::Stats;
-use dhow_runtime::RootSource;
 use dhow_runtime::spec::{Process, Resources};
+use dhow_runtime::{Groups, RootSource};
 use serde::{Deserialize, Serialize};
 
 use crate::Moment;
@@ -56,6 +56,9 @@ pub struct ShimSpec {
     pub stdin: Stdin,
     /// Where the output goes, besides those who attach.
     pub log: LogSpec,
+    /// Who makes the container's control group; the runtime, where nothing is said.
+    #[serde(default)]
+    pub groups: Groups,
 }
 
 /// What becomes of a standard input.

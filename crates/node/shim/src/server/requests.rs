@@ -2,9 +2,7 @@
 
 use std::os::fd::AsFd;
 
-use dhow_runtime::{
-    Alive, Bundle, Create, Gate, Groups, Keyring, Moment, Paused, Pivot, RuntimeError,
-};
+use dhow_runtime::{Alive, Bundle, Create, Gate, Keyring, Moment, Paused, Pivot, RuntimeError};
 
 use super::connection::Role;
 use super::streams::{Streams, Theirs};
@@ -193,7 +191,7 @@ impl Server {
             pivot: Pivot::Change,
             gate: Gate::Maker,
             keyring: Keyring::New,
-            groups: Groups::Files,
+            groups: self.spec.groups,
         });
         let created = created.map_err(refused)?;
         created
