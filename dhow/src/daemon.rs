@@ -20,6 +20,7 @@ use dhow_volume::Volumes;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::apparmor;
 use crate::cluster::{self, Clusters};
 use crate::instance::Instance;
 use crate::notify;
@@ -305,6 +306,7 @@ async fn open_engine(
             descriptors.maximum.unwrap_or(u64::MAX),
         ),
         journal: "/run/systemd/journal/socket".into(),
+        apparmor: apparmor::load().map(str::to_owned),
         remap: options
             .userns_remap
             .as_deref()

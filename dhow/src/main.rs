@@ -1,5 +1,6 @@
 //! The `dhow` executable: one program, its role chosen by the subcommand.
 
+mod apparmor;
 mod cluster;
 mod daemon;
 mod instance;

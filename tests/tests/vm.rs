@@ -245,11 +245,11 @@ fn programs_are_confined_by_apparmor() {
         "confined",
         &["--network", "none", "--security-opt", option],
     );
-    sleeper(&daemon, "free", &["--network", "none"]);
-    assert_eq!(
-        inspect(&daemon, "confined", "{{.AppArmorProfile}}"),
-        "dhow-test"
-    );
+    let unconfined = ["--network", "none", "--security-opt", "apparmor=unconfined"];
+    sleeper(&daemon, "free", &unconfined);
+    for (name, profile) in [("confined", "dhow-test"), ("free", "unconfined")] {
+        assert_eq!(inspect(&daemon, name, "{{.AppArmorProfile}}"), profile);
+    }
     let label = |name: &str, of: &str| {
         let script = format!("cat /proc/{of}/attr/current");
         within(&daemon, name, &script).ok()
@@ -292,6 +292,120 @@ fn programs_are_confined_by_apparmor() {
         "{unknown:?}"
     );
     remove(&daemon, &["confined", "free", "lost"]);
+    daemon.finish();
+}
+
+/// Who names no profile has ours, under the name that clients know.
+#[test]
+#[ignore = "needs AppArmor: make vm-test"]
+fn the_default_profile_keeps_the_host_from_containers() {
+    let mut daemon = Daemon::start();
+    daemon.busybox_by_dhow();
+    let none = ["--network", "none"];
+    sleeper(&daemon, "usual", &none);
+    let free = ["--security-opt", "apparmor=unconfined"];
+    sleeper(&daemon, "free", &[&none[..], &free].concat());
+    sleeper(
+        &daemon,
+        "privileged",
+        &[&none[..], &["--privileged"]].concat(),
+    );
+    for (name, profile, label) in [
+        ("usual", "docker-default", "docker-default (enforce)"),
+        ("free", "unconfined", "unconfined"),
+        ("privileged", "unconfined", "unconfined"),
+    ] {
+        assert_eq!(inspect(&daemon, name, "{{.AppArmorProfile}}"), profile);
+        for of in ["1", "self"] {
+            let script = format!("cat /proc/{of}/attr/current");
+            assert_eq!(within(&daemon, name, &script).ok(), label, "{name}");
+        }
+    }
+    remove(&daemon, &["usual", "free", "privileged"]);
+
+    // One of the host's, and one of the container's, with all the rights there are
+    // beside a profile.
+    let mut host = Command::new("sleep")
+        .arg("3600")
+        .spawn()
+        .expect("it starts");
+    let host_pid = host.id();
+    let run = |profile: &[&str], script: &str| {
+        let options = "--rm --network none --pid host --cap-add ALL -v /sys:/sys \
+            --security-opt systempaths=unconfined --security-opt seccomp=unconfined";
+        let words: Vec<&str> = ["run"]
+            .into_iter()
+            .chain(options.split_whitespace())
+            .chain(profile.iter().copied())
+            .chain(["busybox", "sh", "-c", script])
+            .collect();
+        daemon.dhow(&words)
+    };
+    let scripts = [
+        "mkdir /m && mount -t tmpfs none /m".to_owned(),
+        "mkdir /m && mount --bind /etc /m".to_owned(),
+        format!("kill -CONT {host_pid}"),
+        format!("cat /proc/{host_pid}/environ >/dev/null"),
+        "n=$(cat /proc/sys/vm/swappiness) && echo $n >/proc/sys/vm/swappiness".to_owned(),
+        "n=$(cat /proc/sys/kernel/panic) && echo $n >/proc/sys/kernel/panic".to_owned(),
+        "n=$(cat /proc/sys/kernel/sysrq) && echo $n >/proc/sys/kernel/sysrq".to_owned(),
+        "echo h >/proc/sysrq-trigger".to_owned(),
+        "head -c 1 /proc/kcore >/dev/null".to_owned(),
+        "n=/sys/module/printk/parameters/time; cat $n >/n && cat /n >$n".to_owned(),
+        "head -c 1 /sys/kernel/security/apparmor/profiles".to_owned(),
+    ];
+    let mut wrong = Vec::new();
+    for script in &scripts {
+        let refused = run(&[], script);
+        let said = ["ermission denied", "not permitted"];
+        let is_denied = said.iter().any(|word| refused.stderr.contains(word));
+        let allowed = run(&free, script);
+        if !(refused.code != 0 && is_denied && allowed.code == 0) {
+            wrong.push((refused, allowed));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    // What stays: its own processes, its shared memory, its files, unmounting.
+    for script in [
+        "sleep 60 & kill -TERM $! && ! wait $!",
+        "sleep 60 & cat /proc/$!/environ >/dev/null && kill $!",
+        "n=$(cat /proc/sys/kernel/shmmax) && echo $n >/proc/sys/kernel/shmmax",
+        "echo 10 >/proc/self/oom_score_adj",
+        "echo one >/file && mkfifo /fifo && mknod /null c 1 3 && echo two >/null",
+        "umount /dev/shm",
+        &format!("kill -0 {host_pid}"),
+    ] {
+        let ran = run(&[], script);
+        if ran.code != 0 {
+            wrong.push((ran, run(&free, script)));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    host.kill().expect("it runs");
+    host.wait().expect("it ends");
+
+    // The next daemon finds it loaded; and a stopped program is stopped as ever.
+    daemon.stop();
+    daemon.start_again();
+    sleeper(&daemon, "usual", &none);
+    daemon.dhow(&["stop", "-t", "1", "usual"]).ok();
+    assert_eq!(inspect(&daemon, "usual", "{{.State.ExitCode}}"), "137");
+    remove(&daemon, &["usual"]);
+
+    // Where nobody can load it, containers go without.
+    daemon.stop();
+    drop(Profile::load("docker-default", ""));
+    let parser = "/usr/sbin/apparmor_parser";
+    let host = daemon.host();
+    host.run("mount", &["--bind", "/dev/null", parser]).ok();
+    daemon.start_again();
+    sleeper(&daemon, "without", &none);
+    daemon.host().run("umount", &[parser]).ok();
+    let profile = inspect(&daemon, "without", "{{.AppArmorProfile}}");
+    assert_eq!(profile, "unconfined");
+    let label = within(&daemon, "without", "cat /proc/self/attr/current");
+    assert_eq!(label.ok(), "unconfined");
+    remove(&daemon, &["without"]);
     daemon.finish();
 }
 

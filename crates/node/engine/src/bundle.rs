@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 use dhow_runtime::spec::{
     BlockIo, Capabilities, ConsoleSize, Cpu, Device, DeviceKind, DeviceRule, Linux, Memory, Mount,
-    Namespace, NamespaceKind, Pids, Process, Resources, Rlimit, Root, Seccomp, Spec,
-    ThrottleDevice, WeightDevice,
+    Namespace, NamespaceKind, Pids, Process, Resources, Rlimit, Root, Spec, ThrottleDevice,
+    WeightDevice,
 };
 use dhow_sys::capability::NAMES as ALL_CAPABILITIES;
 
@@ -20,7 +20,7 @@ use crate::groups::ControlGroups;
 use crate::machine::Machine;
 use crate::mounts::{MountKind, MountPoint};
 use crate::record::Record;
-use crate::seccomp::{self, Host};
+use crate::security::SecurityOptions;
 use crate::shm;
 use crate::spec::{self, HostConfig};
 use crate::users::Users;
@@ -90,6 +90,8 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) files: Option<&'a Path>,
     /// Where its control group is.
     pub(crate) groups: &'a ControlGroups,
+    /// The AppArmor profile of containers that name none.
+    pub(crate) apparmor: Option<&'a str>,
     /// Limits of open files where nothing is said of it.
     pub(crate) descriptors: (u64, u64),
     /// Shared memory that is not its own alone.
@@ -174,7 +176,7 @@ pub(crate) fn compose(record: &Record, around: &Surroundings<'_>) -> Result<Spec
         oci_version: "1.2.0".into(),
         process: Some(Process {
             no_new_privileges: options.no_new_privileges,
-            apparmor_profile: options.apparmor.unwrap_or_default(),
+            apparmor_profile: options.apparmor(host, around.apparmor, Machine::here()),
             ..process
         }),
         root: Some(Root {
@@ -324,67 +326,6 @@ pub(crate) fn sets(capabilities: &[String]) -> Capabilities {
         effective: capabilities.to_vec(),
         permitted: capabilities.to_vec(),
         ..Capabilities::default()
-    }
-}
-
-/// The parsed `--security-opt`.
-#[derive(Debug, Default)]
-pub(crate) struct SecurityOptions {
-    pub(crate) no_new_privileges: bool,
-    unconfined_paths: bool,
-    profile: Option<String>,
-    /// Name of an AppArmor profile; none leaves the program unconfined by it.
-    pub(crate) apparmor: Option<String>,
-}
-
-impl SecurityOptions {
-    pub(crate) fn parse(options: &[String]) -> Result<Self> {
-        let mut parsed = Self::default();
-        for option in options {
-            let (name, value) = option
-                .split_once('=')
-                .or_else(|| option.split_once(':'))
-                .unwrap_or((option.as_str(), "true"));
-            match (name, value) {
-                ("no-new-privileges", "true") => parsed.no_new_privileges = true,
-                ("no-new-privileges", "false") => parsed.no_new_privileges = false,
-                ("systempaths", "unconfined") => parsed.unconfined_paths = true,
-                ("seccomp", profile) => parsed.profile = Some(profile.into()),
-                ("apparmor", "unconfined") => parsed.apparmor = None,
-                ("apparmor", name) if !name.is_empty() => {
-                    if !Machine::here().apparmor {
-                        return Err(Error::Invalid(format!(
-                            "invalid --security-opt {option:?}: AppArmor is not enabled on this \
-                             system; leave it out"
-                        )));
-                    }
-                    parsed.apparmor = Some(name.to_owned());
-                }
-                // Labels are SELinux's, and mean nothing to an engine that does not
-                // ask for them, as Docker's without `--selinux-enabled`.
-                ("label", _) => {}
-                _ => return Err(Error::Invalid(format!("invalid --security-opt {option:?}"))),
-            }
-        }
-        Ok(parsed)
-    }
-
-    /// The system-call filter.
-    pub(crate) fn seccomp(&self, capabilities: &[String]) -> Result<Option<Seccomp>> {
-        match self.profile.as_deref() {
-            Some("unconfined") => Ok(None),
-            None | Some("builtin" | "default") => {
-                Ok(Some(dhow_runtime::seccomp::docker_default(capabilities)))
-            }
-            // The client reads the file and sends what is in it.
-            Some(profile) => {
-                let host = Host {
-                    capabilities,
-                    kernel: seccomp::kernel(),
-                };
-                seccomp::parse(profile, host).map(Some)
-            }
-        }
     }
 }
 

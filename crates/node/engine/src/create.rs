@@ -17,6 +17,7 @@ use crate::machine::Machine;
 use crate::mounts::{self, MountKind, MountPoint};
 use crate::names;
 use crate::record::{Record, SharedSandbox, State};
+use crate::security::SecurityOptions;
 use crate::spec::{Config, EndpointSettings, HostConfig};
 use crate::users;
 use crate::validate;
@@ -155,7 +156,7 @@ impl Engine {
         // Whatever makes no sense is told now rather than at the start.
         bundle::capabilities(&host)?;
         bundle::resources(&host)?;
-        bundle::SecurityOptions::parse(&host.security_opt)?;
+        SecurityOptions::parse(&host.security_opt)?;
         self.inner.config.groups.check_parent(&host.cgroup_parent)?;
         crate::endpoints::check(&config, &host, &networks)?;
         if self.inner.config.remap.is_some() && host.userns_mode != "host" && sandbox.is_none() {

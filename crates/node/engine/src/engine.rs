@@ -20,9 +20,11 @@ use crate::events::Events;
 use crate::exec::Exec;
 use crate::groups::ControlGroups;
 use crate::logs;
+use crate::machine::Machine;
 use crate::mounts::MountPoint;
 use crate::record::{Record, Status};
 use crate::sandbox::Sandboxes;
+use crate::security::SecurityOptions;
 use crate::skeleton;
 use crate::spec::LogConfig;
 use crate::users;
@@ -54,6 +56,8 @@ pub struct Config {
     pub descriptors: (u64, u64),
     /// Socket of the system's journal.
     pub journal: PathBuf,
+    /// AppArmor profile of containers that name none, which is loaded.
+    pub apparmor: Option<String>,
     /// Who the users of containers are on the host; none means themselves.
     pub remap: Option<IdMaps>,
 }
@@ -302,6 +306,14 @@ impl Engine {
     /// What happens, to listen to and to add to.
     pub fn events(&self) -> &Events {
         &self.inner.events
+    }
+
+    /// The AppArmor profile of a container's programs: `unconfined` if they have
+    /// none, nothing where the kernel has no AppArmor.
+    pub fn apparmor(&self, record: &Record) -> String {
+        let options = SecurityOptions::parse(&record.host.security_opt).unwrap_or_default();
+        let default = self.inner.config.apparmor.as_deref();
+        options.apparmor(&record.host, default, Machine::here())
     }
 
     /// Where things are.

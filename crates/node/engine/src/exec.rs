@@ -10,14 +10,16 @@ use tokio::sync::watch;
 
 use crate::accounts;
 use crate::attach::{AttachOptions, Attached, streams};
-use crate::bundle::{self, SecurityOptions};
+use crate::bundle;
 use crate::container::Container;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::links;
+use crate::machine::Machine;
 use crate::names;
 use crate::record::Status;
+use crate::security::{SecurityOptions, UNCONFINED};
 use crate::start::told;
 
 /// A program as asked for.
@@ -232,8 +234,9 @@ impl Engine {
             .map_or("/", String::as_str);
         let mut security = SecurityOptions::parse(&host.security_opt)?;
         if options.privileged {
-            security.apparmor = None;
+            security.apparmor = Some(UNCONFINED.to_owned());
         }
+        let default = self.inner.config.apparmor.as_deref();
         let process = Process {
             terminal: options.tty,
             console_size: console_size
@@ -247,7 +250,7 @@ impl Engine {
             capabilities: Some(bundle::sets(&capabilities)),
             rlimits: bundle::rlimits(&host, self.inner.config.descriptors),
             no_new_privileges: security.no_new_privileges,
-            apparmor_profile: security.apparmor.unwrap_or_default(),
+            apparmor_profile: security.apparmor(&host, default, Machine::here()),
             oom_score_adj: Some(record.host.oom_score_adj),
             ..Process::default()
         };

@@ -46,6 +46,7 @@ mod record;
 mod remap;
 mod sandbox;
 mod seccomp;
+mod security;
 mod shm;
 mod skeleton;
 pub mod spec;

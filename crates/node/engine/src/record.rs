@@ -9,7 +9,6 @@ use std::path::Path;
 use dhow_shim::Moment;
 use serde::{Deserialize, Serialize};
 
-use crate::bundle::SecurityOptions;
 use crate::error::{Result, at};
 use crate::mounts::MountPoint;
 use crate::spec::{Config, EndpointSettings, HostConfig};
@@ -176,12 +175,6 @@ impl Record {
         attributes.insert("name".into(), self.name.clone());
         attributes.insert("image".into(), self.config.image.clone());
         attributes
-    }
-
-    /// The AppArmor profile its programs are confined by; empty for none.
-    pub fn apparmor(&self) -> String {
-        let options = SecurityOptions::parse(&self.host.security_opt).unwrap_or_default();
-        options.apparmor.unwrap_or_default()
     }
 
     /// The host name its processes see.

@@ -200,6 +200,7 @@ impl Engine {
                 hostname: &hostname,
                 files: Some(&names),
                 groups: &self.inner.config.groups,
+                apparmor: self.inner.config.apparmor.as_deref(),
                 descriptors: self.inner.config.descriptors,
                 init: (record.host.init == Some(true))
                     .then_some(self.inner.config.runtime.as_path()),

@@ -164,6 +164,7 @@ impl Engine {
                 hostname: "buildkitsandbox",
                 files: Some(run),
                 groups: &self.inner.config.groups,
+                apparmor: self.inner.config.apparmor.as_deref(),
                 descriptors: self.inner.config.descriptors,
                 init: None,
             },

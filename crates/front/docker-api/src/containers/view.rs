@@ -105,7 +105,7 @@ pub(super) fn full(
         "Platform": "linux",
         "MountLabel": "",
         "ProcessLabel": "",
-        "AppArmorProfile": record.apparmor(),
+        "AppArmorProfile": door.engine.apparmor(record),
         "ExecIDs": if execs.is_empty() { Value::Null } else { json!(execs) },
         "HostConfig": host,
         "GraphDriver": graph_driver(door, record),
