@@ -61,7 +61,12 @@ pub fn measure(report: &mut Report, rounds: usize) -> Result<()> {
         }
         runtimes.push(Runtime { name, command });
     }
-    let state = host.folder().join("state");
+    // Where it is when they are installed: below /run, in memory.
+    let memory = tempfile::Builder::new()
+        .prefix("dhow-bench-")
+        .tempdir_in("/dev/shm")
+        .context("a folder in memory")?;
+    let state = memory.path().to_owned();
     let bundle = bundle.display().to_string();
     let id = |name: &str| format!("bench-{name}-{}", std::process::id());
 

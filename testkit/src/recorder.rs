@@ -56,6 +56,11 @@ impl Recorder {
         Self { folder, asked }
     }
 
+    /// The socket.
+    pub fn socket(&self) -> PathBuf {
+        self.folder.path().join("daemon.sock")
+    }
+
     /// A folder that both clients work in.
     pub fn folder(&self) -> PathBuf {
         self.folder.path().to_owned()

@@ -141,7 +141,8 @@ pub(crate) fn follow(engine: &Engine, record: &Record) {
     if !record.networks.contains_key(DEFAULT_NETWORK) {
         return;
     }
-    for linking in engine.list() {
+    for linking in engine.containers() {
+        let linking = linking.record();
         if !linking.state.status.is_alive() {
             continue;
         }
