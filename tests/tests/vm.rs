@@ -1,7 +1,9 @@
-//! What only some machines have: control groups of version 2 alone, systemd,
-//! AppArmor, project quotas. These tests are ignored elsewhere; `make vm-test` runs them
+//! What only some machines have: control groups of version 2 alone, systemd, its
+//! journal, AppArmor, project quotas, a file server. These tests are ignored elsewhere; `make vm-test` runs them
 //! on a machine that has all of it, and no `docker`.
 
+#[path = "vm/services.rs"]
+mod services;
 #[path = "vm/systemd.rs"]
 mod systemd;
 
