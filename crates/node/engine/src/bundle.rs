@@ -8,13 +8,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use dhow_runtime::spec::{
-    BlockIo, Capabilities, ConsoleSize, Cpu, Device, DeviceKind, DeviceRule, Linux, Memory, Mount,
-    Namespace, NamespaceKind, Pids, Process, Resources, Rlimit, Root, Spec, ThrottleDevice,
-    WeightDevice,
+    BlockIo, Capabilities, ConsoleSize, Cpu, Linux, Memory, Mount, Namespace, NamespaceKind, Pids,
+    Process, Resources, Rlimit, Root, Spec, ThrottleDevice, WeightDevice,
 };
 use dhow_sys::capability::NAMES as ALL_CAPABILITIES;
 
 use crate::accounts::Identity;
+use crate::devices;
 use crate::error::{Error, Result};
 use crate::groups::ControlGroups;
 use crate::machine::Machine;
@@ -157,7 +157,7 @@ pub(crate) fn compose(record: &Record, around: &Surroundings<'_>) -> Result<Spec
     };
     let linux = Linux {
         namespaces,
-        devices: devices(host)?,
+        devices: devices::nodes(host)?,
         cgroups_path: Some(around.groups.of(&record.id, &record.host)),
         resources: Some(resources(host)?),
         // Of the root alone: each bind has its own.
@@ -331,7 +331,7 @@ pub(crate) fn sets(capabilities: &[String]) -> Capabilities {
 
 fn sysctls(record: &Record, around: &Surroundings<'_>) -> BTreeMap<String, String> {
     let mut sysctls = record.host.sysctls.clone();
-    if around.network.is_some() && !record.host.privileged {
+    if around.network.is_some() {
         // Who is alone in a network namespace may use its low ports and ping; a
         // group that is nobody's cannot be named.
         let groups = match around.users {
@@ -418,12 +418,10 @@ fn mounts(record: &Record, around: &Surroundings<'_>) -> Result<Vec<Mount>> {
             &["nosuid", "noexec", "nodev"],
         ));
     }
-    let host_shm = Path::new("/dev/shm");
-    let shared = match host.ipc_mode.as_str() {
-        "host" => Some(host_shm),
-        _ => around.memory,
-    };
-    if let Some(shared) = shared {
+    if host.ipc_mode == "host" {
+        // As the host has it.
+        all.push(mount("/dev/shm", "bind", "/dev/shm", &["rbind"]));
+    } else if let Some(shared) = around.memory {
         all.push(mount(
             "/dev/shm",
             "bind",
@@ -533,44 +531,6 @@ fn mount_point(point: &MountPoint, images: &BTreeMap<String, Vec<PathBuf>>) -> R
     })
 }
 
-fn devices(host: &HostConfig) -> Result<Vec<Device>> {
-    let mut devices = Vec::new();
-    for mapping in &host.devices {
-        let path = Path::new(&mapping.path_on_host);
-        let stat = rustix::fs::stat(path).map_err(|error| {
-            Error::Invalid(format!(
-                "error gathering device information while adding custom device {:?}: {error}",
-                mapping.path_on_host
-            ))
-        })?;
-        let kind = match rustix::fs::FileType::from_raw_mode(stat.st_mode) {
-            rustix::fs::FileType::CharacterDevice => DeviceKind::Character,
-            rustix::fs::FileType::BlockDevice => DeviceKind::Block,
-            _ => {
-                return Err(Error::Invalid(format!(
-                    "error gathering device information while adding custom device {:?}: not a device node",
-                    mapping.path_on_host
-                )));
-            }
-        };
-        let inside = if mapping.path_in_container.is_empty() {
-            &mapping.path_on_host
-        } else {
-            &mapping.path_in_container
-        };
-        devices.push(Device {
-            kind,
-            path: inside.into(),
-            major: rustix::fs::major(stat.st_rdev).into(),
-            minor: rustix::fs::minor(stat.st_rdev).into(),
-            file_mode: Some(stat.st_mode & 0o7777),
-            uid: Some(stat.st_uid),
-            gid: Some(stat.st_gid),
-        });
-    }
-    Ok(devices)
-}
-
 /// The limits; zero in the API means none.
 pub(crate) fn resources(host: &HostConfig) -> Result<Resources> {
     let positive = |value: i64| (value > 0).then_some(value);
@@ -606,7 +566,7 @@ pub(crate) fn resources(host: &HostConfig) -> Result<Resources> {
         ..Cpu::default()
     };
     Ok(Resources {
-        devices: device_rules(host)?,
+        devices: devices::rules(host)?,
         memory: (memory != Memory::default()).then_some(memory),
         cpu: (cpu != Cpu::default()).then_some(cpu),
         pids: host
@@ -667,92 +627,6 @@ fn block_io(host: &HostConfig) -> Result<Option<BlockIo>> {
     Ok((limits != BlockIo::default()).then_some(limits))
 }
 
-fn device_rules(host: &HostConfig) -> Result<Vec<DeviceRule>> {
-    let rule = |kind, major: Option<i64>, minor: Option<i64>, access: &str| DeviceRule {
-        allow: true,
-        kind: Some(kind),
-        major,
-        minor,
-        access: Some(access.into()),
-    };
-    if host.privileged {
-        return Ok(vec![rule(DeviceKind::All, None, None, "rwm")]);
-    }
-    let character = DeviceKind::Character;
-    let mut rules = vec![
-        DeviceRule {
-            allow: false,
-            kind: None,
-            major: None,
-            minor: None,
-            access: Some("rwm".into()),
-        },
-        rule(character, None, None, "m"),
-        rule(DeviceKind::Block, None, None, "m"),
-    ];
-    // null, zero, full, random, urandom, tty, console, ptmx, pts.
-    for (major, minor) in [
-        (1, 3),
-        (1, 5),
-        (1, 7),
-        (1, 8),
-        (1, 9),
-        (5, 0),
-        (5, 1),
-        (5, 2),
-    ] {
-        rules.push(rule(character, Some(major), Some(minor), "rwm"));
-    }
-    rules.push(rule(character, Some(136), None, "rwm"));
-    for (device, mapping) in devices(host)?.iter().zip(&host.devices) {
-        let access = if mapping.cgroup_permissions.is_empty() {
-            "rwm"
-        } else {
-            &mapping.cgroup_permissions
-        };
-        rules.push(rule(
-            device.kind,
-            Some(device.major),
-            Some(device.minor),
-            access,
-        ));
-    }
-    for text in &host.device_cgroup_rules {
-        rules.push(parse_device_rule(text).ok_or_else(|| {
-            Error::Invalid(format!("invalid device cgroup rule format: '{text}'"))
-        })?);
-    }
-    Ok(rules)
-}
-
-/// `c 1:3 mr`, with `*` for any number.
-fn parse_device_rule(text: &str) -> Option<DeviceRule> {
-    let mut words = text.split_whitespace();
-    let kind = match words.next()? {
-        "a" => DeviceKind::All,
-        "b" => DeviceKind::Block,
-        "c" => DeviceKind::Character,
-        _ => return None,
-    };
-    let (major, minor) = words.next()?.split_once(':')?;
-    let number = |text: &str| -> Option<Option<i64>> {
-        if text == "*" {
-            Some(None)
-        } else {
-            text.parse::<u32>().ok().map(|n| Some(n.into()))
-        }
-    };
-    let access = words.next()?;
-    let known = !access.is_empty() && access.bytes().all(|letter| b"rwm".contains(&letter));
-    (known && words.next().is_none()).then_some(DeviceRule {
-        allow: true,
-        kind: Some(kind),
-        major: number(major)?,
-        minor: number(minor)?,
-        access: Some(access.into()),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -796,23 +670,6 @@ mod tests {
             &["B=3".into(), "A".into(), "C=4".into(), "D".into()],
         );
         assert_eq!(env, ["B=3", "C=4"]);
-    }
-
-    #[test]
-    fn device_rules_are_parsed_strictly() {
-        assert!(parse_device_rule("c 1:* rwm").is_some());
-        for bad in [
-            "",
-            "c",
-            "c 1:3",
-            "x 1:3 r",
-            "c 1-3 r",
-            "c 1:3 q",
-            "c 1:3 r r",
-            "c -1:3 r",
-        ] {
-            assert!(parse_device_rule(bad).is_none(), "{bad}");
-        }
     }
 
     #[test]

@@ -22,6 +22,7 @@ mod bundle;
 mod container;
 mod copy;
 mod create;
+mod devices;
 mod endpoints;
 mod engine;
 mod error;
