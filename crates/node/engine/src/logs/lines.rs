@@ -23,8 +23,34 @@ pub(super) struct Lines {
 }
 
 enum Source {
-    Plain(BufReader<File>),
+    Plain(BufReader<Bounded>),
     Compressed(Box<BufReader<GzDecoder<File>>>),
+}
+
+/// A file that may grow while it is read, up to where it is read.
+struct Bounded {
+    file: File,
+    /// None is wherever it ends.
+    end: Option<u64>,
+}
+
+impl Read for Bounded {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let Some(end) = self.end else {
+            return self.file.read(buffer);
+        };
+        let left = end.saturating_sub(self.file.stream_position()?);
+        (&mut self.file).take(left).read(buffer)
+    }
+}
+
+impl Seek for Bounded {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        match (to, self.end) {
+            (SeekFrom::End(0), Some(end)) => self.file.seek(SeekFrom::Start(end)),
+            _ => self.file.seek(to),
+        }
+    }
 }
 
 /// A line of the form `json-file`.
@@ -38,11 +64,31 @@ struct Json {
 }
 
 impl Lines {
+    /// Those of a file, also what is written to it later.
     pub(super) fn plain(file: File, form: LogForm) -> Self {
+        Self::up_to(None, file, form)
+    }
+
+    /// Those that are in a file now, until [`Self::go_on`]: reading what somebody
+    /// writes faster would have no end, and its last lines would be others meanwhile.
+    pub(super) fn present(file: File, form: LogForm) -> io::Result<Self> {
+        let end = file.metadata()?.len();
+        Ok(Self::up_to(Some(end), file, form))
+    }
+
+    fn up_to(end: Option<u64>, file: File, form: LogForm) -> Self {
+        let reader = BufReader::with_capacity(BLOCK as usize, Bounded { file, end });
         Self {
             form,
-            source: Source::Plain(BufReader::with_capacity(BLOCK as usize, file)),
+            source: Source::Plain(reader),
             begun: Vec::new(),
+        }
+    }
+
+    /// From now on there is also what is written later.
+    pub(super) fn go_on(&mut self) {
+        if let Source::Plain(reader) = &mut self.source {
+            reader.get_mut().end = None;
         }
     }
 
@@ -175,7 +221,7 @@ impl Lines {
 
     pub(super) fn is_of(&self, file: &File) -> io::Result<bool> {
         let own = match &self.source {
-            Source::Plain(reader) => reader.get_ref(),
+            Source::Plain(reader) => &reader.get_ref().file,
             Source::Compressed(reader) => reader.get_ref().get_ref(),
         };
         let (own, other) = (own.metadata()?, file.metadata()?);
@@ -237,6 +283,40 @@ mod tests {
             let (offset, found) = last_lines(&mut file, wanted).expect("found");
             assert_eq!(found, wanted.min(20_000));
             assert_eq!(offset, (20_000 - found as u64) * 12);
+        }
+    }
+
+    #[test]
+    fn what_is_present_does_not_grow() {
+        for form in [LogForm::Local, LogForm::JsonFile] {
+            let line = |text: &str| {
+                match form {
+                LogForm::Local => {
+                    let mut bytes = Vec::new();
+                    Entry::write(&mut bytes, 1, crate::Moment::now(), text.as_bytes());
+                    bytes
+                }
+                LogForm::JsonFile => format!(
+                    "{{\"log\":\"{}\\n\",\"stream\":\"stdout\",\"time\":\"2026-01-01T00:00:00Z\"}}\n",
+                    text.trim_end()
+                )
+                .into_bytes(),
+            }
+            };
+            let named = tempfile::NamedTempFile::new().expect("a file");
+            let mut writer = named.reopen().expect("it is there");
+            writer.write_all(&line("one\n")).expect("written");
+            let opened = || named.reopen().expect("it is there");
+            let mut all = Lines::present(opened(), form).expect("a file");
+            let mut last = Lines::present(opened(), form).expect("a file");
+            writer.write_all(&line("two\n")).expect("written");
+            assert_eq!(texts(&mut all), ["one\n"]);
+            assert_eq!(last.keep_last(1).expect("read"), 1);
+            assert_eq!(texts(&mut last), ["one\n"]);
+            for lines in [&mut all, &mut last] {
+                lines.go_on();
+                assert_eq!(texts(lines), ["two\n"]);
+            }
         }
     }
 

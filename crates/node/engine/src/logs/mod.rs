@@ -154,6 +154,9 @@ impl Reader {
             newest = Some(lines);
         }
         let Some(watch) = watch else { return Ok(()) };
+        if let Some(lines) = &mut newest {
+            lines.go_on();
+        }
         let mut changes = container.changes();
         loop {
             let is_over =
@@ -235,9 +238,9 @@ impl Reader {
 /// are wanted.
 fn open_files(path: &Path, form: LogForm, options: &LogOptions) -> io::Result<Vec<Lines>> {
     for _ in 1..ATTEMPTS {
-        let files = open_once(path, form, options)?;
+        let (files, newest) = open_once(path, form, options)?;
         // A rotation meanwhile would show a file twice, or leave one out.
-        let is_same = match (files.last(), File::open(path)) {
+        let is_same = match (files.last(), File::open(newest)) {
             (Some(newest), Ok(file)) => newest.is_of(&file)?,
             (None, Err(_)) => true,
             _ => false,
@@ -246,21 +249,29 @@ fn open_files(path: &Path, form: LogForm, options: &LogOptions) -> io::Result<Ve
             return Ok(files);
         }
     }
-    open_once(path, form, options)
+    open_once(path, form, options).map(|(files, _)| files)
 }
 
-fn open_once(path: &Path, form: LogForm, options: &LogOptions) -> io::Result<Vec<Lines>> {
-    let named = |ending: &str| {
+/// The files, oldest first, and the path of the newest. In the midst of a rotation
+/// that is the first of the rotated ones.
+fn open_once(
+    path: &Path,
+    form: LogForm,
+    options: &LogOptions,
+) -> io::Result<(Vec<Lines>, PathBuf)> {
+    let name = |ending: &str| {
         let mut name = path.as_os_str().to_owned();
         name.push(ending);
-        match File::open(Path::new(&name)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            opened => opened.map(Some),
-        }
+        PathBuf::from(name)
+    };
+    let named = |ending: &str| match File::open(name(ending)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        opened => opened.map(Some),
     };
     let numbered = |number: u32| -> io::Result<Option<Lines>> {
         if number == 0 {
-            return Ok(named("")?.map(|file| Lines::plain(file, form)));
+            let newest = named("")?.map(|file| Lines::present(file, form));
+            return newest.transpose();
         }
         if let Some(file) = named(&format!(".{number}"))? {
             return Ok(Some(Lines::plain(file, form)));
@@ -268,10 +279,16 @@ fn open_once(path: &Path, form: LogForm, options: &LogOptions) -> io::Result<Vec
         Ok(named(&format!(".{number}.gz"))?.map(|file| Lines::compressed(file, form)))
     };
     let mut files = Vec::new();
+    let mut newest = path.to_owned();
     let mut missing = options.tail;
     for number in 0.. {
-        let Some(mut lines) = numbered(number)? else {
-            break;
+        let mut lines = match numbered(number)? {
+            Some(lines) => lines,
+            None if number == 0 => {
+                newest = name(".1");
+                continue;
+            }
+            None => break,
         };
         if let Some(wanted) = &mut missing {
             *wanted -= if options.stdout && options.stderr {
@@ -285,6 +302,9 @@ fn open_once(path: &Path, form: LogForm, options: &LogOptions) -> io::Result<Vec
             break;
         }
     }
+    if files.is_empty() {
+        newest = path.to_owned();
+    }
     files.reverse();
-    Ok(files)
+    Ok((files, newest))
 }
