@@ -14,6 +14,7 @@ use crate::error::Error;
 use crate::images::blocks;
 use crate::networking::extra_host;
 use crate::request::{label, last_of_each, pairs, ulimit};
+use crate::trust::ContentTrust;
 use crate::{Outcome, progress, show};
 
 const BLOCK: usize = 256 * 1024;
@@ -127,16 +128,9 @@ struct Limits {
         value_name = "BOOL"
     )]
     rm: bool,
-    /// Accepted for Docker's sake: signatures of images are not looked at.
-    #[arg(
-        long,
-        hide = true,
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "true",
-        value_name = "BOOL"
-    )]
-    disable_content_trust: Option<bool>,
+    /// What is not looked at.
+    #[command(flatten)]
+    trust: ContentTrust,
 }
 
 impl Limits {

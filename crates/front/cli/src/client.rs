@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use dhow_docker::DetachKeys;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
@@ -15,7 +16,6 @@ use tokio::sync::mpsc;
 
 use crate::config::Config;
 use crate::connection::{Connection, Duplex, Endpoint};
-use crate::detach::Keys;
 use crate::error::Error;
 
 /// The version of the API whose answers this client reads: 1. and this.
@@ -116,10 +116,12 @@ impl Client {
     /// # Errors
     ///
     /// [`Error::Usage`] for what is no key.
-    pub(crate) fn detach_keys(&self, given: Option<&str>) -> Result<Keys, Error> {
+    pub(crate) fn detach_keys(&self, given: Option<&str>) -> Result<DetachKeys, Error> {
         let given = given.filter(|keys| !keys.is_empty()).map(str::to_owned);
         let text = given.or_else(|| self.setting("detachKeys"));
-        Keys::parse(&text.unwrap_or_default())
+        let text = text.unwrap_or_default();
+        DetachKeys::parse(&text)
+            .ok_or_else(|| Error::Usage(format!("invalid detach keys ({text}) provided")))
     }
 
     /// The version of the API that is spoken.

@@ -17,6 +17,7 @@ use crate::error::Error;
 use crate::filters::{filter, filters};
 use crate::listing::{self, Row};
 use crate::platform::platform;
+use crate::trust::ContentTrust;
 use crate::{Outcome, progress, show, terminal};
 
 const BLOCK: usize = 256 * 1024;
@@ -61,16 +62,9 @@ pub struct Pull {
     /// Print the image's name only.
     #[arg(short, long)]
     quiet: bool,
-    /// Accepted for Docker's sake: signatures of images are not looked at.
-    #[arg(
-        long,
-        hide = true,
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "true",
-        value_name = "BOOL"
-    )]
-    disable_content_trust: Option<bool>,
+    /// What is not looked at.
+    #[command(flatten)]
+    trust: ContentTrust,
     /// Image.
     image: String,
 }
@@ -87,16 +81,9 @@ pub struct Push {
     /// Print the image's name only.
     #[arg(short, long)]
     quiet: bool,
-    /// Accepted for Docker's sake: signatures of images are not looked at.
-    #[arg(
-        long,
-        hide = true,
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "true",
-        value_name = "BOOL"
-    )]
-    disable_content_trust: Option<bool>,
+    /// What is not looked at.
+    #[command(flatten)]
+    trust: ContentTrust,
     /// Image.
     image: String,
 }

@@ -19,7 +19,6 @@ mod containers;
 mod contexts;
 mod copy;
 mod credentials;
-mod detach;
 mod device;
 mod disk;
 mod error;
@@ -44,6 +43,7 @@ mod signals;
 mod system;
 mod template;
 mod terminal;
+mod trust;
 mod usage;
 mod volumes;
 

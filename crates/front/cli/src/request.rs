@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use dhow_docker::check_ulimit;
 use serde_json::{Map, Value, json};
 
 use crate::amounts::bytes;
@@ -12,6 +13,7 @@ use crate::limits::Limits;
 use crate::mount::{self, Volume};
 use crate::networking::Networking;
 use crate::resources::{Resources, restart};
+use crate::trust::ContentTrust;
 
 // How a container is made.
 #[derive(Debug, Args)]
@@ -149,16 +151,9 @@ pub struct Options {
     /// When to fetch the image (always, missing or never).
     #[arg(long, default_value = "missing", value_name = "WHEN")]
     pub(crate) pull: String,
-    /// Accepted for Docker's sake: signatures of images are not looked at.
-    #[arg(
-        long,
-        hide = true,
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "true",
-        value_name = "BOOL"
-    )]
-    disable_content_trust: Option<bool>,
+    /// What is not looked at.
+    #[command(flatten)]
+    trust: ContentTrust,
     /// Networks, names and ports.
     #[command(flatten)]
     networking: Networking,
@@ -496,41 +491,15 @@ pub(crate) fn pairs(texts: &[String]) -> Value {
 pub(crate) fn ulimit(text: &str) -> Result<Value, String> {
     let wrong = || format!("invalid ulimit argument: {text}");
     let (name, limits) = text.split_once('=').ok_or_else(wrong)?;
-    if !ULIMITS.contains(&name) {
-        return Err(format!("invalid ulimit type: {name}"));
-    }
     let (soft, hard) = limits.split_once(':').unwrap_or((limits, limits));
     let number = |text: &str| match text {
         "unlimited" | "-1" => Ok(-1),
         text => text.parse::<i64>().map_err(|_| wrong()),
     };
     let (soft, hard) = (number(soft)?, number(hard)?);
-    if hard != -1 && (soft == -1 || soft > hard) {
-        return Err(format!(
-            "ulimit soft limit must be less than or equal to hard limit: {soft} > {hard}"
-        ));
-    }
+    check_ulimit(name, soft, hard).map_err(|error| error.to_string())?;
     Ok(json!({ "Name": name, "Soft": soft, "Hard": hard }))
 }
-
-/// The resource limits of setrlimit(2).
-const ULIMITS: [&str; 15] = [
-    "core",
-    "cpu",
-    "data",
-    "fsize",
-    "locks",
-    "memlock",
-    "msgqueue",
-    "nice",
-    "nofile",
-    "nproc",
-    "rss",
-    "rtprio",
-    "rttime",
-    "sigpending",
-    "stack",
-];
 
 /// Of limits of one name the last, in order of their names.
 pub(crate) fn last_of_each(limits: &[Value]) -> Vec<&Value> {

@@ -1,12 +1,12 @@
 //! `run` and `create`.
 
 use clap::Args;
+use dhow_docker::DetachKeys;
 use http::Method;
 use http_body_util::BodyExt;
 use serde_json::Value;
 
 use crate::client::{Client, query};
-use crate::detach::Keys;
 use crate::error::Error;
 use crate::request::{Options, Streams};
 use crate::terminal::{Conversation, End};
@@ -263,7 +263,7 @@ impl Attached {
 }
 
 /// Where streams of a container are attached to.
-pub(crate) fn attach_path(path: &str, streams: Streams, keys: &Keys) -> String {
+pub(crate) fn attach_path(path: &str, streams: Streams, keys: &DetachKeys) -> String {
     let flag = |is_set| if is_set { "1" } else { "" }.to_owned();
     let query = query(&[
         ("detachKeys", keys.text().to_owned()),

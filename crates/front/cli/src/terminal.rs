@@ -2,6 +2,7 @@
 
 use std::io::{IsTerminal, Write};
 
+use dhow_docker::DetachKeys;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
@@ -10,7 +11,6 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
 use crate::client::Client;
-use crate::detach::Keys;
 use crate::error::Error;
 use crate::request::Streams;
 use crate::show;
@@ -106,7 +106,7 @@ pub(crate) struct Conversation {
     /// Whether the program has a terminal, whose output is not in frames.
     pub(crate) tty: bool,
     /// The keys that end it from here.
-    pub(crate) keys: Keys,
+    pub(crate) keys: DetachKeys,
 }
 
 /// How a conversation ended.

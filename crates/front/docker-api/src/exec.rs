@@ -13,9 +13,8 @@ use serde_json::{Value, json};
 use crate::Door;
 use crate::body::Document;
 use crate::containers::{Parameters, strip_nulls, terminal_size};
-use crate::detach::DetachKeys;
 use crate::error::{Answer, Failure};
-use crate::hijack::{Carrying, Handover, Session};
+use crate::hijack::{Carrying, Handover, Session, detach_keys};
 
 /// Longest body of a start request, in bytes.
 const MAX_BODY: usize = 64 * 1024;
@@ -42,7 +41,7 @@ pub(crate) async fn create(
     Document(body): Document,
 ) -> Answer {
     let create: Create = parse(&body)?;
-    DetachKeys::parse(&create.detach_keys)?;
+    detach_keys(&create.detach_keys)?;
     let id = door.engine.exec_create(
         &name,
         ExecOptions {
@@ -97,7 +96,7 @@ pub(crate) async fn start(
     let carrying = Carrying {
         terminal: options.tty,
         detach: (options.tty && wanted.stdin)
-            .then(|| DetachKeys::parse(&options.detach_keys))
+            .then(|| detach_keys(&options.detach_keys))
             .transpose()?,
         detached: Box::new(move || engine.tell(&container, "exec_detach")),
     };

@@ -9,6 +9,7 @@ use std::pin::Pin;
 use axum::body::Body;
 use axum::http::{Request, Response, StatusCode, header};
 use bytes::Bytes;
+use dhow_docker::DetachKeys;
 use dhow_engine::{Attached, Result};
 use futures_util::Stream;
 use futures_util::StreamExt as _;
@@ -16,7 +17,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use crate::detach::DetachKeys;
+use crate::error::{Answer, Failure};
 use crate::tap::TapHandle;
 
 /// Media type of a terminal's output.
@@ -41,6 +42,15 @@ pub(crate) struct Session {
     /// What must have happened before the client sees the end of the output:
     /// whoever asks then must be told how the program ended.
     pub(crate) ended: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+/// The keys that let a client go and leave its program running.
+pub(crate) fn detach_keys(text: &str) -> Answer<DetachKeys> {
+    DetachKeys::parse(text).ok_or_else(|| {
+        Failure::bad(format!(
+            "Invalid detach keys ({text}) provided; use single characters or ctrl-KEY, separated by commas"
+        ))
+    })
 }
 
 /// How a session is carried.

@@ -11,7 +11,6 @@
 mod body;
 mod build;
 mod containers;
-mod detach;
 mod error;
 mod exec;
 mod filters;

@@ -3,6 +3,8 @@
 //!
 //! Wording follows Docker's where clients and people know it.
 
+use dhow_docker::check_ulimit;
+
 use crate::error::{Error, Result};
 use crate::machine::Machine;
 use crate::spec::{Config, HostConfig};
@@ -15,24 +17,6 @@ const CPU_PERIOD: std::ops::RangeInclusive<u64> = 1_000..=1_000_000;
 const MIN_QUOTA: i64 = 1_000;
 /// Nanoseconds between probes of health at least.
 const MIN_INTERVAL: i64 = 1_000_000;
-/// Names of resource limits.
-const ULIMITS: [&str; 15] = [
-    "core",
-    "cpu",
-    "data",
-    "fsize",
-    "locks",
-    "memlock",
-    "msgqueue",
-    "nice",
-    "nofile",
-    "nproc",
-    "rss",
-    "rtprio",
-    "rttime",
-    "sigpending",
-    "stack",
-];
 /// Parameters of a container's IPC namespace; those of its network namespace
 /// begin with `net.`, those of message queues with `fs.mqueue.`.
 const IPC_SYSCTLS: [&str; 8] = [
@@ -134,15 +118,8 @@ pub(crate) fn host(host: &HostConfig, machine: Machine) -> Result<()> {
     }
     restart_policy(host)?;
     for limit in &host.ulimits {
-        if !ULIMITS.contains(&limit.name.to_ascii_lowercase().as_str()) {
-            return refuse(format!("invalid ulimit type: {}", limit.name));
-        }
-        if limit.hard != -1 && (limit.soft > limit.hard || limit.soft == -1) {
-            return refuse(format!(
-                "ulimit soft limit must be less than or equal to hard limit: {} > {}",
-                limit.soft, limit.hard
-            ));
-        }
+        check_ulimit(&limit.name.to_ascii_lowercase(), limit.soft, limit.hard)
+            .map_err(|error| Error::Invalid(error.to_string()))?;
     }
     if let Some(umask) = host.umask.filter(|umask| *umask > 0o777) {
         return refuse(format!(

@@ -17,10 +17,9 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use crate::Door;
-use crate::detach::DetachKeys;
 use crate::error::{Answer, Failure};
 use crate::filters::is_true;
-use crate::hijack::{Carrying, Handover, Session};
+use crate::hijack::{Carrying, Handover, Session, detach_keys};
 use crate::version::Version;
 use crate::{moments, websocket};
 
@@ -40,7 +39,7 @@ pub(crate) async fn attach(
     let carrying = Carrying {
         terminal,
         detach: (terminal && options.stdin)
-            .then(|| DetachKeys::parse(keys))
+            .then(|| detach_keys(keys))
             .transpose()?,
         detached: Box::new(move || engine.tell(&detached, "detach")),
     };

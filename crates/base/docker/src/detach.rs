@@ -1,43 +1,40 @@
 //! The keys that let a client go and leave its program running.
 
-use crate::error::{Answer, Failure};
-
 /// The keys unless told otherwise: Ctrl-P, Ctrl-Q.
 const DEFAULT: [u8; 2] = [16, 17];
 
-/// Watches what a client types for the keys.
+/// Watches what is typed for the keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct DetachKeys {
+pub struct DetachKeys {
+    text: String,
     keys: Vec<u8>,
     n_typed: usize,
 }
 
 impl DetachKeys {
-    /// Parses `ctrl-p,ctrl-q`: letters, or `ctrl-` with a letter or one of
-    /// `@[\]^_`; empty means the default.
-    ///
-    /// # Errors
-    ///
-    /// A refusal that names the keys.
-    pub(crate) fn parse(text: &str) -> Answer<Self> {
-        let keys = if text.is_empty() {
-            DEFAULT.to_vec()
-        } else {
-            text.split(',')
-                .map(key)
-                .collect::<Option<Vec<u8>>>()
-                .ok_or_else(|| {
-                    Failure::bad(format!(
-                        "Invalid detach keys ({text}) provided; use single characters or ctrl-KEY, separated by commas"
-                    ))
-                })?
+    /// Reads `ctrl-p,ctrl-q`: single characters, `DEL`, or `ctrl-` with a letter or
+    /// one of `@[\]^_`, in lower case as Docker has them; an empty text means the
+    /// default. None for what is no key.
+    pub fn parse(text: &str) -> Option<Self> {
+        let keys = match text {
+            "" => DEFAULT.to_vec(),
+            text => text.split(',').map(key).collect::<Option<_>>()?,
         };
-        Ok(Self { keys, n_typed: 0 })
+        Some(Self {
+            text: text.to_owned(),
+            keys,
+            n_typed: 0,
+        })
+    }
+
+    /// The keys as they were given; nothing for the default.
+    pub fn text(&self) -> &str {
+        &self.text
     }
 
     /// Takes what was typed; returns what goes on to the program, and whether
     /// the keys were typed. A part of the keys waits for the rest.
-    pub(crate) fn filter(&mut self, typed: &[u8]) -> (Vec<u8>, bool) {
+    pub fn filter(&mut self, typed: &[u8]) -> (Vec<u8>, bool) {
         let mut passed = Vec::with_capacity(typed.len());
         for byte in typed {
             while self.n_typed > 0 && self.keys[self.n_typed] != *byte {
@@ -65,6 +62,9 @@ impl DetachKeys {
 fn key(text: &str) -> Option<u8> {
     if let [byte] = text.as_bytes() {
         return Some(*byte);
+    }
+    if text == "DEL" {
+        return Some(127);
     }
     match text.strip_prefix("ctrl-")?.as_bytes() {
         [letter @ b'a'..=b'z'] => Some(letter - b'a' + 1),
@@ -98,13 +98,15 @@ mod tests {
         assert_eq!(typed("", &[b"\x10x"]), (b"\x10x".to_vec(), false));
         assert_eq!(typed("", &[b"\x11\x10"]), (b"\x11".to_vec(), false));
         assert_eq!(typed("a,a,b", &[b"aaab"]), (b"a".to_vec(), true));
+        assert_eq!(typed("a,ctrl-a", &[b"aa\x01"]), (b"a".to_vec(), true));
         assert_eq!(typed("ctrl-[,d", &[b"\x1bd"]), (Vec::new(), true));
+        assert_eq!(typed("DEL", &[b"x\x7f"]), (b"x".to_vec(), true));
     }
 
     #[test]
-    fn odd_keys_are_refused() {
-        for bad in ["ctrl-", "ctrl-P", "ctrl-pp", "ab", "a,,b", "ctrl-1"] {
-            assert!(DetachKeys::parse(bad).is_err(), "{bad}");
+    fn odd_keys_are_none() {
+        for bad in ["ctrl-", "ctrl-P", "ctrl-pp", "ab", "a,,b", "a,", "ctrl-1"] {
+            assert_eq!(DetachKeys::parse(bad), None, "{bad}");
         }
         assert_eq!(key("ctrl-@"), Some(0));
         assert_eq!(key("ctrl-_"), Some(31));
