@@ -285,3 +285,37 @@ fn ended(outcome: Outcome) -> ExitCode {
 
 /// What a command ends with: the exit code, or what went wrong.
 type Outcome = Result<u8, Error>;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// What a docstring of arguments would be shown for.
+    #[test]
+    fn every_command_says_what_it_does() {
+        let all = Command::augment_subcommands(clap::Command::new("dhow"));
+        for command in all.get_subcommands() {
+            let mut built = command.clone();
+            built.build();
+            let (before, after) = (command.get_about(), built.get_about());
+            assert_eq!(
+                before.map(ToString::to_string),
+                after.map(ToString::to_string),
+                "{}",
+                command.get_name()
+            );
+            let mut seen = BTreeSet::new();
+            for verb in built.get_subcommands() {
+                let about = verb.get_about().map(ToString::to_string);
+                let name = format!("{} {}", command.get_name(), verb.get_name());
+                assert!(about.is_some(), "{name} says nothing");
+                assert!(
+                    seen.insert(about.clone()),
+                    "{name}: {about:?}, like another"
+                );
+            }
+        }
+    }
+}

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-/// Accepted for Docker's sake.
+// Accepted for Docker's sake.
 #[derive(Debug, Args)]
 pub(crate) struct ContentTrust {
     /// Nothing is verified, whatever this says.
