@@ -8,6 +8,7 @@
 mod audit;
 mod busybox;
 mod certificates;
+mod chance;
 mod compose;
 mod containers;
 mod daemon;
@@ -20,6 +21,7 @@ mod reference;
 mod sctp;
 
 pub use certificates::certificates;
+pub use chance::Chance;
 pub use compose::Project;
 pub use containers::Dockerd;
 pub use daemon::Daemon;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use dhow_testkit::Daemon;
+use dhow_testkit::{Chance, Daemon};
 use serde_json::Value;
 
 const ROUNDS: u64 = 200;
@@ -17,24 +17,6 @@ const ROUNDS: u64 = 200;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Containers that are kept at most.
 const MAX_CONTAINERS: usize = 6;
-
-/// A generator of numbers that a failure can be repeated with.
-struct Chance(u64);
-
-impl Chance {
-    fn below(&mut self, bound: u64) -> u64 {
-        // Marsaglia's xorshift.
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % bound
-    }
-
-    fn of<'a, T>(&mut self, items: &'a [T]) -> Option<&'a T> {
-        let at = self.below(items.len().max(1) as u64);
-        items.get(at as usize)
-    }
-}
 
 /// A container as the daemon tells of it.
 struct Told {
@@ -395,9 +377,7 @@ fn two_hundred_kills_leave_everything_in_agreement() {
     }
     let untouched = daemon.inspect("keep-on", "{{.Id}}");
     let began = daemon.inspect("keep-on", "{{.State.StartedAt}}");
-    let seed = u64::from(std::process::id()) | 1 << 40;
-    eprintln!("seed {seed}");
-    let mut chance = Chance(seed);
+    let mut chance = Chance::new();
     let mut killed: BTreeMap<Victim, u64> = BTreeMap::new();
     let mut number = 0;
     for round in 0..ROUNDS {
@@ -503,7 +483,7 @@ fn joining_and_leaving_are_cut_at_any_moment() {
             daemon.within("near", &format!("ping -c 1 -W 5 {address}"));
         }
     };
-    let mut chance = Chance(u64::from(std::process::id()) | 1 << 40);
+    let mut chance = Chance::new();
     let mut joined = 0;
     for round in 0..CUTS {
         let verb = ["connect", "disconnect"][(round % 2) as usize];

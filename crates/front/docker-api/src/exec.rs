@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use axum::http::{Request, StatusCode};
 use axum::response::IntoResponse;
 use dhow_engine::{AttachOptions, Error, ExecOptions};
@@ -15,6 +15,7 @@ use crate::body::Document;
 use crate::containers::{Parameters, strip_nulls, terminal_size};
 use crate::error::{Answer, Failure};
 use crate::hijack::{Carrying, Handover, Session, detach_keys};
+use crate::path::Path;
 
 /// Longest body of a start request, in bytes.
 const MAX_BODY: usize = 64 * 1024;

@@ -8,7 +8,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, Query, RawQuery, State};
+use axum::extract::{Query, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
 use base64::Engine as _;
@@ -26,6 +26,7 @@ use crate::body::reader;
 use crate::containers::{Parameters, blocking, strip_nulls, tar_body};
 use crate::error::{Answer, Failure};
 use crate::filters::{Filters, is_true};
+use crate::path::Path;
 use crate::progress::progress_body;
 use crate::version::Version;
 use crate::{Door, prune as pruning};

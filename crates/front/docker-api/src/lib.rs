@@ -18,6 +18,7 @@ mod hijack;
 mod images;
 mod moments;
 mod networks;
+mod path;
 mod progress;
 mod prune;
 mod server;

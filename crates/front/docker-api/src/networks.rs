@@ -6,7 +6,7 @@ mod view;
 use std::collections::BTreeMap;
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use dhow_engine::spec::EndpointSettings;
@@ -18,6 +18,7 @@ use crate::body::Document;
 use crate::containers::{Parameters, blocking, strip_nulls};
 use crate::error::{Answer, Failure};
 use crate::filters::{Filters, parse_flag};
+use crate::path::Path;
 use crate::version::Version;
 use crate::{Door, prune as pruning};
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use dhow_engine::Volume;
@@ -14,6 +14,7 @@ use crate::body::Document;
 use crate::containers::{Parameters, blocking, strip_nulls};
 use crate::error::{Answer, Failure};
 use crate::filters::{Filters, is_true};
+use crate::path::Path;
 use crate::version::Version;
 use crate::{Door, prune as pruning};
 

@@ -208,10 +208,12 @@ impl Engine {
         })();
         match unpacked {
             Ok(_) => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                Err(Error::Invalid(error.to_string()))
-            }
-            Err(error) => Err(at("unpack into", path)(error)),
+            Err(error) => match error.kind() {
+                io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => {
+                    Err(Error::Invalid(error.to_string()))
+                }
+                _ => Err(at("unpack into", path)(error)),
+            },
         }
     }
 

@@ -157,6 +157,35 @@ impl Error {
     pub(crate) fn archive(text: impl Into<String>) -> Error {
         Error::Archive(text.into())
     }
+
+    /// The same error of a loaded archive, in which what does not fit together is
+    /// the archive's fault.
+    pub(crate) fn of_archive(self) -> Error {
+        match self {
+            Error::Content(
+                error @ (dhow_content::Error::Verify(_)
+                | dhow_content::Error::Missing(_)
+                | dhow_content::Error::TooLarge { .. }),
+            ) => Error::Archive(error.to_string()),
+            Error::Manifest { .. } | Error::Json { .. } | Error::DiffId { .. } => {
+                let cause = std::error::Error::source(&self);
+                let cause = cause.map_or_else(String::new, |cause| format!(": {cause}"));
+                Error::Archive(format!("{self}{cause}"))
+            }
+            other => other,
+        }
+    }
+}
+
+/// What it means that an archive cannot be read: that there is something wrong with
+/// it, or with whoever sends it.
+pub(crate) fn unreadable(error: io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => {
+            Error::archive(error.to_string())
+        }
+        _ => at("read", Path::new("archive"))(error),
+    }
 }
 
 /// Adds the action and the path to an I/O error.

@@ -14,7 +14,7 @@ use dhow_oci::{
 };
 
 use crate::archive::{PackOptions, Whiteouts, pack, sniff};
-use crate::error::at;
+use crate::error::{at, unreadable};
 use crate::images::{Images, top};
 use crate::state::image;
 use crate::table::{ImageRow, NameRow, Write as Row};
@@ -325,9 +325,7 @@ pub(crate) fn copy_bounded(
     let mut buffer = vec![0; 256 << 10];
     let mut n_copied = 0;
     loop {
-        let n_read = input
-            .read(&mut buffer)
-            .map_err(at("read archive for", &path))?;
+        let n_read = input.read(&mut buffer).map_err(unreadable)?;
         if n_read == 0 {
             return Ok(n_copied);
         }

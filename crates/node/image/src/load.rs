@@ -4,8 +4,7 @@
 //! few documents that say what they mean are kept until the end.
 
 use std::collections::HashMap;
-use std::io::{self, Read};
-use std::path::Path;
+use std::io::Read;
 
 use dhow_content::Lease;
 use dhow_oci::{
@@ -15,7 +14,7 @@ use dhow_oci::{
 use serde::Deserialize;
 
 use crate::archive::{Decompressor, clean};
-use crate::error::at;
+use crate::error::{at, unreadable};
 use crate::images::{Images, top};
 use crate::layers::copy_bounded;
 use crate::state::parse_config;
@@ -74,6 +73,14 @@ impl Images {
         input: &mut (dyn Read + Send),
         progress: &ProgressSender,
     ) -> Result<Vec<Loaded>> {
+        self.load_all(input, progress).map_err(Error::of_archive)
+    }
+
+    fn load_all(
+        &self,
+        input: &mut (dyn Read + Send),
+        progress: &ProgressSender,
+    ) -> Result<Vec<Loaded>> {
         let contents = self.take_in(input)?;
         let mut found = Vec::new();
         // Docker's list has the names; the layout's index has the manifests.
@@ -106,12 +113,6 @@ impl Images {
     }
 
     fn take_in(&self, input: &mut (dyn Read + Send)) -> Result<Contents> {
-        let unreadable = |error: io::Error| match error.kind() {
-            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => {
-                Error::archive(error.to_string())
-            }
-            _ => at("read", Path::new("archive"))(error),
-        };
         let content = &self.inner.content;
         let limits = &self.inner.options.limits;
         let mut contents = Contents {

@@ -1,7 +1,7 @@
 //! `/containers/{id}/archive`: files in and out of containers.
 
 use axum::body::Body;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
@@ -12,6 +12,7 @@ use crate::Door;
 use crate::body::reader;
 use crate::error::{Answer, Failure};
 use crate::filters::is_true;
+use crate::path::Path;
 
 use super::Parameters;
 use super::streams::{blocking, tar_body};

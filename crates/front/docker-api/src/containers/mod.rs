@@ -10,7 +10,7 @@ mod view;
 use std::collections::HashMap;
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use dhow_engine::{Record, Status};
@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use crate::body::Document;
 use crate::error::{Answer, Failure};
 use crate::filters::{Filters, Patterns, is_true};
+use crate::path::Path;
 use crate::version::Version;
 use crate::{Door, prune as pruning};
 

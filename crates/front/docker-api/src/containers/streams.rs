@@ -7,7 +7,7 @@ use std::io::Write;
 use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::extract::ws::WebSocketUpgrade;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use axum::http::{Request, header};
 use axum::response::{IntoResponse, Response};
 use dhow_engine::{AttachOptions, LogLine, LogOptions, LogStream, Logs, Moment, Record, WaitFor};
@@ -20,6 +20,7 @@ use crate::Door;
 use crate::error::{Answer, Failure};
 use crate::filters::is_true;
 use crate::hijack::{Carrying, Handover, Session, detach_keys};
+use crate::path::Path;
 use crate::version::Version;
 use crate::{moments, websocket};
 

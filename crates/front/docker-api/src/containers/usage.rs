@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use dhow_engine::spec::{HostConfig, RestartPolicy};
@@ -18,6 +18,7 @@ use crate::Door;
 use crate::body::Document;
 use crate::error::{Answer, Failure};
 use crate::filters::is_true;
+use crate::path::Path;
 use crate::version::Version;
 
 use super::Parameters;
