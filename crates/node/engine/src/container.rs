@@ -95,8 +95,27 @@ impl Container {
     }
 
     /// Changes the record, on disk first; not at all if nothing is other than
-    /// before.
+    /// before, or if it cannot be written.
     pub(crate) fn change(&self, change: impl FnOnce(&mut Record)) -> Result<Arc<Record>> {
+        let mut written = Ok(());
+        self.record.send_modify(|record| {
+            let mut changed = Record::clone(record);
+            change(&mut changed);
+            if changed == **record {
+                return;
+            }
+            written = changed.write(&self.folder);
+            if written.is_ok() {
+                *record = Arc::new(changed);
+            }
+        });
+        written.map(|()| self.record())
+    }
+
+    /// Notes what has happened already, or must happen though the disk is full: in
+    /// memory in any case. If it cannot be written, that is logged; a crash of the
+    /// daemon forgets it then.
+    pub(crate) fn note(&self, change: impl FnOnce(&mut Record)) -> Arc<Record> {
         let mut written = Ok(());
         self.record.send_modify(|record| {
             let mut changed = Record::clone(record);
@@ -107,7 +126,10 @@ impl Container {
             written = changed.write(&self.folder);
             *record = Arc::new(changed);
         });
-        written.map(|()| self.record())
+        if let Err(error) = written {
+            tracing::warn!(container = self.id, %error, "what happened is not recorded");
+        }
+        self.record()
     }
 
     /// Writes down what the record is about to become, for whoever reads it after a

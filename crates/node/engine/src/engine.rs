@@ -219,7 +219,7 @@ impl Engine {
                 match shim.state().await {
                     Ok(state) if state.exit.is_none() => {
                         if let Some(pid) = state.pid {
-                            let _ = container.change(|record| record.state.pid = pid);
+                            container.note(|record| record.state.pid = pid);
                         }
                         self.settle_networks(&container).await;
                         self.watch(Arc::clone(&container), events);

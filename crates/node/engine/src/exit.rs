@@ -127,16 +127,9 @@ impl Engine {
             self.inner.execs.lock().remove(&exec.id);
         }
 
-        let changed = match is_last {
-            true => Ok(container.change_in_memory(end)),
-            false => container.change(end),
-        };
-        let record = match changed {
-            Ok(record) => record,
-            Err(error) => {
-                tracing::error!(container = container.id, %error, "its end is not recorded");
-                container.record()
-            }
+        let record = match is_last {
+            true => container.change_in_memory(end),
+            false => container.note(end),
         };
         let mut attributes = record.attributes();
         attributes.insert("exitCode".into(), exit.code.to_string());

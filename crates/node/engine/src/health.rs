@@ -189,7 +189,7 @@ impl Engine {
             };
             let probe = self.probe(container, check).await;
             let mut before = String::new();
-            let changed = container.change(|record| {
+            let record = container.note(|record| {
                 // One whose end is settled meanwhile has no health any more.
                 if record.state.started == started && record.state.status.is_alive() {
                     let health = record.state.health.clone().unwrap_or_default();
@@ -197,7 +197,6 @@ impl Engine {
                     record.state.health = Some(after(&health, probe, check.retries, counts));
                 }
             });
-            let Ok(record) = changed else { continue };
             if let Some(health) = &record.state.health
                 && health.status != before
             {

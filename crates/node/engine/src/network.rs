@@ -96,9 +96,14 @@ impl Engine {
                 .expect("joining does not panic")?;
             }
             let name = network.spec.name.clone();
-            container.change(|record| {
+            let changed = container.change(|record| {
                 record.networks.insert(name, settings);
-            })?;
+            });
+            if let Err(error) = changed {
+                // What is joined and not recorded is left again.
+                engine.settle_networks(&container).await;
+                return Err(error);
+            }
             engine.announce_network(&network, &record, "connect");
             Ok(())
         })
@@ -137,9 +142,9 @@ impl Engine {
                 .await
                 .expect("leaving does not panic")?;
             }
-            container.change(|record| {
+            container.note(|record| {
                 record.networks.remove(&key);
-            })?;
+            });
             engine.announce_network(&network, &record, "disconnect");
             Ok(())
         })
@@ -187,7 +192,7 @@ impl Engine {
         }
         networks.mend_ways(&record.id)?;
         name_files::follow(self, &record, &after, Change::Stay(&joined))?;
-        container.change(|record| record.networks = after.networks)?;
+        container.note(|record| record.networks = after.networks);
         Ok(())
     }
 

@@ -166,6 +166,7 @@ impl Record {
         let (path, new) = (folder.join(FILE), folder.join("container.json.new"));
         fs::write(&new, bytes)
             .and_then(|()| fs::rename(&new, &path))
+            .inspect_err(|_| drop(fs::remove_file(&new)))
             .map_err(at("write", path))
     }
 

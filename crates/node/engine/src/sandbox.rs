@@ -278,6 +278,7 @@ impl Engine {
         let bytes = serde_json::to_vec(&**sandbox).expect("a record is plain values");
         std::fs::write(&new, bytes)
             .and_then(|()| std::fs::rename(&new, &path))
+            .inspect_err(|_| drop(std::fs::remove_file(&new)))
             .map_err(at("write", path))?;
         self.inner
             .sandboxes

@@ -92,7 +92,7 @@ impl Engine {
             Error::Command { code, .. } => *code,
             _ => 128,
         };
-        let _ = container.change(|record| {
+        container.note(|record| {
             record.state.status = if record.state.started.is_some() {
                 Status::Exited
             } else {
@@ -314,7 +314,7 @@ impl Engine {
             }
         };
         *container.shim.lock() = Some(shim.clone());
-        let record = container.change(|record| {
+        let running = container.change(|record| {
             record.state.status = Status::Running;
             record.state.pid = pid;
             record.state.exit_code = 0;
@@ -322,7 +322,15 @@ impl Engine {
             record.state.error = String::new();
             record.state.started = Some(Moment::now());
             record.state.health = health::at_start(record);
-        })?;
+        });
+        let record = match running {
+            Ok(record) => record,
+            Err(error) => {
+                *container.shim.lock() = None;
+                let _ = shim.delete(Running::Kill).await;
+                return Err(error);
+            }
+        };
         // Whoever attached after the program was let go, but before the state
         // said so.
         self.attach_waiting(container, &shim).await;
@@ -350,14 +358,11 @@ impl Engine {
             if !waits || record.stopped_by_hand {
                 return;
             }
-            let counted = container.change(|record| record.restart_count += 1);
-            if let Err(error) = counted {
-                tracing::warn!(container = container.id, %error, "restart is not recorded");
-            }
+            container.note(|record| record.restart_count += 1);
             if let Err(error) = engine.start_locked(&container).await {
                 tracing::warn!(container = container.id, %error, "restart failed");
                 if container.record().wants_restart(1) {
-                    let _ = container.change(|record| record.state.status = Status::Restarting);
+                    container.note(|record| record.state.status = Status::Restarting);
                     engine.restart_later(Arc::clone(&container));
                 }
             }

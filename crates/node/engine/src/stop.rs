@@ -34,12 +34,12 @@ impl Engine {
         };
         let record = container.record();
         if record.state.status == Status::Restarting {
-            container.change(|record| record.stopped_by_hand = true)?;
+            container.note(|record| record.stopped_by_hand = true);
             return self.stop_restarting(&container);
         }
         let shim = live(&container, &record, "kill")?;
         if number == SIGKILL || number == stop_signal(&record) {
-            container.change(|record| record.stopped_by_hand = true)?;
+            container.note(|record| record.stopped_by_hand = true);
         }
         if number == SIGKILL && record.state.status == Status::Paused {
             let _ = shim.resume().await;
@@ -104,13 +104,13 @@ impl Engine {
             None => stop_signal(&record),
         };
         if record.state.status == Status::Restarting {
-            container.change(|record| record.stopped_by_hand = true)?;
+            container.note(|record| record.stopped_by_hand = true);
             return self.stop_restarting(container);
         }
         if !record.state.status.is_alive() {
             return Err(Error::Already("stopped"));
         }
-        container.change(|record| record.stopped_by_hand = true)?;
+        container.note(|record| record.stopped_by_hand = true);
         let ended = self.waiter(&container.id, WaitFor::NotRunning)?;
         tokio::pin!(ended);
         let Some(shim) = container.shim() else {
@@ -141,7 +141,7 @@ impl Engine {
     }
 
     fn stop_restarting(&self, container: &Arc<Container>) -> Result<()> {
-        container.change(|record| record.state.status = Status::Exited)?;
+        container.note(|record| record.state.status = Status::Exited);
         container.restart_now.notify_waiters();
         Ok(())
     }
@@ -166,10 +166,10 @@ impl Engine {
                 Ok(()) | Err(Error::Already(_)) => {}
                 Err(error) => return Err(error),
             }
-            container.change(|record| {
+            container.note(|record| {
                 record.stopped_by_hand = false;
                 record.restart_count = 0;
-            })?;
+            });
             engine.start_locked(&container).await?;
             engine.announce(&container.record(), "restart");
             Ok(())
@@ -194,7 +194,13 @@ impl Engine {
         }
         let shim = live(&container, &record, "pause")?;
         shim.pause().await.map_err(told)?;
-        let record = container.change(|record| record.state.status = Status::Paused)?;
+        let record = match container.change(|record| record.state.status = Status::Paused) {
+            Ok(record) => record,
+            Err(error) => {
+                let _ = shim.resume().await;
+                return Err(error);
+            }
+        };
         self.announce(&record, "pause");
         Ok(())
     }
@@ -216,7 +222,7 @@ impl Engine {
         }
         let shim = live(&container, &record, "unpause")?;
         shim.resume().await.map_err(told)?;
-        let record = container.change(|record| record.state.status = Status::Running)?;
+        let record = container.note(|record| record.state.status = Status::Running);
         self.announce(&record, "unpause");
         Ok(())
     }
@@ -282,7 +288,7 @@ impl Engine {
                     record.name
                 )));
             }
-            container.change(|record| record.stopped_by_hand = true)?;
+            container.note(|record| record.stopped_by_hand = true);
             self.stop_restarting(container)?;
         }
         if record.state.status.is_alive() {
@@ -304,13 +310,10 @@ impl Engine {
         let removing = |record: &mut Record| record.state.status = Status::Removing;
         let ends_anew =
             record.host.auto_remove && container.record().state.status == Status::Exited;
-        let noted = match ends_anew {
-            true => Ok(container.change_in_memory(removing)),
-            false => container.change(removing),
+        match ends_anew {
+            true => container.change_in_memory(removing),
+            false => container.note(removing),
         };
-        if let Err(error) = noted {
-            tracing::warn!(container = container.id, %error, "its removal is not recorded");
-        }
         let (engine, id, folder) = (self.clone(), container.id.clone(), container.folder.clone());
         spawn_blocking(move || {
             engine.images().release(&id)?;

@@ -93,16 +93,21 @@ impl Engine {
         let host = merge(&record.host, &update);
         validate::host(&host, Machine::here())?;
         let resources = bundle::resources(&host)?;
+        let has_limits = host != with_policy(&record.host, &update);
+        let before = record.host.clone();
+        let record = container.change(|record| record.host = host)?;
         if record.state.status.is_alive()
-            && host != with_policy(&record.host, &update)
+            && has_limits
             && let Some(shim) = container.shim()
         {
             let mut changed = resources;
             // Devices are what they were.
             changed.devices.clear();
-            shim.update(changed).await.map_err(told)?;
+            if let Err(error) = shim.update(changed).await {
+                container.note(|record| record.host = before);
+                return Err(told(error));
+            }
         }
-        let record = container.change(|record| record.host = host)?;
         self.announce(&record, "update");
         Ok(Accepted { record, warnings })
     }

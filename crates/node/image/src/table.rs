@@ -2,8 +2,8 @@
 //! that what belongs together is written together.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use dhow_oci::{Descriptor, Digest, Reference};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
@@ -60,100 +60,124 @@ pub(crate) struct Rows {
     pub(crate) places: HashMap<Digest, Vec<String>>,
 }
 
-/// The open database.
+/// The database, open but after an error: redb refuses everything then, until it is
+/// opened again, and a full disk may have room by that time.
 #[derive(Debug)]
-pub(crate) struct Table(Database);
+pub(crate) struct Table {
+    path: PathBuf,
+    database: Mutex<Option<Database>>,
+}
 
 impl Table {
     pub(crate) fn open(path: &Path) -> Result<Table> {
-        let database = Database::create(path).map_err(failed)?;
-        let table = Table(database);
+        let table = Table {
+            path: path.to_owned(),
+            database: Mutex::default(),
+        };
         // Make the tables, so that reading needs no case for their absence.
         table.write(&[])?;
         Ok(table)
     }
 
+    /// Does something with the open database.
+    fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T>) -> Result<T> {
+        let mut kept = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        let database = match kept.take() {
+            Some(database) => database,
+            None => Database::create(&self.path).map_err(failed)?,
+        };
+        let done = work(&database)?;
+        *kept = Some(database);
+        Ok(done)
+    }
+
     pub(crate) fn read(&self) -> Result<Rows> {
-        let reading = self.0.begin_read().map_err(failed)?;
-        let mut rows = Rows::default();
-        let names = reading.open_table(NAMES).map_err(failed)?;
-        for row in names.iter().map_err(failed)? {
-            let (key, value) = row.map_err(failed)?;
-            rows.names.insert(
-                Reference::parse(key.value())?,
-                decode("name", value.value())?,
-            );
-        }
-        let images = reading.open_table(IMAGES).map_err(failed)?;
-        for row in images.iter().map_err(failed)? {
-            let (key, value) = row.map_err(failed)?;
-            rows.images
-                .insert(digest(key.value())?, decode("image", value.value())?);
-        }
-        let steps = reading.open_table(STEPS).map_err(failed)?;
-        for row in steps.iter().map_err(failed)? {
-            let (key, value) = row.map_err(failed)?;
-            rows.steps
-                .insert(digest(key.value())?, decode("step", value.value())?);
-        }
-        let used = reading.open_table(USED).map_err(failed)?;
-        for row in used.iter().map_err(failed)? {
-            let (key, value) = row.map_err(failed)?;
-            rows.used.insert(digest(key.value())?, value.value());
-        }
-        let places = reading.open_table(PLACES).map_err(failed)?;
-        for row in places.iter().map_err(failed)? {
-            let (key, value) = row.map_err(failed)?;
-            rows.places
-                .insert(digest(key.value())?, decode("place", value.value())?);
-        }
-        Ok(rows)
+        self.with(read)
     }
 
     /// Makes all changes or none; durable when it returns.
     pub(crate) fn write(&self, writes: &[Write]) -> Result<()> {
-        let mut writing = self.0.begin_write().map_err(failed)?;
-        // Opening after a crash must not read the whole file.
-        writing.set_quick_repair(true);
-        {
-            let mut names = writing.open_table(NAMES).map_err(failed)?;
-            let mut images = writing.open_table(IMAGES).map_err(failed)?;
-            let mut steps = writing.open_table(STEPS).map_err(failed)?;
-            let mut uses = writing.open_table(USED).map_err(failed)?;
-            let mut places = writing.open_table(PLACES).map_err(failed)?;
-            for write in writes {
-                let done = match write {
-                    Write::Name(name, row) => names
-                        .insert(name.to_string().as_str(), &encode(row)[..])
-                        .map(drop),
-                    Write::Unname(name) => names.remove(name.to_string().as_str()).map(drop),
-                    Write::Image(image) => {
-                        let row = ImageRow {
-                            manifest: image.manifest.clone(),
-                            layers: image.layers.clone(),
-                            tagged: image.tagged,
-                        };
-                        images
-                            .insert(image.id.as_str(), &encode(&row)[..])
-                            .map(drop)
-                    }
-                    Write::Forget(id) => images
-                        .remove(id.as_str())
-                        .and_then(|_| uses.remove(id.as_str()))
-                        .and_then(|_| places.remove(id.as_str()))
-                        .map(drop),
-                    Write::Used(id, used) => uses.insert(id.as_str(), used).map(drop),
-                    Write::Places(id, all) => {
-                        places.insert(id.as_str(), &encode(all)[..]).map(drop)
-                    }
-                    Write::Step(key, row) => steps.insert(key.as_str(), &encode(row)[..]).map(drop),
-                    Write::ForgetStep(key) => steps.remove(key.as_str()).map(drop),
-                };
-                done.map_err(failed)?;
-            }
-        }
-        writing.commit().map_err(failed)
+        self.with(|database| write(database, writes))
     }
+}
+
+fn read(database: &Database) -> Result<Rows> {
+    let reading = database.begin_read().map_err(failed)?;
+    let mut rows = Rows::default();
+    let names = reading.open_table(NAMES).map_err(failed)?;
+    for row in names.iter().map_err(failed)? {
+        let (key, value) = row.map_err(failed)?;
+        rows.names.insert(
+            Reference::parse(key.value())?,
+            decode("name", value.value())?,
+        );
+    }
+    let images = reading.open_table(IMAGES).map_err(failed)?;
+    for row in images.iter().map_err(failed)? {
+        let (key, value) = row.map_err(failed)?;
+        rows.images
+            .insert(digest(key.value())?, decode("image", value.value())?);
+    }
+    let steps = reading.open_table(STEPS).map_err(failed)?;
+    for row in steps.iter().map_err(failed)? {
+        let (key, value) = row.map_err(failed)?;
+        rows.steps
+            .insert(digest(key.value())?, decode("step", value.value())?);
+    }
+    let used = reading.open_table(USED).map_err(failed)?;
+    for row in used.iter().map_err(failed)? {
+        let (key, value) = row.map_err(failed)?;
+        rows.used.insert(digest(key.value())?, value.value());
+    }
+    let places = reading.open_table(PLACES).map_err(failed)?;
+    for row in places.iter().map_err(failed)? {
+        let (key, value) = row.map_err(failed)?;
+        rows.places
+            .insert(digest(key.value())?, decode("place", value.value())?);
+    }
+    Ok(rows)
+}
+
+fn write(database: &Database, writes: &[Write]) -> Result<()> {
+    let mut writing = database.begin_write().map_err(failed)?;
+    // Opening after a crash must not read the whole file.
+    writing.set_quick_repair(true);
+    {
+        let mut names = writing.open_table(NAMES).map_err(failed)?;
+        let mut images = writing.open_table(IMAGES).map_err(failed)?;
+        let mut steps = writing.open_table(STEPS).map_err(failed)?;
+        let mut uses = writing.open_table(USED).map_err(failed)?;
+        let mut places = writing.open_table(PLACES).map_err(failed)?;
+        for write in writes {
+            let done = match write {
+                Write::Name(name, row) => names
+                    .insert(name.to_string().as_str(), &encode(row)[..])
+                    .map(drop),
+                Write::Unname(name) => names.remove(name.to_string().as_str()).map(drop),
+                Write::Image(image) => {
+                    let row = ImageRow {
+                        manifest: image.manifest.clone(),
+                        layers: image.layers.clone(),
+                        tagged: image.tagged,
+                    };
+                    images
+                        .insert(image.id.as_str(), &encode(&row)[..])
+                        .map(drop)
+                }
+                Write::Forget(id) => images
+                    .remove(id.as_str())
+                    .and_then(|_| uses.remove(id.as_str()))
+                    .and_then(|_| places.remove(id.as_str()))
+                    .map(drop),
+                Write::Used(id, used) => uses.insert(id.as_str(), used).map(drop),
+                Write::Places(id, all) => places.insert(id.as_str(), &encode(all)[..]).map(drop),
+                Write::Step(key, row) => steps.insert(key.as_str(), &encode(row)[..]).map(drop),
+                Write::ForgetStep(key) => steps.remove(key.as_str()).map(drop),
+            };
+            done.map_err(failed)?;
+        }
+    }
+    writing.commit().map_err(failed)
 }
 
 fn encode(row: &impl Serialize) -> Vec<u8> {

@@ -161,7 +161,9 @@ fn write(path: &Path, bytes: &[u8], durability: Durability) -> Result<(), Error>
         }
         Ok(())
     };
-    write().map_err(Error::file(path))
+    write()
+        .inspect_err(|_| drop(fs::remove_file(&temporary)))
+        .map_err(Error::file(path))
 }
 
 fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {

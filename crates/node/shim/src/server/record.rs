@@ -10,6 +10,7 @@ use crate::wire::ExitRecord;
 /// takes nothing along that was written.
 pub(super) fn write(path: &Path, record: &ExitRecord) -> io::Result<()> {
     let fresh = path.with_extension("new");
-    std::fs::write(&fresh, serde_json::to_vec(record)?)?;
-    std::fs::rename(&fresh, path)
+    std::fs::write(&fresh, serde_json::to_vec(record)?)
+        .and_then(|()| std::fs::rename(&fresh, path))
+        .inspect_err(|_| drop(std::fs::remove_file(&fresh)))
 }

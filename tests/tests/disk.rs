@@ -1,0 +1,141 @@
+//! A disk without room: what is asked for then fails with that reason, leaves
+//! nothing, and works when there is room again.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use dhow_testkit::Daemon;
+
+/// What the kernel says of it.
+const REASON: &str = "no space left on device";
+
+/// All files below a folder.
+fn files(folder: &Path) -> BTreeSet<PathBuf> {
+    let mut all = BTreeSet::new();
+    let mut pending = vec![folder.to_owned()];
+    while let Some(folder) = pending.pop() {
+        for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                pending.push(entry.path());
+            }
+            all.insert(entry.path());
+        }
+    }
+    all
+}
+
+/// Takes all that is free on the disk of a folder.
+fn fill(folder: &Path) -> PathBuf {
+    let filler = folder.join("filler");
+    let disk = rustix::fs::statvfs(folder).expect("it is there");
+    let file = std::fs::File::create(&filler).expect("a file");
+    let free = disk.f_bavail * disk.f_frsize;
+    rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, free).expect("it fits");
+    assert_eq!(
+        rustix::fs::statvfs(folder).expect("it is there").f_bavail,
+        0
+    );
+    filler
+}
+
+/// A folder with a Dockerfile.
+fn recipe(daemon: &Daemon, name: &str, text: &str) -> String {
+    let folder = daemon.host().folder().join(name);
+    std::fs::create_dir(&folder).expect("a folder");
+    std::fs::write(folder.join("Dockerfile"), text).expect("written");
+    folder.display().to_string()
+}
+
+/// What there is, by name.
+fn listed(daemon: &Daemon) -> Vec<String> {
+    let kinds = [
+        "ps -aq --no-trunc --format {{.Names}}",
+        "images -aq",
+        "network ls -q",
+        "volume ls -q",
+    ];
+    let list = |words: &str| {
+        let words: Vec<&str> = words.split(' ').collect();
+        daemon.docker(&words).ok()
+    };
+    kinds.map(list).into()
+}
+
+#[test]
+fn data_find_no_room() {
+    let daemon = Daemon::start_on_disk_of("24m");
+    daemon.busybox();
+    let data = daemon.host().folder().join("data");
+    daemon.docker(&["network", "create", "more"]).ok();
+    daemon.sleeper("box", &[]);
+    daemon.sleeper("other", &["--network=none"]);
+    daemon.within("box", "head -c 300000 /dev/urandom > /new");
+    // One that has the files that a start makes.
+    daemon
+        .docker(&["run", "--name=idle", "busybox", "true"])
+        .ok();
+    // The first build makes the folder that all have.
+    let first = recipe(&daemon, "first", "FROM busybox\n");
+    daemon.docker(&["build", "-q", &first]).ok();
+    let text = "FROM busybox\nRUN head -c 300000 /dev/urandom > /new\n";
+    let step = recipe(&daemon, "step", text);
+    let copy = recipe(&daemon, "copy", "FROM busybox\nCOPY large /large\n");
+    std::fs::write(Path::new(&copy).join("large"), vec![7; 300_000]).expect("written");
+    let out = daemon.host().folder().join("out.tar").display().to_string();
+    daemon.docker(&["export", "-o", &out, "box"]).ok();
+    let build = ["build", "-q", "--no-cache", "-t"];
+    let step = [&build[..], &["stepped", &step]].concat();
+    let copy = [&build[..], &["copied", &copy]].concat();
+    let cases: [&[&str]; 14] = [
+        &["create", "--name=made", "busybox"],
+        &["start", "idle"],
+        &["run", "--name=ran", "-v", "/anonymous", "busybox", "true"],
+        &["commit", "box", "committed"],
+        &["pause", "box"],
+        &["network", "create", "made"],
+        &["network", "connect", "more", "box"],
+        &["volume", "create", "made"],
+        &step,
+        &copy,
+        &["import", &out, "imported"],
+        &["tag", "busybox", "tagged"],
+        &["update", "--restart=always", "other"],
+        &["rename", "other", "renamed"],
+    ];
+    let look = |daemon: &Daemon| {
+        let state = "{{.Name}} {{.State.Status}} {{.State.Pid}} {{.HostConfig.RestartPolicy.Name}} \
+            {{len .NetworkSettings.Networks}}";
+        let words = ["inspect", "-f", state, "box", "other", "idle"];
+        let inside = daemon.within("box", "ip -o -4 addr; cat /etc/hosts");
+        (listed(daemon), daemon.docker(&words).ok(), inside)
+    };
+    let known = look(&daemon);
+    let filler = fill(&data);
+    let before = files(&data);
+    for case in cases {
+        let refused = daemon.docker(case);
+        assert_ne!(refused.code, 0, "{refused:?}");
+        let said = refused.stderr.to_lowercase();
+        assert!(said.contains(REASON), "{refused:?}");
+        let after = files(&data);
+        let left: Vec<_> = after.symmetric_difference(&before).collect();
+        assert!(left.is_empty(), "{case:?} leaves {left:#?}");
+        assert_eq!(look(&daemon), known, "{case:?}");
+    }
+    // Who makes room needs none: another program, an end, a removal.
+    daemon.docker(&["exec", "other", "true"]).ok();
+    daemon.docker(&["stop", "-t", "0", "other"]).ok();
+    assert_eq!(daemon.inspect("other", "{{.State.Status}}"), "exited");
+
+    std::fs::remove_file(filler).expect("it is there");
+    for case in cases {
+        daemon.docker(case).ok();
+        if case[0] == "pause" {
+            daemon.docker(&["unpause", "box"]).ok();
+        }
+    }
+    assert_eq!(daemon.inspect("renamed", "{{.State.ExitCode}}"), "137");
+    daemon.remove_containers();
+    daemon.docker(&["network", "rm", "more", "made"]).ok();
+    daemon.finish();
+}
