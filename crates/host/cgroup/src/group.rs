@@ -352,7 +352,7 @@ impl Group {
     fn set_frozen(&self, wanted: Freezer) -> Result<()> {
         if let Some(directory) = self.v2() {
             let value = if wanted == Freezer::Frozen { "1" } else { "0" };
-            if tree::write_if_there(&directory.join("cgroup.freeze"), value)? {
+            if tree::tell(&directory.join("cgroup.freeze"), value)? {
                 return wait_frozen(&directory.join("cgroup.events"), wanted);
             }
         }
@@ -406,7 +406,7 @@ impl Group {
     /// [`CgroupError::Io`]; [`CgroupError::Busy`] if they keep coming.
     pub fn kill(&self) -> Result<()> {
         if let Some(directory) = self.v2()
-            && tree::write_if_there(&directory.join("cgroup.kill"), "1")?
+            && tree::tell(&directory.join("cgroup.kill"), "1")?
         {
             return Ok(());
         }

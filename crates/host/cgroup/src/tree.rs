@@ -53,7 +53,7 @@ pub(crate) fn remove(path: &Path) -> Result<()> {
         let result = std::fs::remove_dir(path);
         let Err(error) = result else { return Ok(()) };
         match error.raw_os_error() {
-            Some(libc_numbers::ENOENT | libc_numbers::ENODEV) => return Ok(()),
+            _ if is_gone(&error) => return Ok(()),
             Some(libc_numbers::EBUSY) => {}
             _ => return Err(CgroupError::io("remove", path, error)),
         }
@@ -140,6 +140,23 @@ pub(crate) fn write_if_there(path: &Path, value: &str) -> Result<bool> {
     }
 }
 
+/// As [`write_if_there`], of what says nothing of devices: a group that somebody
+/// removes at this moment is not there either.
+pub(crate) fn tell(path: &Path, value: &str) -> Result<bool> {
+    match write_if_there(path, value) {
+        Err(CgroupError::Limit { source, .. }) if is_gone(&source) => Ok(false),
+        result => result,
+    }
+}
+
+/// Whether the group was not there, or was removed after its file was opened.
+fn is_gone(error: &io::Error) -> bool {
+    let gone = [libc_numbers::ENOENT, libc_numbers::ENODEV];
+    error
+        .raw_os_error()
+        .is_some_and(|code| gone.contains(&code))
+}
+
 fn put(path: &Path, value: &str) -> io::Result<()> {
     rustix::io::write(open(path)?, value.as_bytes())?;
     Ok(())
@@ -149,14 +166,7 @@ fn put(path: &Path, value: &str) -> io::Result<()> {
 pub(crate) fn read(path: &Path) -> Result<Option<String>> {
     match whole(path) {
         Ok(text) => Ok(Some(text)),
-        Err(error)
-            if matches!(
-                error.raw_os_error(),
-                Some(libc_numbers::ENOENT | libc_numbers::ENODEV)
-            ) =>
-        {
-            Ok(None)
-        }
+        Err(error) if is_gone(&error) => Ok(None),
         Err(error) => Err(CgroupError::io("read", path, error)),
     }
 }
@@ -202,5 +212,21 @@ mod tests {
         for path in ["", "/", ".", "../a", "a/../../b"] {
             assert!(relative(path.as_ref()).is_err(), "{path}");
         }
+    }
+
+    /// Systemd removes the group of a scope that nobody is in when it likes.
+    #[test]
+    fn a_group_that_goes_away_meanwhile_is_gone() {
+        let layout = crate::Layout::detect().unwrap();
+        let mounts = layout.v1.iter().map(|hierarchy| &hierarchy.mount);
+        let mount = layout.v2.iter().chain(mounts).next().unwrap();
+        let group = mount.join(format!("dhow-test-gone-{}", std::process::id()));
+        make(&group).unwrap();
+        let file = open(&group.join("cgroup.procs")).unwrap();
+        std::fs::remove_dir(&group).unwrap();
+        let refused = rustix::io::write(&file, b"0").unwrap_err();
+        assert_eq!(refused.raw_os_error(), libc_numbers::ENODEV);
+        assert!(is_gone(&refused.into()));
+        assert!(!tell(&group.join("cgroup.procs"), "0").unwrap());
     }
 }
