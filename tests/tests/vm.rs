@@ -301,6 +301,8 @@ fn programs_are_confined_by_apparmor() {
 #[test]
 #[ignore = "needs AppArmor: make vm-test"]
 fn the_default_profile_keeps_the_host_from_containers() {
+    // Docker's of that name may be there.
+    drop(Profile::load("docker-default", ""));
     let mut daemon = Daemon::start();
     daemon.busybox_by_dhow();
     let none = ["--network", "none"];

@@ -10,17 +10,18 @@ use std::process::{Child, Command, Output, Stdio};
 use crate::bundle::{Bundle, EXECUTABLE};
 
 /// A program that counts until it is told to end, and ends with 5.
-const LASTING: &str = "trap 'exit 5' TERM; while :; do sleep 0.1; done";
+pub(crate) const LASTING: &str = "trap 'exit 5' TERM; while :; do sleep 0.1; done";
 
 /// What a command printed and how it ended.
-struct Ran {
-    code: Option<i32>,
-    out: String,
-    errors: String,
+#[derive(Debug)]
+pub(crate) struct Ran {
+    pub(crate) code: Option<i32>,
+    pub(crate) out: String,
+    pub(crate) errors: String,
 }
 
 impl Ran {
-    fn of(command: &mut Command) -> Self {
+    pub(crate) fn of(command: &mut Command) -> Self {
         let output = command.stdin(Stdio::null()).output();
         let Output {
             status,
@@ -35,18 +36,18 @@ impl Ran {
     }
 
     #[track_caller]
-    fn ok(self) -> String {
+    pub(crate) fn ok(self) -> String {
         assert_eq!(self.code, Some(0), "{}{}", self.out, self.errors);
         self.out
     }
 }
 
 /// A server that ends with the test.
-struct Server(Child);
+pub(crate) struct Server(Child);
 
 impl Server {
     /// Starts it and waits until its log says that it serves.
-    fn start(command: &mut Command, serves: &str) -> Self {
+    pub(crate) fn start(command: &mut Command, serves: &str) -> Self {
         use std::io::{BufRead, BufReader};
         let mut process = command
             .stdin(Stdio::null())
@@ -144,7 +145,7 @@ fn in_terminal(command: &Command) -> Ran {
     Ran::of(&mut script)
 }
 
-fn option(name: &str, value: &Path) -> String {
+pub(crate) fn option(name: &str, value: &Path) -> String {
     format!("--{name}={}", value.display())
 }
 

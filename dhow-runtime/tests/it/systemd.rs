@@ -3,6 +3,8 @@
 //! Most of it needs a machine that systemd has started, with dbus-daemon: the
 //! second machine of `make vm-test`, where these tests are not ignored.
 
+mod engines;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
