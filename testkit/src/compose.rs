@@ -4,14 +4,13 @@ use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::daemon::Daemon;
+use crate::containers::Dockerd;
 use crate::executables::cached;
 use crate::output::Ran;
 
 /// A folder with the files of a project, and Compose to work on them.
-#[derive(Debug)]
 pub struct Project<'a> {
-    daemon: &'a Daemon,
+    daemon: &'a dyn Dockerd,
     name: String,
     folder: PathBuf,
 }
@@ -22,7 +21,7 @@ impl<'a> Project<'a> {
     /// # Panics
     ///
     /// Without Compose.
-    pub fn new(daemon: &'a Daemon, name: &str, text: &str) -> Self {
+    pub fn new(daemon: &'a dyn Dockerd, name: &str, text: &str) -> Self {
         let project = Self {
             daemon,
             name: name.to_owned(),
@@ -58,14 +57,13 @@ impl<'a> Project<'a> {
             .daemon
             .host()
             .command(cached("cli-plugins/docker-compose"));
-        let address = format!("unix://{}", self.daemon.socket().display());
         command
             .args(["--ansi", "never", "--progress", "plain"])
             // With a name alone it would not always read the file.
             .args(["--project-name", &self.name, "--file", "compose.yaml"])
             .args(words)
             .current_dir(&self.folder)
-            .env("DOCKER_HOST", address)
+            .env("DOCKER_HOST", self.daemon.address())
             .env(
                 "DOCKER_CONFIG",
                 self.daemon.host().folder().join("docker-config"),

@@ -233,29 +233,6 @@ impl Daemon {
         self.host.folder().join("run/dhow.sock")
     }
 
-    fn address(&self) -> String {
-        format!("unix://{}", self.socket().display())
-    }
-
-    /// A `docker` command at this daemon.
-    pub fn docker_command(&self, arguments: &[&str]) -> Command {
-        let mut command = self
-            .host
-            .command(require("docker", "the Debian package docker.io"));
-        command.env("DOCKER_HOST", self.address());
-        command.env("DOCKER_CONFIG", self.host.folder().join("docker-config"));
-        command.env("DOCKER_BUILDKIT", "0");
-        command.args(arguments);
-        command
-    }
-
-    /// A `dhow` command at this daemon.
-    pub fn dhow_command(&self, arguments: &[&str]) -> Command {
-        let mut command = self.host.command(dhow());
-        command.env("DHOW_HOST", self.address()).args(arguments);
-        command
-    }
-
     /// Brings the cluster up and returns where its kubeconfig is.
     ///
     /// # Panics
@@ -307,40 +284,6 @@ impl Daemon {
     /// When it cannot be started.
     pub fn kubectl(&self, arguments: &[&str]) -> Ran {
         self.kubectl_with(arguments, "")
-    }
-
-    /// Runs `docker` at this daemon.
-    ///
-    /// # Panics
-    ///
-    /// When it cannot be started.
-    pub fn docker(&self, arguments: &[&str]) -> Ran {
-        let output = self
-            .docker_command(arguments)
-            .output()
-            .expect("docker starts");
-        Ran::new(format!("docker {}", arguments.join(" ")), &output)
-    }
-
-    /// Runs `dhow` at this daemon.
-    ///
-    /// # Panics
-    ///
-    /// When it cannot be started.
-    pub fn dhow(&self, arguments: &[&str]) -> Ran {
-        let output = self.dhow_command(arguments).output().expect("dhow starts");
-        Ran::new(format!("dhow {}", arguments.join(" ")), &output)
-    }
-
-    /// Makes the image `busybox` of the statically linked busybox.
-    ///
-    /// # Panics
-    ///
-    /// Without Debian's busybox-static.
-    pub fn busybox(&self) {
-        let archive = busybox::archive(&self.host);
-        self.docker(&["import", "-c", r#"CMD ["sh"]"#, text(&archive), "busybox"])
-            .ok();
     }
 
     /// Makes the image `busybox` by `dhow` alone, where there is no `docker`.

@@ -5,6 +5,7 @@
 //! [`Host::audit`] fails when anything is left of it. [`Outside`] is what its
 //! uplink leads to.
 
+mod answered;
 mod audit;
 mod busybox;
 mod certificates;
@@ -20,10 +21,11 @@ mod recorder;
 mod reference;
 mod sctp;
 
+pub use answered::Answered;
 pub use certificates::certificates;
 pub use chance::Chance;
 pub use compose::Project;
-pub use containers::Dockerd;
+pub use containers::{Check, Dockerd, at_dockerd, at_ours};
 pub use daemon::Daemon;
 pub use executables::{cached, compile, dhow, require, runtime};
 pub use host::Host;

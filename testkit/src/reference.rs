@@ -6,10 +6,8 @@ use std::process::{Child, Command, Stdio};
 
 use dhow_sys::capability;
 
-use crate::busybox;
 use crate::executables::require;
 use crate::host::Host;
-use crate::output::Ran;
 
 /// How often the daemon is asked whether it serves; the events it would tell
 /// that by, Debian's does not send.
@@ -78,7 +76,7 @@ impl Reference {
             .args(["--exec-opt", "native.cgroupdriver=cgroupfs"])
             .args(["--cgroup-parent", &format!("/dhow-{}", host.instance())])
             .arg("--host")
-            .arg(address(&folder))
+            .arg(format!("unix://{}", folder.join("docker.sock").display()))
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
@@ -110,43 +108,6 @@ impl Reference {
     /// Where it is reached.
     pub fn socket(&self) -> PathBuf {
         self.host.folder().join("docker.sock")
-    }
-
-    /// Makes the image `busybox`, as [`crate::Daemon::busybox`] does.
-    ///
-    /// # Panics
-    ///
-    /// Without Debian's busybox-static.
-    pub fn busybox(&self) {
-        let archive = busybox::archive(&self.host).display().to_string();
-        self.docker(&["import", "-c", r#"CMD ["sh"]"#, &archive, "busybox"])
-            .ok();
-    }
-
-    /// A `docker` command at it.
-    pub fn docker_command(&self, arguments: &[&str]) -> Command {
-        let mut command = self
-            .host
-            .command(require("docker", "the Debian package docker.io"));
-        command
-            .env("DOCKER_HOST", address(self.host.folder()))
-            .env("DOCKER_CONFIG", self.host.folder().join("docker-config"))
-            .env("DOCKER_BUILDKIT", "0")
-            .args(arguments);
-        command
-    }
-
-    /// Runs `docker` at it.
-    ///
-    /// # Panics
-    ///
-    /// When it cannot be started.
-    pub fn docker(&self, arguments: &[&str]) -> Ran {
-        let output = self
-            .docker_command(arguments)
-            .output()
-            .expect("docker starts");
-        Ran::new(format!("docker {}", arguments.join(" ")), &output)
     }
 }
 
@@ -195,8 +156,4 @@ fn runtime(folder: &Path) -> Option<PathBuf> {
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(&path, mode).expect("made executable");
     Some(path)
-}
-
-fn address(folder: &Path) -> String {
-    format!("unix://{}", folder.join("docker.sock").display())
 }

@@ -1,25 +1,24 @@
 //! Docker Compose v2, as it is, in depth: what a project may say and what is
 //! done with it. `clients.rs` has a first stack.
 
-use dhow_testkit::{Daemon, Project};
+use dhow_testkit::{Dockerd, Project, at_dockerd, at_ours};
 
-fn daemon() -> Daemon {
-    let daemon = Daemon::start();
-    daemon.busybox();
-    daemon
+#[test]
+fn dockerd_s_services_are_the_same() {
+    at_dockerd(&[services_wait, files_and_words, limits, mistakes]);
 }
 
-/// Nothing of any project is there any more.
-fn finish(daemon: Daemon) {
-    assert_eq!(daemon.docker(&["ps", "-aq"]).ok(), "");
-    assert_eq!(daemon.docker(&["volume", "ls", "-q"]).ok(), "");
-    let networks = ["network", "ls", "-q", "--filter", "type=custom"];
-    assert_eq!(daemon.docker(&networks).ok(), "");
-    daemon.finish();
+#[test]
+fn dockerd_s_projects_are_the_same() {
+    at_dockerd(&[networks, everyday_commands, changed_sources]);
 }
 
 #[test]
 fn services_wait_for_what_they_depend_on() {
+    at_ours(services_wait);
+}
+
+fn services_wait(daemon: &dyn Dockerd) {
     const STACK: &str = r"
 x-service: &service
   image: busybox
@@ -29,7 +28,7 @@ services:
   database:
     <<: *service
     command: sh -c 'touch /up; exec sleep 1000'
-    healthcheck: {test: [CMD, test, -e, /up], interval: 1s, start_interval: 100ms, start_period: 10s}
+    healthcheck: {test: [CMD, test, -e, /up], interval: 200ms, start_period: 10s}
   migrate:
     <<: *service
     command: sh -c 'echo migrated >> /data/state'
@@ -51,8 +50,7 @@ services:
     profiles: [extra, more]
 volumes: {data: {}}
 ";
-    let daemon = daemon();
-    let project = Project::new(&daemon, "order", STACK);
+    let project = Project::new(daemon, "order", STACK);
     project.ok("up --wait");
     let services = project.ok("ps --all --format {{.Service}}:{{.State}}:{{.ExitCode}}");
     let mut services: Vec<&str> = services.lines().collect();
@@ -92,16 +90,19 @@ volumes: {data: {}}
     // Nor does what is not healthy.
     let sick = STACK
         .replace("touch /up", "true")
-        .replace("start_interval: 100ms, start_period: 10s", "retries: 1");
+        .replace("start_period: 10s", "retries: 1");
     project.write("compose.yaml", &sick);
     let error = project.run(&["up", "--wait"]).fails(1);
     assert!(error.contains("is unhealthy"), "{error}");
     project.ok("down --volumes");
-    finish(daemon);
 }
 
 #[test]
 fn files_and_words_reach_the_containers() {
+    at_ours(files_and_words);
+}
+
+fn files_and_words(daemon: &dyn Dockerd) {
     const STACK: &str = r#"
 include: [more/compose.yaml]
 services:
@@ -131,8 +132,7 @@ configs:
   inline: {content: "dotenv is ${DOTENV}\n"}
   from_env_too: {environment: SECRET_WORD}
 "#;
-    let daemon = daemon();
-    let project = Project::new(&daemon, "words", STACK);
+    let project = Project::new(daemon, "words", STACK);
     project.write(".env", "DOTENV=dotenv\n");
     project.write("words.env", "FROM_FILE='a file'\nFROM_SHELL=overruled\n");
     project.write("secret.txt", "hidden\n");
@@ -182,11 +182,14 @@ configs:
     up(&["up", "--detach"]);
     assert_eq!(project.id("reader"), id);
     up(&["down"]);
-    finish(daemon);
 }
 
 #[test]
 fn networks_are_as_they_are_told() {
+    at_ours(networks);
+}
+
+fn networks(daemon: &dyn Dockerd) {
     const STACK: &str = r"
 x-service: &service {image: busybox, command: sleep 1000, stop_grace_period: 0s}
 services:
@@ -224,8 +227,7 @@ networks:
   inner: {internal: true, name: named-inner}
   outer: {external: true, name: made-before}
 ";
-    let daemon = daemon();
-    let project = Project::new(&daemon, "nets", STACK);
+    let project = Project::new(daemon, "nets", STACK);
     let error = project.run(&["up", "--detach"]).fails(1);
     assert!(
         error.contains("network made-before declared as external, but could not be found"),
@@ -267,7 +269,7 @@ networks:
 
     // A second project beside it, with the same services, is another one.
     let second = Project::new(
-        &daemon,
+        daemon,
         "second",
         &STACK
             .replace("213.9", "213.8")
@@ -300,11 +302,14 @@ networks:
     project.ok("down");
     // The one from before stays.
     daemon.docker(&["network", "rm", "made-before"]).ok();
-    finish(daemon);
 }
 
 #[test]
 fn limits_and_the_like_hold() {
+    at_ours(limits);
+}
+
+fn limits(daemon: &dyn Dockerd) {
     const STACK: &str = r"
 services:
   all:
@@ -348,9 +353,8 @@ volumes:
   kept: {labels: {keep: me}, driver_opts: {type: tmpfs, device: tmpfs, o: size=2m}}
   other: {external: true, name: made-before}
 ";
-    let daemon = daemon();
     daemon.docker(&["volume", "create", "made-before"]).ok();
-    let project = Project::new(&daemon, "limits", STACK);
+    let project = Project::new(daemon, "limits", STACK);
     project.ok("up --detach");
     let of_host =
         |field: &str| project.inspect("all", &format!("{{{{json .HostConfig.{field}}}}}"));
@@ -374,6 +378,10 @@ volumes:
             r#"{"max-file":"2","max-size":"1m","tag":"{{.Name}}"}"#,
         ),
     ] {
+        // The reference has none yet.
+        if field == "Annotations" && daemon.is_reference() {
+            continue;
+        }
         let found: String = of_host(field);
         let alike = found == shown || {
             let sorted = |text: &str| {
@@ -438,11 +446,14 @@ volumes:
     project.ok("down --volumes");
     // The one from before stays.
     daemon.docker(&["volume", "rm", "made-before"]).ok();
-    finish(daemon);
 }
 
 #[test]
 fn everyday_commands_do_what_they_say() {
+    at_ours(everyday_commands);
+}
+
+fn everyday_commands(daemon: &dyn Dockerd) {
     const STACK: &str = r"
 services:
   web:
@@ -456,8 +467,7 @@ services:
     stop_grace_period: 0s
     ports: ['127.0.0.1:18200-18209:80']
 ";
-    let daemon = daemon();
-    let project = Project::new(&daemon, "daily", STACK);
+    let project = Project::new(daemon, "daily", STACK);
     project.write(
         "Dockerfile",
         "FROM busybox AS last\nARG A\nRUN echo $A > /a\n",
@@ -610,7 +620,6 @@ services:
     project.ok("up --detach built");
     project.ok("down --volumes --rmi local");
     assert_eq!(daemon.docker(&["images", "-q", "daily-built"]).ok(), "");
-    finish(daemon);
 }
 
 /// What `wait` says of a service that ends while it is waited for. One that has
@@ -635,6 +644,10 @@ fn waited_for(project: &Project<'_>) -> String {
 
 #[test]
 fn changed_sources_are_watched() {
+    at_ours(changed_sources);
+}
+
+fn changed_sources(daemon: &dyn Dockerd) {
     const STACK: &str = r"
 services:
   app:
@@ -644,8 +657,7 @@ services:
     stop_grace_period: 0s
     develop: {watch: [{action: sync, path: ./source, target: /source}]}
 ";
-    let daemon = daemon();
-    let project = Project::new(&daemon, "watch", STACK);
+    let project = Project::new(daemon, "watch", STACK);
     project.write("Dockerfile", "FROM busybox\n");
     project.write("source/page", "first\n");
     project.ok("up --detach --build");
@@ -657,13 +669,15 @@ services:
         project.within("app", arrives);
     });
     project.ok("down --rmi local");
-    finish(daemon);
 }
 
 #[test]
 fn mistakes_are_told() {
-    let daemon = daemon();
-    let project = Project::new(&daemon, "wrong", "services: {}\n");
+    at_ours(mistakes);
+}
+
+fn mistakes(daemon: &dyn Dockerd) {
+    let project = Project::new(daemon, "wrong", "services: {}\n");
     let complains = |text: &str, words: &[&str], part: &str| {
         project.write("compose.yaml", text);
         let ran = project.run(words);
@@ -744,5 +758,4 @@ fn mistakes_are_told() {
     project.ok("down --volumes --remove-orphans");
     // Networks that the file names no more are not Compose's to remove.
     daemon.docker(&["network", "prune", "-f"]).ok();
-    finish(daemon);
 }
