@@ -375,9 +375,10 @@ impl Endpoint {
         &self.address
     }
 
-    /// Whether the daemon may be another's, of another version.
+    /// Whether the daemon may be another's, of another version: whoever listens
+    /// elsewhere than ours does.
     pub(crate) fn is_foreign(&self) -> bool {
-        matches!(self.place, Address::Remote { .. })
+        self.address != OWN_SOCKET
     }
 
     pub(crate) async fn connect(&self) -> io::Result<Box<dyn Duplex>> {
