@@ -2,32 +2,36 @@
 //! postgresql, run, published, limited, stopped, killed and restarted, with
 //! their data in volumes.
 
-use dhow_testkit::{Daemon, Ran, cached};
+use dhow_testkit::{Dockerd, Ran, at_dockerd, at_ours, cached};
 
 #[test]
 fn real_servers_run_in_an_image_of_ours() {
-    let daemon = Daemon::start();
+    at_ours(real_servers);
+}
+
+#[test]
+fn dockerd_s_servers_are_the_same() {
+    at_dockerd(&[real_servers]);
+}
+
+fn real_servers(daemon: &dyn Dockerd) {
     let archive = cached("services.tar").display().to_string();
     daemon.docker(&["import", &archive, "services"]).ok();
     // One after the other: the image takes longer to unpack than they to run.
-    nginx_serves_what_a_volume_holds(&daemon);
-    redis_keeps_its_data_through_a_kill(&daemon);
-    postgresql_recovers_from_a_kill(&daemon);
-    several_servers_live_under_one_init(&daemon);
-    testcontainers_waits_for_them(&daemon);
-    daemon.finish();
+    nginx_serves_what_a_volume_holds(daemon);
+    redis_keeps_its_data_through_a_kill(daemon);
+    postgresql_recovers_from_a_kill(daemon);
+    several_servers_live_under_one_init(daemon);
+    testcontainers_waits_for_them(daemon);
 }
 
-fn testcontainers_waits_for_them(daemon: &Daemon) {
+fn testcontainers_waits_for_them(daemon: &dyn Dockerd) {
     let program = concat!(env!("CARGO_MANIFEST_DIR"), "/clients/testcontainers_py.py");
     let output = daemon
         .host()
         .command(cached("python/bin/python"))
         .args([program, "services"])
-        .env(
-            "DOCKER_HOST",
-            format!("unix://{}", daemon.socket().display()),
-        )
+        .env("DOCKER_HOST", daemon.address())
         .env("HOME", daemon.host().folder())
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .output()
@@ -37,16 +41,16 @@ fn testcontainers_waits_for_them(daemon: &Daemon) {
     assert!(said.ends_with("3 of 3 checks passed"), "{said}");
 }
 
-fn page(daemon: &Daemon, container: &str) -> String {
+fn page(daemon: &dyn Dockerd, container: &str) -> String {
     let address = daemon.docker(&["port", container, "80"]).ok();
     let url = format!("http://{address}/");
     // A server that was just started may not listen yet; curl waits for it.
-    let patience = ["--retry", "50", "--retry-delay", "1", "--retry-connrefused"];
+    let patience = ["--retry", "50", "--retry-delay", "1", "--retry-all-errors"];
     let arguments = [&["-sS", "--max-time", "20"], &patience[..], &[&url]].concat();
     daemon.host().run("curl", &arguments).ok()
 }
 
-fn nginx_serves_what_a_volume_holds(daemon: &Daemon) {
+fn nginx_serves_what_a_volume_holds(daemon: &dyn Dockerd) {
     let write = "echo kept > /var/www/html/index.html";
     daemon
         .docker(&[
@@ -97,7 +101,7 @@ fn nginx_serves_what_a_volume_holds(daemon: &Daemon) {
     daemon.docker(&["volume", "rm", "pages"]).ok();
 }
 
-fn redis_keeps_its_data_through_a_kill(daemon: &Daemon) {
+fn redis_keeps_its_data_through_a_kill(daemon: &dyn Dockerd) {
     let redis = [
         "run",
         "-d",
@@ -148,7 +152,7 @@ fn redis_keeps_its_data_through_a_kill(daemon: &Daemon) {
     daemon.docker(&["volume", "rm", "facts"]).ok();
 }
 
-fn postgresql_recovers_from_a_kill(daemon: &Daemon) {
+fn postgresql_recovers_from_a_kill(daemon: &dyn Dockerd) {
     // The volume gets the folder's owner from the image.
     let volume = ["-v", "cluster:/var/lib/postgresql", "-u", "postgres"];
     let program = "/usr/lib/postgresql/15/bin/";
@@ -197,7 +201,7 @@ fn postgresql_recovers_from_a_kill(daemon: &Daemon) {
     daemon.docker(&["volume", "rm", "cluster"]).ok();
 }
 
-fn several_servers_live_under_one_init(daemon: &Daemon) {
+fn several_servers_live_under_one_init(daemon: &dyn Dockerd) {
     let script = "redis-server --save '' >/dev/null & nginx; (sleep 0 &) ; wait";
     daemon
         .docker(&[
