@@ -625,6 +625,74 @@ fn contexts_are_those_of_docker() {
     daemon.finish();
 }
 
+/// What one exports the other imports, certificates and all.
+#[test]
+fn contexts_travel_as_dockers_do() {
+    let daemon = Daemon::start();
+    let folder = daemon.host().folder();
+    dhow_testkit::certificates(folder);
+    let run = |mut command: Command, words: &[&str]| {
+        command.env_remove("DHOW_HOST").env_remove("DOCKER_HOST");
+        command.env("DOCKER_CONFIG", folder.join("docker-config"));
+        let output = command.current_dir(folder).output();
+        Ran::new(words.join(" "), &output.expect("it starts"))
+    };
+    let ours = |words: &[&str]| run(daemon.dhow_command(words), words);
+    let theirs = |words: &[&str]| run(daemon.docker_command(words), words);
+    let file = |name: &str| folder.join(name).display().to_string();
+    let endpoint = format!(
+        "host=tcp://far:2376,ca={},cert={},key={}",
+        file("ca.pem"),
+        file("client.pem"),
+        file("client-key.pem")
+    );
+    let create = ["context", "create", "far", "--description", "far away"];
+    ours(&[&create[..], &["--docker", &endpoint]].concat()).ok();
+    let exported = ours(&["context", "export", "far"]);
+    assert!(
+        exported
+            .stderr
+            .contains("Written file \"far.dockercontext\""),
+        "{exported:?}"
+    );
+    theirs(&["context", "export", "far", "theirs.tar"]).ok();
+    // A file that is there is not written over.
+    let taken = ours(&["context", "export", "far"]);
+    assert!(taken.stderr.contains("exists"), "{taken:?}");
+    taken.fails(1);
+    theirs(&["context", "import", "by-docker", "far.dockercontext"]).ok();
+    let import = ["context", "import", "by-dhow", "theirs.tar"];
+    assert_eq!(ours(&import).ok(), "by-dhow");
+    for name in ["by-docker", "by-dhow"] {
+        for what in ["{{.Endpoints.docker.Host}}", "{{json .TLSMaterial}}"] {
+            let shown = |name| theirs(&["context", "inspect", "--format", what, name]).ok();
+            assert_eq!(shown(name), shown("far"), "{name}");
+        }
+        let list = ["context", "ls", "--format", "{{.Name}}: {{.Description}}"];
+        let list = theirs(&list).ok();
+        assert!(list.contains(&format!("{name}: far away")), "{list}");
+    }
+    let listed = |archive: &str| {
+        // Docker's has not the end that tar asks for.
+        let listed = daemon.host().run("tar", &["-tf", &file(archive)]).stdout;
+        let names = listed.lines().map(|name| name.trim_end_matches('/'));
+        let mut names: Vec<String> = names.map(str::to_owned).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(listed("far.dockercontext"), listed("theirs.tar"));
+    let again = ours(&import);
+    assert!(
+        again.stderr.contains("context \"by-dhow\" already exists"),
+        "{again:?}"
+    );
+    let nothing = ours(&["context", "import", "other", "ca.pem"]);
+    assert!(nothing.stderr.contains("invalid context"), "{nothing:?}");
+    assert!(!ours(&["context", "ls", "-q"]).ok().contains("other"));
+    ours(&["context", "export", "nowhere"]).fails(1);
+    daemon.finish();
+}
+
 #[test]
 fn small_things_docker_has() {
     let daemon = Daemon::start();

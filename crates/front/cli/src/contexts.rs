@@ -3,6 +3,7 @@
 //! its configuration, and certificates in `contexts/tls/ID/docker`, where ID is
 //! the SHA-256 of the name.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use crate::config::Config;
 use crate::connection::Connection;
 use crate::error::Error;
 use crate::listing::{self, Row};
+use crate::packed::Packed;
 use crate::{Outcome, show};
 
 /// The context that is none: options and environment say where the daemon is.
@@ -31,6 +33,25 @@ const FILES: [(&str, &str); 3] = [("ca", "ca.pem"), ("cert", "cert.pem"), ("key"
 pub enum Command {
     /// Create a context.
     Create(Create),
+    /// Write a context, with its certificates and keys, into a tar archive.
+    Export {
+        /// Name.
+        #[arg(value_name = "CONTEXT")]
+        name: String,
+        /// File that is made, or - for standard output; CONTEXT.dockercontext unless
+        /// told otherwise.
+        #[arg(value_name = "FILE|-")]
+        file: Option<String>,
+    },
+    /// Make a context of such an archive.
+    Import {
+        /// Name.
+        #[arg(value_name = "CONTEXT")]
+        name: String,
+        /// File, or - for standard input.
+        #[arg(value_name = "FILE|-")]
+        file: String,
+    },
     /// Show everything about contexts, as JSON.
     Inspect {
         /// Print by a template such as '{{.Name}}'.
@@ -198,14 +219,7 @@ pub(crate) fn run(connection: &Connection, command: Command) -> Outcome {
     let current = connection.context_name()?;
     match command {
         Command::Create(create) => {
-            check_name(&create.name)?;
-            let place = Place::of(&folder, &create.name);
-            if place.meta.exists() {
-                return Err(Error::Usage(format!(
-                    "context {:?} already exists",
-                    create.name
-                )));
-            }
+            let place = free_place(&folder, &create.name)?;
             let from = create.from.as_deref();
             let (mut meta, mut files) = match from {
                 Some(name) if name != DEFAULT => copied(&folder, name)?,
@@ -235,6 +249,28 @@ pub(crate) fn run(connection: &Connection, command: Command) -> Outcome {
             place.write(&sorted(&meta), &files)?;
             show::line(&update.name);
             anstream::eprintln!("Successfully updated context {:?}", update.name);
+        }
+        Command::Export { name, file } => {
+            let file = file.unwrap_or_else(|| format!("{name}.dockercontext"));
+            export(connection, &folder, &name, &file)?;
+        }
+        Command::Import { name, file } => {
+            let place = free_place(&folder, &name)?;
+            let mut packed = match file.as_str() {
+                "-" => Packed::unpack(io::stdin().lock())?,
+                path => {
+                    let path = Path::new(path);
+                    let open = fs::File::open(path).map_err(|error| failed(path, error))?;
+                    Packed::unpack(io::BufReader::new(open))?
+                }
+            };
+            packed.meta["Name"] = json!(name);
+            for (path, bytes) in &packed.files {
+                write(&place.tls.join(path), bytes)?;
+            }
+            place.write(&sorted(&packed.meta), &Map::new())?;
+            show::line(&name);
+            anstream::eprintln!("Successfully imported context {name:?}");
         }
         Command::Inspect { format, names } => {
             let names = if names.is_empty() {
@@ -282,6 +318,76 @@ pub(crate) fn run(connection: &Connection, command: Command) -> Outcome {
 /// The name of the context that is settled in Docker's configuration.
 pub(crate) fn settled(folder: &Path) -> Result<Option<String>, Error> {
     Ok(Config::read(folder)?.text(CURRENT).map(str::to_owned))
+}
+
+/// Writes a context into a file that is not there yet.
+fn export(connection: &Connection, folder: &Path, name: &str, file: &str) -> Result<(), Error> {
+    use std::io::{IsTerminal as _, Write as _};
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let mut files = BTreeMap::new();
+    let meta = if name == DEFAULT {
+        by_default(connection)
+    } else {
+        let place = Place::of(folder, name);
+        for endpoint in names_in(&place.tls) {
+            for file in names_in(&place.tls.join(&endpoint)) {
+                let path = Path::new(&endpoint).join(file);
+                let full = place.tls.join(&path);
+                files.insert(path, fs::read(&full).map_err(|error| failed(&full, error))?);
+            }
+        }
+        place.read(name)?
+    };
+    let meta = sorted(&meta);
+    let bytes = Packed { meta, files }.pack();
+    let bytes = bytes.map_err(|error| failed(Path::new(file), error))?;
+    if file == "-" {
+        if io::stdout().is_terminal() {
+            return Err(Error::Usage(
+                "cowardly refusing to export to a terminal, specify a file path".into(),
+            ));
+        }
+        let mut out = io::stdout().lock();
+        return out
+            .write_all(&bytes)
+            .and_then(|()| out.flush())
+            .map_err(|error| failed(Path::new(file), error));
+    }
+    // There are keys in it.
+    let made = fs::File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(file);
+    made.and_then(|mut made| made.write_all(&bytes))
+        .map_err(|error| failed(Path::new(file), error))?;
+    anstream::eprintln!("Written file {file:?}");
+    Ok(())
+}
+
+/// Names in a folder, none if it is not there.
+fn names_in(folder: &Path) -> Vec<std::ffi::OsString> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name()).collect()
+}
+
+/// The place of a context that is not there yet.
+fn free_place(folder: &Path, name: &str) -> Result<Place, Error> {
+    check_name(name)?;
+    let place = Place::of(folder, name);
+    if place.meta.exists() {
+        return Err(Error::Usage(format!("context {name:?} already exists")));
+    }
+    Ok(place)
+}
+
+/// What the context says that is none.
+fn by_default(connection: &Connection) -> Value {
+    json!({
+        "Name": DEFAULT,
+        "Metadata": {},
+        "Endpoints": { "docker": { "Host": connection.address_outside(), "SkipTLSVerify": false } },
+    })
 }
 
 fn check_name(name: &str) -> Result<(), Error> {
@@ -344,13 +450,10 @@ fn sorted(meta: &Value) -> Value {
 
 fn inspected(connection: &Connection, folder: &Path, name: &str) -> Result<Value, Error> {
     if name == DEFAULT {
-        return Ok(json!({
-            "Name": DEFAULT,
-            "Metadata": {},
-            "Endpoints": { "docker": { "Host": connection.address_outside(), "SkipTLSVerify": false } },
-            "TLSMaterial": {},
-            "Storage": { "MetadataPath": "<IN MEMORY>", "TLSPath": "<IN MEMORY>" },
-        }));
+        let mut meta = by_default(connection);
+        meta["TLSMaterial"] = json!({});
+        meta["Storage"] = json!({ "MetadataPath": "<IN MEMORY>", "TLSPath": "<IN MEMORY>" });
+        return Ok(meta);
     }
     let place = Place::of(folder, name);
     let mut meta = sorted(&place.read(name)?);

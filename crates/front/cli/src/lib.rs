@@ -31,6 +31,7 @@ mod login;
 mod mount;
 mod networking;
 mod networks;
+mod packed;
 mod platform;
 mod progress;
 mod prune;
