@@ -19,6 +19,8 @@ pub struct OomWatch {
     is_exact: bool,
     /// How many had been killed when it was last asked.
     n_before: u64,
+    /// Whether version 1 has told of it, to which the kernel's answer is to kill.
+    has_run_out: bool,
 }
 
 impl AsFd for OomWatch {
@@ -42,6 +44,7 @@ impl OomWatch {
             n_before: n_kills(&control)?,
             counter: control,
             is_exact: true,
+            has_run_out: false,
         })
     }
 
@@ -57,6 +60,7 @@ impl OomWatch {
             n_before: n_kills(&events)?,
             counter: events,
             is_exact: false,
+            has_run_out: false,
         })
     }
 
@@ -82,23 +86,41 @@ impl OomWatch {
     }
 
     /// Takes what made the descriptor readable, and says how many processes the
-    /// kernel has killed in the group so far; zero once the group is gone.
+    /// kernel has killed in the group so far. Once the group is gone that is what
+    /// was known of it: version 1 tells of the want before it counts the kill, so
+    /// whoever asked in between knows of one.
     ///
     /// # Errors
     ///
     /// [`CgroupError::Io`] if the counter cannot be read.
-    pub fn n_kills(&self) -> Result<u64> {
+    pub fn n_kills(&mut self) -> Result<u64> {
         let mut buffer = [0_u8; 4096];
-        while rustix::io::read(&self.file, &mut buffer).is_ok_and(|length| length > 0) {}
-        n_kills(&self.counter)
+        let mut was_told = false;
+        while rustix::io::read(&self.file, &mut buffer).is_ok_and(|length| length > 0) {
+            was_told = true;
+        }
+        let Some(text) = tree::read(&self.counter)? else {
+            return Ok(self
+                .n_before
+                .max((self.is_exact && self.has_run_out).into()));
+        };
+        let waits = text.lines().any(|line| line == "oom_kill_disable 1");
+        self.has_run_out |= was_told && !waits;
+        self.n_before = n_in(&text);
+        Ok(self.n_before)
     }
 }
 
-/// The `oom_kill` line of `memory.oom_control` or `memory.events`.
+/// How many a counter says; none if it is not there.
 pub(crate) fn n_kills(counter: &Path) -> Result<u64> {
-    let text = tree::read(counter)?.unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
-    Ok(line
+    Ok(tree::read(counter)?.map_or(0, |text| n_in(&text)))
+}
+
+/// The `oom_kill` line of `memory.oom_control` or `memory.events`.
+fn n_in(text: &str) -> u64 {
+    let mut lines = text.lines();
+    let number = lines.find_map(|line| line.strip_prefix("oom_kill "));
+    number
         .and_then(|number| number.trim().parse().ok())
-        .unwrap_or(0))
+        .unwrap_or(0)
 }

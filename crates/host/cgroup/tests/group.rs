@@ -420,9 +420,9 @@ fn processes_are_counted_frozen_and_killed() {
     assert!(!scratch.0.is_populated().unwrap());
 }
 
-#[test]
-fn the_end_of_memory_is_noticed() {
-    let scratch = Scratch::new("oom");
+/// A group, a watch over it, and the end of a shell in it for want of memory.
+fn starved(name: &str) -> (Scratch, dhow_cgroup::OomWatch) {
+    let scratch = Scratch::new(name);
     let memory = Some(8 << 20);
     let limits = Limits {
         memory,
@@ -430,7 +430,7 @@ fn the_end_of_memory_is_noticed() {
         ..Limits::default()
     };
     scratch.0.apply(&limits).unwrap();
-    let watch = scratch.0.watch_oom().unwrap();
+    let mut watch = scratch.0.watch_oom().unwrap();
     assert_eq!(watch.n_kills().unwrap(), 0);
     let mut child = scratch.shell();
     let hog = "x=x; while :; do x=$x$x; done";
@@ -444,9 +444,34 @@ fn the_end_of_memory_is_noticed() {
         tv_nsec: 0,
     };
     assert_eq!(rustix::event::poll(&mut wait, Some(&patience)), Ok(1));
+    // Version 1 may not have counted it yet.
+    assert!(watch.n_kills().unwrap() <= 1);
     assert!(!child.wait().unwrap().success());
+    (scratch, watch)
+}
+
+#[test]
+fn the_end_of_memory_is_noticed() {
+    let (scratch, mut watch) = starved("oom");
     assert_eq!(watch.n_kills().unwrap(), 1);
     assert_eq!(scratch.0.n_oom_kills().unwrap(), 1);
+    // What was known stays known.
+    scratch.0.remove().unwrap();
+    assert_eq!(watch.n_kills().unwrap(), 1);
+}
+
+/// Systemd removes a group as soon as nobody is in it, before anybody has read how
+/// it ended.
+#[test]
+fn the_end_of_memory_is_known_when_the_group_is_gone() {
+    let (scratch, mut watch) = starved("oom-gone");
+    scratch.0.remove().unwrap();
+    assert_eq!(watch.n_kills().unwrap(), 1);
+    // That a group goes is no such end.
+    let scratch = Scratch::new("oom-none");
+    let mut watch = scratch.0.watch_oom().unwrap();
+    scratch.0.remove().unwrap();
+    assert_eq!(watch.n_kills().unwrap(), 0);
 }
 
 #[test]

@@ -667,7 +667,7 @@ impl Server {
     }
 
     fn note_oom(&mut self) {
-        let Some(oom) = &self.oom else { return };
+        let Some(oom) = &mut self.oom else { return };
         // A counter that cannot be read has not been seen to rise.
         let n_kills = oom.n_kills().unwrap_or(self.n_oom_kills);
         if n_kills > self.n_oom_kills {
