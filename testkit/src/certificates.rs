@@ -6,7 +6,7 @@ use std::process::Command;
 use crate::executables::require;
 
 /// Makes a certificate authority (`ca.pem`) with openssl, a certificate and key
-/// of a `server` at 127.0.0.1 and of a `client` that it signed, and those of a
+/// of a `server` at 127.0.0.1 and 10.98.0.1 and of a `client` that it signed, and those of a
 /// `stranger` that an `other` authority signed.
 ///
 /// # Panics
@@ -26,7 +26,11 @@ pub fn certificates(folder: &Path) {
             String::from_utf8_lossy(&output.stderr)
         );
     };
-    std::fs::write(folder.join("server.ext"), "subjectAltName=IP:127.0.0.1\n").expect("written");
+    std::fs::write(
+        folder.join("server.ext"),
+        "subjectAltName=IP:127.0.0.1,IP:10.98.0.1\n",
+    )
+    .expect("written");
     std::fs::write(folder.join("client.ext"), "extendedKeyUsage=clientAuth\n").expect("written");
     for authority in ["ca", "other"] {
         let subject = format!("/CN={authority}");

@@ -19,6 +19,7 @@ mod output;
 mod outside;
 mod recorder;
 mod reference;
+mod registry;
 mod sctp;
 
 pub use answered::Answered;
@@ -33,4 +34,5 @@ pub use output::Ran;
 pub use outside::{Mirror, Outside, ask, ask_datagram, is_silent};
 pub use recorder::{Asked, Recorder};
 pub use reference::Reference;
+pub use registry::Registry;
 pub use sctp::ask_association;

@@ -1,10 +1,10 @@
 //! Images on their way: a registry that wants to know who asks, with `docker`
 //! and `dhow` as its clients; and what is done with images at home.
 
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, Stdio};
+use std::io::Write;
+use std::process::Stdio;
 
-use dhow_testkit::{Daemon, Host, Ran, Reference, require};
+use dhow_testkit::{Daemon, Host, Ran, Reference, Registry};
 
 /// Where the registry is on the tests' own host.
 const REGISTRY: &str = "127.0.0.1:5000";
@@ -13,49 +13,12 @@ const ENTRY: &str = "somebody:$2b$04$GwKhRsqgiR0.qd.FaWM7gevZr0Uyaxcndpx.HPSHXm.
 const PASSWORD: &str = "a secret:word";
 
 /// Debian's registry, which asks for a password.
-struct Registry(Child);
-
-impl Registry {
-    fn start(host: &Host) -> Registry {
-        let folder = host.folder().join("registry");
-        std::fs::create_dir_all(&folder).expect("a folder");
-        let file = |name: &str, text: &str| {
-            let path = folder.join(name);
-            std::fs::write(&path, text).expect("a file");
-            path.display().to_string()
-        };
-        let users = file("htpasswd", ENTRY);
-        let data = folder.join("data").display().to_string();
-        let config = file(
-            "config.yml",
-            &format!(
-                "version: 0.1\nlog: {{level: info}}\nstorage:\n  filesystem: {{rootdirectory: {data}}}\n\
-                 http: {{addr: \"{REGISTRY}\"}}\nauth:\n  htpasswd: {{realm: tests, path: {users}}}\n"
-            ),
-        );
-        let program = require("docker-registry", "the Debian package docker-registry");
-        let mut process = host
-            .command(program)
-            .args(["serve", &config])
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the registry starts");
-        let mut lines = BufReader::new(process.stderr.take().expect("it was piped")).lines();
-        let listens =
-            |line: &Result<String, _>| matches!(line, Ok(line) if line.contains("listening on"));
-        assert!(lines.any(|line| listens(&line)), "the registry ended");
-        std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
-        Registry(process)
-    }
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+fn registry(host: &Host) -> Registry {
+    let users = host.folder().join("htpasswd");
+    std::fs::write(&users, ENTRY).expect("a file");
+    let users = users.display();
+    let asks = format!("auth:\n  htpasswd: {{realm: tests, path: {users}}}\n");
+    Registry::start(host, REGISTRY, "", &asks)
 }
 
 /// A client with a password on its standard input.
@@ -94,7 +57,7 @@ fn run(mut command: std::process::Command) -> Ran {
 fn images_go_to_a_registry_and_come_back() {
     let daemon = Daemon::start();
     daemon.busybox();
-    let registry = Registry::start(daemon.host());
+    let registry = registry(daemon.host());
     let name = format!("{REGISTRY}/team/tool:1");
     daemon.docker(&["tag", "busybox", &name]).ok();
     let error = daemon.docker(&["push", &name]).fails(1);
@@ -159,7 +122,7 @@ fn what_the_registry_has_is_told(daemon: &Daemon, name: &str) {
 fn helpers_keep_credentials() {
     let daemon = Daemon::start();
     daemon.busybox();
-    let registry = Registry::start(daemon.host());
+    let registry = registry(daemon.host());
     let folder = daemon.host().folder().join("helper");
     std::fs::create_dir_all(&folder).expect("a folder");
     let kept = folder.join("kept");

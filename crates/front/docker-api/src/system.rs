@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use dhow_engine::{Machine, Status};
-use dhow_image::RegistryAuth;
+use dhow_image::{RegistryAuth, RegistryOptions};
 use serde_json::{Value, json};
 
 use crate::body::Document;
@@ -116,7 +116,7 @@ pub(crate) async fn info(State(door): State<Door>, version: Version) -> Answer {
         "OSType": "linux",
         "Architecture": system.machine().to_string_lossy(),
         "IndexServerAddress": "https://index.docker.io/v1/",
-        "RegistryConfig": { "IndexConfigs": { "docker.io": { "Name": "docker.io", "Mirrors": [], "Secure": true, "Official": true } }, "InsecureRegistryCIDRs": ["127.0.0.0/8", "::1/128"], "Mirrors": null },
+        "RegistryConfig": registries(&door.engine.images().options().registries),
         "NCPU": std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         "MemTotal": memory.totalram * u64::from(memory.mem_unit),
         "DockerRootDir": door.about.root,
@@ -169,6 +169,25 @@ fn by_version(info: &mut Value, version: Version) {
         info["BridgeNfIptables"] = json!(false);
         info["BridgeNfIp6tables"] = json!(false);
     }
+}
+
+/// Whom the daemon trusts among registries, and whom it asks before Docker Hub.
+fn registries(options: &RegistryOptions) -> Value {
+    let ended = |mirror: &String| format!("{}/", mirror.trim_end_matches('/'));
+    let mirrors: Vec<String> = options.mirrors.iter().map(ended).collect();
+    let hub = json!({ "Name": "docker.io", "Mirrors": mirrors, "Secure": true, "Official": true });
+    let mut indexes = json!({ "docker.io": hub });
+    let mut ranges = vec!["127.0.0.0/8", "::1/128"];
+    for insecure in &options.insecure {
+        if insecure.contains('/') {
+            ranges.push(insecure);
+        } else {
+            indexes[insecure] =
+                json!({ "Name": insecure, "Mirrors": [], "Secure": false, "Official": false });
+        }
+    }
+    let mirrors = (!mirrors.is_empty()).then_some(mirrors);
+    json!({ "IndexConfigs": indexes, "InsecureRegistryCIDRs": ranges, "Mirrors": mirrors })
 }
 
 fn security_options(door: &Door, machine: Machine) -> Vec<&'static str> {
