@@ -2,9 +2,11 @@
 //! nothing, and works when there is room again.
 
 use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
-use dhow_testkit::Daemon;
+use dhow_testkit::{Daemon, Host, dhow};
 
 /// What the kernel says of it.
 const REASON: &str = "no space left on device";
@@ -138,4 +140,49 @@ fn data_find_no_room() {
     daemon.remove_containers();
     daemon.docker(&["network", "rm", "more", "made"]).ok();
     daemon.finish();
+}
+
+#[test]
+fn a_registry_finds_no_room() {
+    let host = Host::new();
+    let root = host.folder().join("registry");
+    std::fs::create_dir(&root).expect("a folder");
+    let place = root.display().to_string();
+    let mount = ["-t", "tmpfs", "-o", "size=8m,mode=755", "dhow-test", &place];
+    host.run("mount", &mount).ok();
+    let mut registry = host
+        .command(dhow())
+        .args(["registry", "--root", &place, "--listen=127.0.0.1:5000"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let mut said = BufReader::new(registry.stderr.take().expect("it was piped")).lines();
+    let serves = |line: &Result<String, _>| matches!(line, Ok(line) if line.contains("5000"));
+    assert!(said.any(|line| serves(&line)), "it ended");
+    let rest = std::thread::spawn(move || said.map_while(Result::ok).for_each(drop));
+    // An upload that begins is written down.
+    let url = "http://127.0.0.1:5000/v2/some/blobs/uploads/";
+    let words = [
+        "-s",
+        "-X",
+        "POST",
+        "-o",
+        "/dev/null",
+        "-w",
+        "%{http_code}",
+        url,
+    ];
+    let begin = || host.run("curl", &words).ok();
+    assert_eq!(begin(), "202");
+    let filler = fill(&root);
+    for _ in 0..2 {
+        assert_eq!(begin(), "500");
+    }
+    std::fs::remove_file(filler).expect("it is there");
+    assert_eq!(begin(), "202");
+    registry.kill().expect("it runs");
+    registry.wait().expect("it ends");
+    rest.join().expect("it read");
+    host.run("umount", &[&place]).ok();
+    host.audit();
 }

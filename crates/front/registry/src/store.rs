@@ -4,10 +4,11 @@
 //! Synchronous; a change is durable when its function returns.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use dhow_oci::{Descriptor, Digest};
-use redb::{Database, ReadableDatabase, TableDefinition, WriteTransaction};
+use redb::{Database, ReadTransaction, ReadableDatabase, TableDefinition, WriteTransaction};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -69,13 +70,20 @@ pub(crate) struct Page {
     pub(crate) has_more: bool,
 }
 
-/// The table.
+/// The table, open but after an error: redb refuses everything then, until it is
+/// opened again, and a full disk may have room by that time.
 #[derive(Debug)]
-pub(crate) struct Store(Database);
+pub(crate) struct Store {
+    path: PathBuf,
+    database: RwLock<Option<Database>>,
+}
 
 impl Store {
     pub(crate) fn open(path: &Path) -> Result<Store> {
-        let store = Store(Database::create(path).map_err(failed)?);
+        let store = Store {
+            path: path.to_owned(),
+            database: RwLock::default(),
+        };
         store.write(|writing| {
             for table in [BLOBS, MANIFESTS, TAGS, REFERRERS, UPLOADS] {
                 writing.open_table(table).map_err(failed)?;
@@ -168,7 +176,7 @@ impl Store {
     /// At most `n` tags after `last`; none if there is no such repository.
     pub(crate) fn tags(&self, repository: &str, last: &str, n: usize) -> Result<Option<Page>> {
         let prefix = key(repository, "");
-        let reading = self.0.begin_read().map_err(failed)?;
+        let reading = self.read()?;
         let table = reading.open_table(TAGS).map_err(failed)?;
         let mut page = Page::default();
         for row in table
@@ -197,7 +205,7 @@ impl Store {
 
     /// At most `n` repositories after `last`.
     pub(crate) fn repositories(&self, last: &str, n: usize) -> Result<Page> {
-        let reading = self.0.begin_read().map_err(failed)?;
+        let reading = self.read()?;
         let mut names = BTreeSet::new();
         // Hop from one repository to the next; what follows \0 is \x01.
         for table in [MANIFESTS, BLOBS] {
@@ -316,7 +324,7 @@ impl Store {
         repository: &str,
     ) -> Result<bool> {
         let prefix = key(repository, "");
-        let reading = self.0.begin_read().map_err(failed)?;
+        let reading = self.read()?;
         let table = reading.open_table(table).map_err(failed)?;
         let mut rows = table.range(prefix.as_str()..).map_err(failed)?;
         match rows.next() {
@@ -330,7 +338,7 @@ impl Store {
         table: TableDefinition<'_, &'static str, &'static [u8]>,
         key: &str,
     ) -> Result<Option<T>> {
-        let reading = self.0.begin_read().map_err(failed)?;
+        let reading = self.read()?;
         let table = reading.open_table(table).map_err(failed)?;
         match table.get(key).map_err(failed)? {
             Some(value) => serde_json::from_slice(value.value())
@@ -346,7 +354,7 @@ impl Store {
         table: TableDefinition<'_, &'static str, &'static [u8]>,
         prefix: &str,
     ) -> Result<Vec<(String, T)>> {
-        let reading = self.0.begin_read().map_err(failed)?;
+        let reading = self.read()?;
         let table = reading.open_table(table).map_err(failed)?;
         let mut found = Vec::new();
         for row in table.range(prefix..).map_err(failed)? {
@@ -360,8 +368,49 @@ impl Store {
         Ok(found)
     }
 
+    /// The database, which is not closed as long as this is held: not for longer than a
+    /// transaction takes to begin.
+    fn database(&self) -> Result<RwLockReadGuard<'_, Option<Database>>> {
+        loop {
+            let open = self.database.read().unwrap_or_else(PoisonError::into_inner);
+            if open.is_some() {
+                return Ok(open);
+            }
+            drop(open);
+            let mut closed = self
+                .database
+                .write()
+                .unwrap_or_else(PoisonError::into_inner);
+            if closed.is_none() {
+                *closed = Some(Database::create(&self.path).map_err(failed)?);
+            }
+        }
+    }
+
+    fn read(&self) -> Result<ReadTransaction> {
+        let database = self.database()?;
+        let database = database.as_ref().expect("it is open");
+        database.begin_read().map_err(failed)
+    }
+
     fn write<T>(&self, change: impl FnOnce(&WriteTransaction) -> Result<T>) -> Result<T> {
-        let mut writing = self.0.begin_write().map_err(failed)?;
+        let written = self.try_write(change);
+        if let Err(Error::Table(_)) = written {
+            let mut database = self
+                .database
+                .write()
+                .unwrap_or_else(PoisonError::into_inner);
+            *database = None;
+        }
+        written
+    }
+
+    fn try_write<T>(&self, change: impl FnOnce(&WriteTransaction) -> Result<T>) -> Result<T> {
+        let mut writing = {
+            let database = self.database()?;
+            let database = database.as_ref().expect("it is open");
+            database.begin_write().map_err(failed)?
+        };
         writing.set_quick_repair(true);
         let outcome = change(&writing)?;
         writing.commit().map_err(failed)?;
