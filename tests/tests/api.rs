@@ -2,78 +2,16 @@
 //! version that it speaks, and by the documentation for those it does not.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
-use dhow_testkit::{Daemon, Host, Reference, require};
+use dhow_testkit::{Answered, Daemon, Dockerd, Reference};
 use serde_json::{Value, json};
 
-/// An engine by its socket.
-struct Engine<'a> {
-    host: &'a Host,
-    socket: PathBuf,
-}
-
-/// What an engine answered.
-#[derive(Debug, Clone, PartialEq)]
-struct Answered {
-    status: u16,
-    kind: String,
-    body: String,
-}
-
-impl Answered {
-    #[track_caller]
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
-    }
-
-    fn message(&self) -> String {
-        let value: Value = serde_json::from_str(&self.body).unwrap_or_default();
-        value["message"].as_str().unwrap_or_default().to_owned()
-    }
-}
+/// An engine, ours or the reference.
+struct Engine<'a>(&'a dyn Dockerd);
 
 impl Engine<'_> {
     fn ask(&self, request: &str, body: Option<&Value>) -> Answered {
-        self.ask_with(request, body, &[])
-    }
-
-    /// Sends `METHOD /path`, and headers.
-    fn ask_with(&self, request: &str, body: Option<&Value>, headers: &[&str]) -> Answered {
-        let (method, path) = request.split_once(' ').expect("METHOD /path");
-        let mut command = self
-            .host
-            .command(require("curl", "the Debian package curl"));
-        command
-            .args(["-sS", "--globoff", "--max-time", "30", "-X", method])
-            .args(["-w", "\n%{http_code} %{content_type}"])
-            .arg("--unix-socket")
-            .arg(&self.socket);
-        for header in headers {
-            command.args(["-H", header]);
-        }
-        if let Some(body) = body {
-            command.args([
-                "-H",
-                "Content-Type: application/json",
-                "-d",
-                &body.to_string(),
-            ]);
-        }
-        let output = command
-            .arg(format!("http://engine{}", escaped(path)))
-            .output()
-            .expect("curl starts");
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let (body, last) = text.rsplit_once('\n').unwrap_or(("", &text));
-        let (status, kind) = last.split_once(' ').unwrap_or((last, ""));
-        Answered {
-            status: status
-                .parse()
-                .unwrap_or_else(|_| panic!("{request}: {output:?}")),
-            kind: kind.to_owned(),
-            body: body.to_owned(),
-        }
+        self.0.ask(request, body)
     }
 
     #[track_caller]
@@ -115,16 +53,6 @@ impl Engine<'_> {
         let plain = json!({ "Image": "busybox", "Cmd": ["true"] });
         ok("POST /v1.41/containers/create?name=shape-made", plain);
     }
-}
-
-/// A path and query without what stands in none.
-fn escaped(path: &str) -> String {
-    path.chars()
-        .map(|letter| match letter {
-            '{' | '}' | '"' | '[' | ']' | ' ' => format!("%{:02X}", u32::from(letter)),
-            other => other.to_string(),
-        })
-        .collect()
 }
 
 /// The kinds of a value's fields, by path. Of a list the first item counts;
@@ -201,14 +129,8 @@ fn answers_have_the_fields_of_dockerd_s() {
     daemon.busybox();
     let reference = Reference::start();
     reference.busybox();
-    let ours = Engine {
-        host: daemon.host(),
-        socket: daemon.socket(),
-    };
-    let theirs = Engine {
-        host: reference.host(),
-        socket: reference.socket(),
-    };
+    let ours = Engine(&daemon);
+    let theirs = Engine(&reference);
     ours.fill();
     theirs.fill();
     let mut differences = Vec::new();
@@ -294,223 +216,11 @@ fn now() -> u64 {
         .as_secs()
 }
 
-/// Requests that later dockerds refuse as we do, and this one does not.
-const NEWER: [&str; 2] = ["condition=odd", "kernel.odd"];
-
-#[test]
-fn refusals_are_those_of_dockerd() {
-    let daemon = Daemon::start();
-    daemon.busybox();
-    let reference = Reference::start();
-    reference.busybox();
-    let ours = Engine {
-        host: daemon.host(),
-        socket: daemon.socket(),
-    };
-    let theirs = Engine {
-        host: reference.host(),
-        socket: reference.socket(),
-    };
-    ours.fill();
-    theirs.fill();
-    let create = |host: Value| json!({ "Image": "busybox", "Cmd": ["true"], "HostConfig": host });
-    let nothing = || Value::Null;
-    let cases: Vec<(&str, Value)> = vec![
-        ("GET /containers/none/json", nothing()),
-        ("GET /containers/json?filters={", nothing()),
-        (
-            "GET /containers/json?filters={\"nonsense\":[\"x\"]}",
-            nothing(),
-        ),
-        (
-            "GET /containers/json?filters={\"status\":[\"odd\"]}",
-            nothing(),
-        ),
-        (
-            "GET /containers/json?filters={\"before\":[\"none\"]}",
-            nothing(),
-        ),
-        ("POST /containers/none/start", nothing()),
-        ("POST /containers/shape-up/start", nothing()),
-        ("POST /containers/none/stop", nothing()),
-        ("POST /containers/shape-made/stop", nothing()),
-        ("POST /containers/shape-made/kill", nothing()),
-        ("POST /containers/shape-up/kill?signal=ODD", nothing()),
-        ("POST /containers/shape-made/pause", nothing()),
-        ("POST /containers/shape-up/unpause", nothing()),
-        (
-            "POST /containers/shape-up/rename?name=shape-made",
-            nothing(),
-        ),
-        ("POST /containers/shape-up/rename", nothing()),
-        ("POST /containers/shape-up/wait?condition=odd", nothing()),
-        (
-            "POST /containers/shape-made/exec",
-            json!({ "Cmd": ["true"] }),
-        ),
-        ("POST /containers/shape-up/exec", json!({ "Cmd": [] })),
-        ("POST /exec/none/start", json!({})),
-        ("GET /exec/none/json", nothing()),
-        ("GET /containers/shape-up/logs", nothing()),
-        ("GET /containers/none/logs?stdout=1", nothing()),
-        ("GET /containers/shape-made/top", nothing()),
-        ("GET /containers/shape-up/archive?path=/none", nothing()),
-        ("GET /containers/shape-up/archive", nothing()),
-        ("PUT /containers/shape-up/archive?path=/none", nothing()),
-        ("DELETE /containers/none", nothing()),
-        ("DELETE /containers/shape-up", nothing()),
-        ("POST /containers/create?name=shape-up", create(json!({}))),
-        ("POST /containers/create?name=/bad name", create(json!({}))),
-        ("POST /containers/create", json!({})),
-        ("POST /containers/create", json!({ "Image": "none:1" })),
-        (
-            "POST /containers/create",
-            json!({ "Image": "busybox", "Cmd": ["true"], "WorkingDir": "relative" }),
-        ),
-        ("POST /containers/create", create(json!({ "Memory": 1000 }))),
-        (
-            "POST /containers/create",
-            create(json!({ "NetworkMode": "container:none", "PortBindings": { "80/tcp": [{}] } })),
-        ),
-        (
-            "POST /containers/create",
-            create(json!({ "RestartPolicy": { "Name": "odd" } })),
-        ),
-        (
-            "POST /containers/create",
-            create(json!({ "AutoRemove": true, "RestartPolicy": { "Name": "always" } })),
-        ),
-        (
-            "POST /containers/create",
-            create(json!({ "Binds": ["/tmp"] })),
-        ),
-        (
-            "POST /containers/create",
-            create(json!({ "Binds": ["/none/at/all:relative"] })),
-        ),
-        (
-            "POST /containers/create",
-            create(
-                json!({ "Mounts": [{ "Type": "bind", "Source": "/none/at/all", "Target": "/x" }] }),
-            ),
-        ),
-        (
-            "POST /containers/create",
-            create(json!({ "Mounts": [{ "Type": "odd", "Target": "/x" }] })),
-        ),
-        (
-            "POST /containers/create",
-            create(json!({ "LogConfig": { "Type": "odd" } })),
-        ),
-        (
-            "POST /containers/create",
-            create(json!({ "Sysctls": { "kernel.odd": "1" } })),
-        ),
-        (
-            "POST /containers/create",
-            create(json!({ "PortBindings": { "odd": [{}] } })),
-        ),
-        (
-            "POST /containers/shape-up/update",
-            json!({ "Memory": 1000 }),
-        ),
-        ("POST /containers/none/update", json!({})),
-        ("GET /images/none/json", nothing()),
-        ("GET /images/none/history", nothing()),
-        ("GET /images/json?filters={\"nonsense\":[\"x\"]}", nothing()),
-        ("POST /images/none/tag?repo=a&tag=b", nothing()),
-        ("POST /images/busybox/tag?repo=BAD&tag=b", nothing()),
-        ("DELETE /images/none", nothing()),
-        ("DELETE /images/busybox", nothing()),
-        ("GET /networks/none", nothing()),
-        ("GET /networks?filters={\"nonsense\":[\"x\"]}", nothing()),
-        ("POST /networks/create", json!({ "Name": "bridge" })),
-        ("POST /networks/create", json!({ "Name": "" })),
-        (
-            "POST /networks/create",
-            json!({ "Name": "n", "Driver": "odd" }),
-        ),
-        (
-            "POST /networks/create",
-            json!({ "Name": "n", "Driver": "host" }),
-        ),
-        (
-            "POST /networks/none/connect",
-            json!({ "Container": "shape-up" }),
-        ),
-        (
-            "POST /networks/shape-net/connect",
-            json!({ "Container": "none" }),
-        ),
-        (
-            "POST /networks/shape-net/connect",
-            json!({ "Container": "shape-up" }),
-        ),
-        (
-            "POST /networks/shape-net/disconnect",
-            json!({ "Container": "shape-made" }),
-        ),
-        ("DELETE /networks/none", nothing()),
-        ("DELETE /networks/bridge", nothing()),
-        ("DELETE /networks/shape-net", nothing()),
-        ("GET /volumes/none", nothing()),
-        ("GET /volumes?filters={\"nonsense\":[\"x\"]}", nothing()),
-        ("POST /volumes/create", json!({ "Name": "bad/name" })),
-        (
-            "POST /volumes/create",
-            json!({ "Name": "v", "Driver": "odd" }),
-        ),
-        ("DELETE /volumes/none", nothing()),
-        ("DELETE /volumes/shape-data", nothing()),
-        ("GET /events?since=20&until=10", nothing()),
-        ("GET /nonsense", nothing()),
-        ("GET /swarm", nothing()),
-        ("GET /nodes", nothing()),
-        ("POST /commit?container=none", nothing()),
-        ("POST /build?dockerfile=/none&remote=", nothing()),
-    ];
-    let mut differences = Vec::new();
-    for (request, body) in &cases {
-        let request = request.replacen(' ', " /v1.41", 1);
-        let body = Some(body).filter(|body| !body.is_null());
-        let (our, their) = (ours.ask(&request, body), theirs.ask(&request, body));
-        let what = format!(
-            "{request} {}",
-            body.map(Value::to_string).unwrap_or_default()
-        );
-        // What this dockerd takes for its own fault, later ones and we do not.
-        let is_told_better = their.status == 500 && our.status < 500
-            || NEWER
-                .iter()
-                .any(|part| request.contains(part) || what.contains(part));
-        if our.status != their.status && !is_told_better {
-            differences.push(format!(
-                "{what}: {} {:?}, not {} {:?}",
-                our.status,
-                our.message(),
-                their.status,
-                their.message()
-            ));
-        }
-        if std::env::var_os("DHOW_TEST_TEXTS").is_some() {
-            eprintln!("{what}\n  {}\n  {}", our.message(), their.message());
-        }
-    }
-    assert!(differences.is_empty(), "{}", differences.join("\n"));
-    daemon.remove_containers();
-    daemon.docker(&["network", "rm", "shape-net"]).ok();
-    daemon.docker(&["volume", "rm", "shape-data"]).ok();
-    daemon.finish();
-}
-
 #[test]
 fn each_version_has_what_it_says() {
     let daemon = Daemon::start();
     daemon.busybox();
-    let engine = Engine {
-        host: daemon.host(),
-        socket: daemon.socket(),
-    };
+    let engine = Engine(&daemon);
     engine.fill();
     let has = |path: &str, pointer: &str| engine.get(path).pointer(pointer).is_some();
     // From which version on a field is there, and from which on it is not.
@@ -604,7 +314,7 @@ fn events_have_their_forms(engine: &Engine<'_>) {
         (56, "application/json", "application/json"),
     ] {
         let header = format!("Accept: {accept}");
-        let answered = engine.ask_with(&path(version), None, &[&header]);
+        let answered = engine.0.ask_with(&path(version), None, &[&header]);
         assert_eq!(
             (answered.status, answered.kind.as_str()),
             (200, kind),

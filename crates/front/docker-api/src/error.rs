@@ -125,7 +125,9 @@ fn volume_status(error: &dhow_engine::VolumeError) -> StatusCode {
     use dhow_engine::VolumeError;
     match error {
         VolumeError::NoSuchVolume(_) => StatusCode::NOT_FOUND,
-        VolumeError::InvalidName(_) | VolumeError::Options { .. } => StatusCode::BAD_REQUEST,
+        VolumeError::ShortName(_) | VolumeError::InvalidName(_) | VolumeError::Options { .. } => {
+            StatusCode::BAD_REQUEST
+        }
         VolumeError::OtherOptions(_) => StatusCode::CONFLICT,
         VolumeError::Mount { .. } | VolumeError::File { .. } => StatusCode::INTERNAL_SERVER_ERROR,
     }

@@ -73,15 +73,14 @@ impl Engine {
             match container.record().state.status {
                 Status::Running => None,
                 Status::Paused => {
-                    return Err(Error::Conflict(
-                        "cannot attach to a paused container, unpause the container and try again"
-                            .into(),
-                    ));
+                    return Err(Error::Conflict(format!(
+                        "container {name} is paused, unpause the container before attach"
+                    )));
                 }
                 Status::Restarting => {
-                    return Err(Error::Conflict(
-                        "cannot attach to a restarting container, wait until it is running".into(),
-                    ));
+                    return Err(Error::Conflict(format!(
+                        "container {name} is restarting, wait until the container is running"
+                    )));
                 }
                 _ => {
                     let (answer, answered) = oneshot::channel();

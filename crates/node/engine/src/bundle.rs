@@ -285,7 +285,7 @@ pub(crate) fn replace_variables(env: &mut Vec<String>, over: &[String]) {
 
 /// The capabilities that a container has.
 pub(crate) fn capabilities(host: &HostConfig) -> Result<Vec<String>> {
-    let canonical = |name: &String| -> Result<String> {
+    let canonical = |list: &str, name: &String| -> Result<String> {
         let upper = name.to_ascii_uppercase();
         let full = if upper.starts_with("CAP_") {
             upper
@@ -296,12 +296,15 @@ pub(crate) fn capabilities(host: &HostConfig) -> Result<Vec<String>> {
             Ok(full)
         } else {
             Err(Error::Invalid(format!(
-                "invalid capability: unknown capability: {full:?}"
+                "invalid {list}: unknown capability: {full:?}"
             )))
         }
     };
-    let add: Vec<String> = host.cap_add.iter().map(canonical).collect::<Result<_>>()?;
-    let drop: Vec<String> = host.cap_drop.iter().map(canonical).collect::<Result<_>>()?;
+    let all_of = |list: &str, names: &[String]| -> Result<Vec<String>> {
+        names.iter().map(|name| canonical(list, name)).collect()
+    };
+    let add = all_of("CapAdd", &host.cap_add)?;
+    let drop = all_of("CapDrop", &host.cap_drop)?;
     let all = |names: &[String]| names.iter().any(|name| name == "CAP_ALL");
     let has = |name: &str| {
         let named = |names: &[String]| names.iter().any(|other| other == name);
@@ -656,10 +659,7 @@ mod tests {
         );
         assert_eq!(names(&["MKNOD"], &["MKNOD"]).expect("added wins").len(), 14);
         let error = names(&["CAP_WHAT"], &[]).expect_err("unknown").to_string();
-        assert_eq!(
-            error,
-            "invalid capability: unknown capability: \"CAP_WHAT\""
-        );
+        assert_eq!(error, "invalid CapAdd: unknown capability: \"CAP_WHAT\"");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use dhow_shim::Moment;
 
 use crate::bundle;
 use crate::container::Container;
+use crate::endpoints::link_parts;
 use crate::engine::{Engine, Table};
 use crate::error::{Error, Result, at};
 use crate::logs;
@@ -102,6 +103,7 @@ impl Engine {
         // What the image adds (ports, a health check) is checked as well, but
         // does not get in the way of a shared network.
         validate::network_mode(&config, &host)?;
+        validate::variables(&config.env)?;
         merge(&mut config, image);
         validate::config(&config)?;
         validate::host(&host, Machine::here())?;
@@ -172,6 +174,15 @@ impl Engine {
                 })?;
                 point.source = image.id.to_string();
             }
+        }
+        for link in &host.links {
+            if link.matches(':').count() > 1 {
+                return Err(Error::Invalid(format!("bad format for links: {link}")));
+            }
+            let (target, _) = link_parts(link);
+            self.get(target).map_err(|error| {
+                Error::Invalid(format!("could not get container for {target}: {error}"))
+            })?;
         }
         for source in &host.volumes_from {
             points.extend(self.volumes_of(source, &points)?);
@@ -317,7 +328,17 @@ impl Engine {
     /// The mounts of another container, for `--volumes-from ID[:ro]`.
     fn volumes_of(&self, source: &str, already: &[MountPoint]) -> Result<Vec<MountPoint>> {
         let (name, mode) = source.split_once(':').unwrap_or((source, "rw"));
-        let record = self.get(name)?;
+        let options: Vec<&str> = mode.split(',').collect();
+        if !options
+            .iter()
+            .all(|one| ["rw", "ro", "z", "Z"].contains(one))
+        {
+            return Err(Error::Invalid(format!("invalid mode: {mode}")));
+        }
+        // A client that hears of something missing pulls the container's image.
+        let record = self
+            .get(name)
+            .map_err(|error| Error::Invalid(error.to_string()))?;
         let free = |point: &&MountPoint| {
             !already
                 .iter()
@@ -329,7 +350,7 @@ impl Engine {
             .filter(|point| point.kind != MountKind::Tmpfs)
             .filter(free)
             .map(|point| MountPoint {
-                writable: point.writable && mode != "ro",
+                writable: point.writable && !options.contains(&"ro"),
                 ..point.clone()
             })
             .collect())

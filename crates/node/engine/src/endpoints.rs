@@ -345,7 +345,7 @@ fn host_ports(text: &str) -> Result<RangeInclusive<u16>> {
     match (first.parse(), last.parse()) {
         (Ok(first), Ok(last)) if first <= last && (first > 0 || last == 0) => Ok(first..=last),
         _ => Err(Error::Invalid(format!(
-            "invalid port specification: invalid host port {text:?}"
+            "invalid port specification: {text:?}"
         ))),
     }
 }

@@ -384,7 +384,11 @@ impl Engine {
                 })
                 .await
                 .map_err(|_| gone())?;
-            Ok(ended.last.clone())
+            // Why a start failed is told to whoever asked for it.
+            Ok(Ended {
+                error: String::new(),
+                ..ended.last
+            })
         })
     }
 
@@ -410,6 +414,9 @@ impl Engine {
             (Some(_), Some(_)) => Err(Error::Invalid(format!(
                 "Multiple IDs found with provided prefix: {name}"
             ))),
+            (None, _) if name.is_empty() => {
+                Err(Error::Invalid("invalid name or ID supplied: \"\"".into()))
+            }
             (None, _) => Err(Error::NoSuchContainer(name.into())),
         }
     }

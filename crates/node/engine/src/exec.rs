@@ -98,8 +98,7 @@ impl Engine {
             Status::Running => {}
             Status::Paused => {
                 return Err(Error::Conflict(format!(
-                    "Container {} is paused, unpause the container before exec",
-                    record.id
+                    "Container {name} is paused, unpause the container before exec"
                 )));
             }
             _ => {

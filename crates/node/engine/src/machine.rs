@@ -8,12 +8,15 @@ use dhow_cgroup::{CgroupError, Layout};
 
 use crate::error::{Error, Result};
 use crate::spec::HostConfig;
+use crate::validate::last_of_list;
 
 /// What the machine has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Machine {
     /// Processors that containers can run on.
     pub n_cpus: usize,
+    /// The highest number of a node of memory.
+    pub last_memory_node: usize,
     /// Whether control groups are version 2's alone.
     pub has_pure_v2: bool,
     /// Whether memory can be limited.
@@ -62,9 +65,13 @@ impl Machine {
             let hierarchy = layout.v1(controller);
             hierarchy.is_some_and(|hierarchy| hierarchy.mount.join(file).exists())
         };
+        let nodes = std::fs::read_to_string("/sys/devices/system/node/online");
+        let last_memory_node = nodes.ok().and_then(|nodes| last_of_list(nodes.trim()));
         let enabled = std::fs::read("/sys/module/apparmor/parameters/enabled");
         Self {
             n_cpus: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            // A kernel that knows of no nodes has one.
+            last_memory_node: last_memory_node.unwrap_or(0),
             has_pure_v2: layout.is_pure_v2() && layout.v2.is_some(),
             memory: has("memory", "memory"),
             swap: has_file("memory", "memory.memsw.limit_in_bytes") || layout.has_v2("memory"),
@@ -216,6 +223,7 @@ pub(crate) mod tests {
     /// A machine with version 1 of everything.
     pub(crate) const OLD: Machine = Machine {
         n_cpus: 2,
+        last_memory_node: 0,
         has_pure_v2: false,
         memory: true,
         swap: true,

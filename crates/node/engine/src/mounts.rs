@@ -114,14 +114,20 @@ fn parse_bind(text: &str) -> Result<MountPoint> {
     let parts: Vec<&str> = text.split(':').collect();
     let (source, destination, options) = match parts[..] {
         [destination] => ("", destination, ""),
-        [source, destination] if destination.starts_with('/') => (source, destination, ""),
+        [source, destination] => (source, destination, ""),
         [source, destination, options] => (source, destination, options),
         _ => return Err(invalid()),
     };
-    check_destination(destination)?;
     let is_path = source.starts_with('/');
-    if !source.is_empty() && !is_path && !dhow_volume::is_name(source) {
-        return Err(dhow_volume::Error::InvalidName(source.into()).into());
+    check_destination(destination).map_err(|why| {
+        let kind = if is_path { "bind" } else { "volume" };
+        Error::Invalid(format!(
+            "{}: invalid mount config for type {kind:?}: {why}",
+            invalid()
+        ))
+    })?;
+    if !source.is_empty() && !is_path {
+        dhow_volume::check_name(source)?;
     }
     let mut mount = MountPoint {
         kind: if is_path {
@@ -184,6 +190,9 @@ fn parse_mount(spec: &MountSpec) -> Result<MountPoint> {
                     "field VolumeOptions and TmpfsOptions must not be specified",
                 ));
             }
+            if spec.source.is_empty() {
+                return Err(invalid("field Source must not be empty"));
+            }
             if !spec.source.starts_with('/') {
                 return Err(invalid(&format!(
                     "invalid mount path: '{}' mount path must be absolute",
@@ -216,8 +225,11 @@ fn parse_mount(spec: &MountSpec) -> Result<MountPoint> {
             mount.shallow_read_only = options.read_only_non_recursive;
         }
         "volume" => {
-            if !spec.source.is_empty() && !dhow_volume::is_name(&spec.source) {
-                return Err(dhow_volume::Error::InvalidName(spec.source.clone()).into());
+            if spec.bind_options.is_some() {
+                return Err(invalid("field BindOptions must not be specified"));
+            }
+            if !spec.source.is_empty() {
+                dhow_volume::check_name(&spec.source)?;
             }
             let options = spec.volume_options.clone().unwrap_or_default();
             if !is_subpath(&options.subpath) {
@@ -308,7 +320,7 @@ fn check_destination(path: &str) -> Result<()> {
     }
     if path.trim_matches('/').is_empty() {
         return Err(Error::Invalid(
-            "invalid volume specification: destination can't be '/'".into(),
+            "invalid specification: destination can't be '/'".into(),
         ));
     }
     Ok(())

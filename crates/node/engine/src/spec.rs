@@ -120,6 +120,8 @@ pub struct HostConfig {
     pub group_add: Vec<String>,
     /// `private`, `shareable`, `host`, `none` or `container:ID`.
     pub ipc_mode: String,
+    /// Empty or `default`: other systems have others.
+    pub isolation: String,
     /// Names for other containers, `container:alias`.
     pub links: Vec<String>,
     /// Score by which the kernel chooses whom to kill for want of memory.

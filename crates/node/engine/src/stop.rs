@@ -231,19 +231,25 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// [`Error::Conflict`] when the name is taken.
+    /// [`Error::Conflict`] when the name is taken, [`Error::Invalid`] when it is
+    /// none, or its own.
     pub fn rename(&self, name: &str, new: &str) -> Result<()> {
         let container = self.find(name)?;
         let new = new.trim_start_matches('/');
         if !crate::names::is_name(new) {
             return Err(Error::Invalid(format!(
-                "Invalid container name ({new}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
+                "Error when allocating new name: Invalid container name (/{new}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
             )));
         }
         let mut table = self.inner.table.lock();
         if let Some(other) = table.by_name.get(new) {
+            if *other == container.id {
+                return Err(Error::Invalid(
+                    "Renaming a container with the same name as its current name".into(),
+                ));
+            }
             return Err(Error::Conflict(format!(
-                "Conflict. The container name \"/{new}\" is already in use by container \"{other}\". You have to remove (or rename) that container to be able to reuse that name."
+                "Error when allocating new name: Conflict. The container name \"/{new}\" is already in use by container \"{other}\". You have to remove (or rename) that container to be able to reuse that name."
             )));
         }
         let old = container.record().name.clone();
@@ -293,8 +299,12 @@ impl Engine {
         }
         if record.state.status.is_alive() {
             if !force {
+                let first = match record.state.status {
+                    Status::Paused => "unpause and then ",
+                    _ => "",
+                };
                 return Err(Error::Conflict(format!(
-                    "cannot remove container \"/{}\": container is {}: stop the container before removing or force remove",
+                    "cannot remove container \"/{}\": container is {}: {first}stop the container before removing or force remove",
                     record.name,
                     record.state.status.word()
                 )));

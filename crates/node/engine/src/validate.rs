@@ -35,6 +35,19 @@ fn refuse<T>(why: impl Into<String>) -> Result<T> {
     Err(Error::Invalid(why.into()))
 }
 
+/// Variables that a request names, before they meet the image's.
+///
+/// # Errors
+///
+/// [`Error::Invalid`] for one without a name.
+pub(crate) fn variables(variables: &[String]) -> Result<()> {
+    let is_nameless = |variable: &&String| variable.is_empty() || variable.starts_with('=');
+    match variables.iter().find(is_nameless) {
+        Some(variable) => refuse(format!("invalid environment variable: {variable}")),
+        None => Ok(()),
+    }
+}
+
 /// How a process is to run.
 ///
 /// # Errors
@@ -47,13 +60,7 @@ pub(crate) fn config(config: &Config) -> Result<()> {
             config.working_dir
         ));
     }
-    if let Some(variable) = config
-        .env
-        .iter()
-        .find(|variable| variable.is_empty() || variable.starts_with('='))
-    {
-        return refuse(format!("invalid environment variable: {variable}"));
-    }
+    variables(&config.env)?;
     let texts = config.env.iter().chain(config.cmd.iter().flatten());
     if texts
         .chain(config.entrypoint.iter().flatten())
@@ -243,7 +250,7 @@ fn processors(host: &HostConfig, machine: Machine) -> Result<()> {
     if !host.cpuset_cpus.is_empty() {
         let Some(last) = last_of_list(&host.cpuset_cpus) else {
             return refuse(format!(
-                "Invalid value {} for cpuset cpus",
+                "Invalid value {0} for cpuset cpus: invalid format: {0}",
                 host.cpuset_cpus
             ));
         };
@@ -255,17 +262,29 @@ fn processors(host: &HostConfig, machine: Machine) -> Result<()> {
             ));
         }
     }
-    if !host.cpuset_mems.is_empty() && last_of_list(&host.cpuset_mems).is_none() {
-        return refuse(format!(
-            "Invalid value {} for cpuset mems",
-            host.cpuset_mems
-        ));
+    if !host.cpuset_mems.is_empty() {
+        let Some(last) = last_of_list(&host.cpuset_mems) else {
+            return refuse(format!(
+                "Invalid value {0} for cpuset mems: invalid format: {0}",
+                host.cpuset_mems
+            ));
+        };
+        if last > machine.last_memory_node {
+            let available = match machine.last_memory_node {
+                0 => "0".to_owned(),
+                last => format!("0-{last}"),
+            };
+            return refuse(format!(
+                "Requested memory nodes are not available - requested {}, available: {available}",
+                host.cpuset_mems
+            ));
+        }
     }
     Ok(())
 }
 
 /// The highest number of a list such as `0-3,6`; none when it is no list.
-fn last_of_list(text: &str) -> Option<usize> {
+pub(crate) fn last_of_list(text: &str) -> Option<usize> {
     let mut last = 0;
     for part in text.split(',') {
         let (first, end) = part.trim().split_once('-').unwrap_or((part, part));
@@ -320,7 +339,17 @@ fn namespaces(host: &HostConfig) -> Result<()> {
     one_of("PID", &host.pid_mode, &["", "host", "container:"])?;
     one_of("UTS", &host.uts_mode, &["", "host"])?;
     one_of("USER", &host.userns_mode, &["", "host"])?;
-    one_of("CGROUP", &host.cgroupns_mode, &["", "private", "host"])?;
+    one_of(
+        "cgroup namespace",
+        &host.cgroupns_mode,
+        &["", "private", "host"],
+    )?;
+    if !matches!(host.isolation.as_str(), "" | "default") {
+        return refuse(format!(
+            "invalid isolation: {:?} - linux only supports 'default'",
+            host.isolation
+        ));
+    }
     for name in host.sysctls.keys() {
         let name = name.replace('/', ".");
         if name.starts_with("net.") {
@@ -454,6 +483,10 @@ mod tests {
             "Invalid value x for cpuset cpus",
         );
         refused(|host| host.cpuset_mems = "2-1".into(), "for cpuset mems");
+        refused(
+            |host| host.cpuset_mems = "0,9".into(),
+            "requested 0,9, available: 0",
+        );
         refused(|host| host.blkio_weight = 5, "10 to 1000");
         refused(|host| host.shm_size = -1, "SHM size");
         refused(|host| host.oom_score_adj = 1001, "oom score adj");

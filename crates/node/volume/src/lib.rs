@@ -31,6 +31,11 @@ pub enum Error {
     /// No volume has this name.
     #[error("get {0}: no such volume")]
     NoSuchVolume(String),
+    /// The name is too short.
+    #[error(
+        "create {0}: volume name is too short, names should be at least two alphanumeric characters"
+    )]
+    ShortName(String),
     /// The name is not acceptable.
     #[error(
         "create {0}: {0:?} includes invalid characters for a local volume name, only \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, use absolute path"
@@ -135,12 +140,10 @@ impl Volumes {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidName`], [`Error::Options`], [`Error::OtherOptions`], or
+    /// As [`check_name`], [`Error::Options`], [`Error::OtherOptions`], or
     /// [`Error::File`] when the disk refuses.
     pub fn create(&self, volume: Volume) -> Result<(Volume, bool), Error> {
-        if !is_name(&volume.name) {
-            return Err(Error::InvalidName(volume.name));
-        }
+        check_name(&volume.name)?;
         check_options(&volume.options).map_err(|source| Error::Options {
             name: volume.name.clone(),
             source,
@@ -246,16 +249,23 @@ impl Volumes {
     }
 }
 
-/// Whether `text` can name a volume: letters, digits, `_`, `.` and `-`, the
+/// Checks that `text` can name a volume: letters, digits, `_`, `.` and `-`, the
 /// first a letter or digit, at least two.
-pub fn is_name(text: &str) -> bool {
-    let mut bytes = text.bytes();
-    text.len() >= 2
-        && text.len() <= 255 - PASSING.len()
-        && bytes
-            .next()
-            .is_some_and(|first| first.is_ascii_alphanumeric())
-        && bytes.all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
+///
+/// # Errors
+///
+/// [`Error::ShortName`] and [`Error::InvalidName`].
+pub fn check_name(text: &str) -> Result<(), Error> {
+    if text.len() == 1 {
+        return Err(Error::ShortName(text.into()));
+    }
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+    let begins_well = text.starts_with(|first: char| first.is_ascii_alphanumeric());
+    if begins_well && text.len() <= 255 - PASSING.len() && text.bytes().all(is_plain) {
+        Ok(())
+    } else {
+        Err(Error::InvalidName(text.into()))
+    }
 }
 
 fn unmount_below(volume: &Path) -> Result<(), Error> {
@@ -320,7 +330,6 @@ mod tests {
         let volumes = Volumes::open(folder.path()).expect("open");
         for name in [
             "",
-            "a",
             "..",
             "../x",
             "a/b",
@@ -334,5 +343,7 @@ mod tests {
                 "{name}"
             );
         }
+        let error = volumes.create(volume("a")).expect_err("one letter");
+        assert!(matches!(error, Error::ShortName(_)), "{error}");
     }
 }

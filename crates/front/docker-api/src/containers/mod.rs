@@ -13,7 +13,7 @@ use axum::Json;
 use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
-use dhow_engine::{Record, Status};
+use dhow_engine::{Error, Record, Status};
 use serde_json::{Value, json};
 
 use crate::body::Document;
@@ -299,9 +299,15 @@ pub(crate) async fn kill(
     Path(name): Path<String>,
     Query(query): Parameters,
 ) -> Answer {
-    door.engine
-        .kill(&name, query.get("signal").map_or("", String::as_str))
-        .await?;
+    let signal = query.get("signal").map_or("", String::as_str);
+    let killed = door.engine.kill(&name, signal).await;
+    killed.map_err(|error| match error {
+        Error::NoSuchContainer(_) => Failure::new(
+            StatusCode::NOT_FOUND,
+            format!("cannot kill container: {name}: {error}"),
+        ),
+        other => other.into(),
+    })?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 

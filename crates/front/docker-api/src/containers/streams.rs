@@ -44,7 +44,7 @@ pub(crate) async fn attach(
             .transpose()?,
         detached: Box::new(move || engine.tell(&detached, "detach")),
     };
-    let session = session(&door, &record, &query, options)?;
+    let session = session(&door, &name, &record, &query, options)?;
     Ok(Handover::of(&mut request).carry(carrying, session))
 }
 
@@ -59,6 +59,7 @@ fn attach_options(record: &Record, query: &HashMap<String, String>) -> AttachOpt
 /// The log so far where `logs` is asked for, and the streams where `stream` is.
 fn session(
     door: &Door,
+    name: &str,
     record: &Record,
     query: &HashMap<String, String>,
     options: AttachOptions,
@@ -72,7 +73,7 @@ fn session(
         ..LogOptions::default()
     };
     let attaching = wants_stream
-        .then(|| door.engine.attach(&record.id, options))
+        .then(|| door.engine.attach(name, options))
         .transpose()?;
     let (engine, id) = (door.engine.clone(), record.id.clone());
     let (terminal, is_alive) = (record.config.tty, record.state.status.is_alive());
@@ -132,7 +133,7 @@ pub(crate) async fn attach_websocket(
         };
     }
     let terminal = record.config.tty;
-    let session = session(&door, &record, &query, options)?;
+    let session = session(&door, &name, &record, &query, options)?;
     Ok(upgrade.on_upgrade(move |socket| async move {
         match session.await {
             Ok(session) => websocket::carry(socket, session, terminal).await,

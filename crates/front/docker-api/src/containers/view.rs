@@ -67,7 +67,6 @@ pub(super) fn full(
         ("CpuPercent", json!(0)),
         ("IOMaximumBandwidth", json!(0)),
         ("IOMaximumIOps", json!(0)),
-        ("Isolation", json!("")),
     ] {
         host[field] = nothing;
     }

@@ -81,7 +81,7 @@ pub(crate) async fn create(
     let spec = match create.config_from.network.as_str() {
         "" => create.spec()?,
         name => {
-            let from = networks.get(name)?;
+            let from = networks.get(name).map_err(|_| no_configuration(name))?;
             create.spec_from(from)?
         }
     };
@@ -92,13 +92,18 @@ pub(crate) async fn create(
     Ok((StatusCode::CREATED, Json(answer)).into_response())
 }
 
+fn no_configuration(name: &str) -> Failure {
+    let why = format!("configuration network {name:?} does not exist");
+    Failure::new(StatusCode::NOT_FOUND, why)
+}
+
 impl Create {
     /// What it is with the configuration of another network.
     fn spec_from(mut self, from: Network) -> Answer<NetworkSpec> {
         let forbidden = |why: String| Err(Failure::new(StatusCode::FORBIDDEN, why));
         let name = &from.spec.name;
         if !from.is_configuration() {
-            return forbidden(format!("network {name:?} is not a configuration network"));
+            return Err(no_configuration(name));
         }
         if self.config_only {
             return forbidden(
@@ -110,7 +115,7 @@ impl Create {
             || !self.labels.is_empty()
             || self.enable_ipv6 == Some(true);
         if has_own {
-            return forbidden("user supplied configurations are not supported if the network depends on a configuration network".into());
+            return forbidden("user specified configurations are not supported if the network depends on a configuration network".into());
         }
         if !self.options.is_empty() {
             return forbidden("network driver options are not supported if the network depends on a configuration network".into());
@@ -194,16 +199,8 @@ impl Create {
                 self.ipam.driver
             )));
         }
-        if self.config_only {
-            for (is_set, what) in [
-                (self.internal, "internal"),
-                (self.attachable, "attachable"),
-                (self.ingress, "ingress"),
-            ] {
-                if is_set {
-                    return forbidden(format!("configuration network can not be {what}"));
-                }
-            }
+        if self.config_only && (self.internal || self.attachable || self.ingress) {
+            return forbidden("configuration network can only contain network specific fields. Network operator fields like [ ingress | internal | attachable | scope ] are not supported.".into());
         }
         if self.ingress || !matches!(self.scope.as_str(), "" | "local") {
             return Err(Failure::bad(format!(
@@ -445,7 +442,7 @@ mod tests {
             (r#"{"Name":"n","Ingress":true}"#, "not supported"),
             (
                 r#"{"Name":"n","ConfigOnly":true,"Internal":true}"#,
-                "configuration network can not be internal",
+                "configuration network can only contain",
             ),
             (r#"{"Name":"n","IPAM":{"Driver":"x"}}"#, "ipam driver"),
             (

@@ -70,7 +70,7 @@ pub(crate) fn check(log: &LogConfig, journal: &Path) -> Result<()> {
     match log.config.get("mode").map(String::as_str) {
         None | Some("blocking" | "non-blocking") => Ok(()),
         Some(other) => Err(Error::Invalid(format!(
-            "logger: logging mode \"{other}\" is unknown; use blocking or non-blocking"
+            "logger: logging mode not supported: {other}; use blocking or non-blocking"
         ))),
     }
 }
@@ -349,7 +349,7 @@ mod tests {
             (
                 log("local", &[("mode", "fast")]),
                 here,
-                "logging mode \"fast\" is unknown",
+                "logging mode not supported: fast",
             ),
         ] {
             let error = check(&log, journal).expect_err(part).to_string();
