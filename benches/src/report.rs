@@ -62,10 +62,13 @@ impl Report {
         } else {
             "**missed**"
         };
-        println!("    target: {name}: {value:.2} {unit}, at most {at_most} {unit}: {verdict}");
+        // So many that one which was just missed is seen to be.
+        let digits = if unit == "×" { 3 } else { 2 };
+        let value = format!("{value:.digits$} {unit}");
+        println!("    target: {name}: {value}, at most {at_most} {unit}: {verdict}");
         let _ = writeln!(
             self.targets,
-            "| {name} | {value:.2} {unit} | {at_most} {unit} | {verdict} |"
+            "| {name} | {value} | {at_most} {unit} | {verdict} |"
         );
     }
 
