@@ -266,9 +266,10 @@ impl fmt::Display for Quantity {
         if self.nanos == 0 {
             return f.pad("0");
         }
-        let small = self.nanos.abs() < 1024 * NANOS;
+        // What would be rounded, or is small, is told in decimal suffixes.
+        let is_binary = self.nanos.abs() >= 1024 * NANOS && self.nanos % NANOS == 0;
         let text = match self.format {
-            Format::BinarySi if !small => binary(div_up(self.nanos, NANOS)),
+            Format::BinarySi if is_binary => binary(self.nanos / NANOS),
             Format::DecimalExponent => decimal(self.nanos, |exponent| {
                 if exponent == 0 {
                     String::new()

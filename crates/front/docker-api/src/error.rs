@@ -15,6 +15,9 @@ pub(crate) struct Failure {
     message: String,
 }
 
+/// Bytes that are kept of each end of a message.
+const KEPT: usize = 2 << 10;
+
 /// What handlers return.
 pub(crate) type Answer<T = Response> = Result<T, Failure>;
 
@@ -42,8 +45,21 @@ impl IntoResponse for Failure {
         if self.status == StatusCode::NOT_MODIFIED {
             return self.status.into_response();
         }
-        (self.status, Json(json!({ "message": self.message }))).into_response()
+        let message = bounded(&self.message);
+        (self.status, Json(json!({ "message": message }))).into_response()
     }
+}
+
+/// A message without its middle, if that is a long name or the like: clients read no
+/// more than a mebibyte, and people less. What is wrong stands at the end.
+fn bounded(message: &str) -> std::borrow::Cow<'_, str> {
+    let (head, tail) = (KEPT, message.len().saturating_sub(KEPT));
+    if head >= tail {
+        return message.into();
+    }
+    let head = &message[..message.floor_char_boundary(head)];
+    let tail = &message[message.ceil_char_boundary(tail)..];
+    format!("{head}…{tail}").into()
 }
 
 impl From<Error> for Failure {
@@ -167,5 +183,21 @@ impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
         let _ = error.source();
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_messages_keep_their_ends() {
+        for short in ["", "no such thing", &"ä".repeat(KEPT)] {
+            assert_eq!(bounded(short), short);
+        }
+        let long = format!("make {}: too long", "ä".repeat(1 << 20));
+        let shown = bounded(&long);
+        assert!(shown.starts_with("make ä") && shown.ends_with("ä: too long"));
+        assert!(shown.len() <= 2 * KEPT + 8, "{}", shown.len());
     }
 }
