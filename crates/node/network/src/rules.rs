@@ -281,13 +281,14 @@ fn chains(transaction: &mut Transaction, family: Family) {
     }
 
     // guard: no container speaks to this host's loopback addresses, which the
-    // translation of its own connections makes reachable through a bridge.
+    // translation of its own connections makes reachable through a bridge. Every
+    // packet passes here, so what is cheap and almost never so is asked first.
     if family == Family::Ip {
-        let from_bridge = [meta(Meta::InputName, 0), within("bridges", 0)];
         let to_loopback = [vec![destination(family, 0)], is_loopback(family, 0)].concat();
+        let from_bridge = [meta(Meta::InputName, 0), within("bridges", 0)];
         transaction.add_rule(
             "guard",
-            &[&from_bridge[..], &to_loopback, &[drop()]].concat(),
+            &[&to_loopback[..], &from_bridge, &[drop()]].concat(),
         );
     }
 
