@@ -165,6 +165,8 @@ fn answers_have_the_fields_of_dockerd_s() {
                 serde_json::from_str(first).unwrap_or_else(|error| panic!("{path}: {error}"));
             let mut shapes = BTreeMap::new();
             shape(&value, "", &mut shapes);
+            // Whether anything was read from a disk so far is chance.
+            shapes.retain(|field, _| !field.contains(".blkio_stats."));
             (answered.kind, shapes)
         };
         let ((our_kind, ours), (their_kind, theirs)) = (shape_of(&ours), shape_of(&theirs));
