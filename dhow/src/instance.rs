@@ -4,9 +4,15 @@
 //! name, data folder and run folder.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use clap::{Args, Parser};
+use rustix::io::Errno;
+
+/// How long a daemon that was killed may hold its folders: a child of its that is
+/// about to be executed has them open until then.
+const LETTING_GO: Duration = Duration::from_secs(1);
 
 // How an instance is set apart from others.
 #[derive(Debug, Clone, Args)]
@@ -95,12 +101,23 @@ impl Instance {
         let file =
             std::fs::File::create(&path).with_context(|| format!("open {}", path.display()))?;
         let flags = rustix::fs::FlockOperation::NonBlockingLockExclusive;
-        rustix::fs::flock(&file, flags).with_context(|| {
-            format!(
-                "{} is used by another daemon: stop it, or give this one its own --data-root, --run-root and --instance",
-                self.data_root.display()
-            )
-        })?;
+        let began = Instant::now();
+        loop {
+            match rustix::fs::flock(&file, flags) {
+                Err(Errno::WOULDBLOCK) if began.elapsed() < LETTING_GO => {
+                    std::thread::sleep(LETTING_GO / 100);
+                }
+                locked => {
+                    locked.with_context(|| {
+                        format!(
+                            "{} is used by another daemon: stop it, or give this one its own --data-root, --run-root and --instance",
+                            self.data_root.display()
+                        )
+                    })?;
+                    break;
+                }
+            }
+        }
         Ok(file)
     }
 

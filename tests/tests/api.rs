@@ -156,7 +156,7 @@ fn answers_have_the_fields_of_dockerd_s() {
         "/events?since=1&until=2000000000&filters={\"type\":[\"network\"]}",
     ] {
         // The past only: the events end with the moment that is asked for.
-        let path = path.replace("until=2000000000", &format!("until={}", now()));
+        let path = path.replace("until=2000000000", &format!("until={}", moment()));
         let shape_of = |engine: &Engine<'_>| {
             let answered = engine.ask(&format!("GET /v1.41{path}"), None);
             assert_eq!(answered.status, 200, "{path}: {answered:?}");
@@ -211,11 +211,21 @@ fn answers_have_the_fields_of_dockerd_s() {
     daemon.finish();
 }
 
-fn now() -> u64 {
+fn since_epoch() -> std::time::Duration {
     std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .expect("after the epoch")
-        .as_secs()
+}
+
+fn now() -> u64 {
+    since_epoch().as_secs()
+}
+
+/// This moment as parameters have it, to the nanosecond: what has just happened is
+/// before it.
+fn moment() -> String {
+    let now = since_epoch();
+    format!("{}.{:09}", now.as_secs(), now.subsec_nanos())
 }
 
 #[test]
