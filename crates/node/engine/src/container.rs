@@ -97,25 +97,20 @@ impl Container {
     /// Changes the record, on disk first; not at all if nothing is other than
     /// before, or if it cannot be written.
     pub(crate) fn change(&self, change: impl FnOnce(&mut Record)) -> Result<Arc<Record>> {
-        let mut written = Ok(());
-        self.record.send_modify(|record| {
-            let mut changed = Record::clone(record);
-            change(&mut changed);
-            if changed == **record {
-                return;
-            }
-            written = changed.write(&self.folder);
-            if written.is_ok() {
-                *record = Arc::new(changed);
-            }
-        });
-        written.map(|()| self.record())
+        self.alter(change, false).map(|()| self.record())
     }
 
     /// Notes what has happened already, or must happen though the disk is full: in
     /// memory in any case. If it cannot be written, that is logged; a crash of the
     /// daemon forgets it then.
     pub(crate) fn note(&self, change: impl FnOnce(&mut Record)) -> Arc<Record> {
+        if let Err(error) = self.alter(change, true) {
+            tracing::warn!(container = self.id, %error, "what happened is not recorded");
+        }
+        self.record()
+    }
+
+    fn alter(&self, change: impl FnOnce(&mut Record), in_any_case: bool) -> Result<()> {
         let mut written = Ok(());
         self.record.send_modify(|record| {
             let mut changed = Record::clone(record);
@@ -124,12 +119,11 @@ impl Container {
                 return;
             }
             written = changed.write(&self.folder);
-            *record = Arc::new(changed);
+            if written.is_ok() || in_any_case {
+                *record = Arc::new(changed);
+            }
         });
-        if let Err(error) = written {
-            tracing::warn!(container = self.id, %error, "what happened is not recorded");
-        }
-        self.record()
+        written
     }
 
     /// Writes down what the record is about to become, for whoever reads it after a
