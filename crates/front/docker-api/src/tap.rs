@@ -112,7 +112,7 @@ impl TapHandle {
 
 /// Whether the other side has read everything, or that cannot be told.
 fn is_read(socket: BorrowedFd<'_>) -> bool {
-    dhow_sys::socket::n_unread(socket).map_or(true, |n_bytes| n_bytes == 0)
+    dhow_sys::socket::is_read(socket).unwrap_or(true)
 }
 
 fn lock(connection: &Mutex<Connection>) -> MutexGuard<'_, Connection> {
