@@ -145,7 +145,9 @@ fn programs(daemon: &dyn Dockerd) {
         assert_eq!(run(&["-w", "/tmp", "busybox", "pwd"]).ok(), "/tmp");
         assert_eq!(run(&["-u", "web", "busybox", "id", "-u"]).ok(), "33");
         assert_eq!(run(&["-h", "box", "busybox", "hostname"]).ok(), "box");
-        let error = run(&["busybox", "no-such-program"]).fails(127);
+        let failed = run(&["busybox", "no-such-program"]);
+        assert_eq!(failed.stdout, "", "it is the program's");
+        let error = failed.fails(127);
         assert!(error.contains("no-such-program"), "{error}");
         let error = run(&["busybox", "/etc/passwd"]).fails(126);
         assert!(error.contains("permission denied"), "{error}");

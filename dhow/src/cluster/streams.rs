@@ -73,7 +73,10 @@ pub(super) async fn attach(engine: &Engine, container: &str, stdin: bool) -> Res
         stderr: !record.config.tty,
     };
     let attached = engine.attach(container, options).map_err(told)?;
-    let attached = attached.await.map_err(told)?;
+    let attached = attached.await.map_err(told)?.ok_or_else(|| {
+        let problem = format!("container {container} did not start");
+        told(dhow_engine::Error::Conflict(problem))
+    })?;
     let (sizes, mut resized) = sizes();
     let (engine, id) = (engine.clone(), record.id.clone());
     tokio::spawn(async move {

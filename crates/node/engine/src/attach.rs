@@ -56,16 +56,17 @@ impl Attached {
 impl Engine {
     /// Attaches to a container; to one that does not run yet, as soon as it is
     /// started and before its program runs. The place is taken when this
-    /// returns, the streams come with the future.
+    /// returns, the streams come with the future: none if it cannot be started,
+    /// of which only who starts it is told, or is removed.
     ///
     /// # Errors
     ///
-    /// [`Error::Conflict`] when it is paused, restarting or cannot be started.
+    /// [`Error::Conflict`] when it is paused or restarting.
     pub fn attach(
         &self,
         name: &str,
         options: AttachOptions,
-    ) -> Result<impl Future<Output = Result<Attached>> + Send + use<>> {
+    ) -> Result<impl Future<Output = Result<Option<Attached>>> + Send + use<>> {
         let container = self.find(name)?;
         let answered = {
             // Under the lock that a start drains, so that none is forgotten.
@@ -94,10 +95,8 @@ impl Engine {
         let shim = container.shim();
         Ok(async move {
             match (answered, shim) {
-                (Some(answered), _) => answered
-                    .await
-                    .map_err(|_| Error::Conflict("the container was removed".into()))?,
-                (None, Some(shim)) => streams(&shim, Target::Container, options).await,
+                (Some(answered), _) => answered.await.ok().transpose(),
+                (None, Some(shim)) => streams(&shim, Target::Container, options).await.map(Some),
                 (None, None) => Err(Error::Conflict(format!(
                     "container {} is not running",
                     record.id

@@ -77,17 +77,16 @@ impl Engine {
         self.go_on_starting(container, Ok(())).await
     }
 
-    /// Starts a container unless that has failed already; tells whoever waits
-    /// for it when it does.
+    /// Starts a container unless that has failed already; whoever waits
+    /// for it goes empty-handed when it does.
     async fn go_on_starting(&self, container: &Arc<Container>, begun: Result<()>) -> Result<()> {
         let started = match begun {
             Ok(()) => self.run_program(container).await,
             Err(error) => Err(error),
         };
         let Err(error) = started else { return Ok(()) };
-        for waiting in container.waiting.lock().drain(..) {
-            let _ = waiting.answer.send(Err(Error::Conflict(error.to_string())));
-        }
+        // They get no streams.
+        container.waiting.lock().clear();
         let exit_code = match &error {
             Error::Command { code, .. } => *code,
             _ => 128,

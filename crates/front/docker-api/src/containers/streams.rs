@@ -101,14 +101,13 @@ fn session(
         // Of one that does not run yet, all there is was before.
         let before = if is_alive { None } else { read(None)? };
         let attached = attaching.await?;
-        let history = match before {
-            Some(history) => Some(history),
-            None if is_alive => read(attached.since)?,
-            None => None,
+        let history = match (before, &attached) {
+            (None, Some(attached)) if is_alive => read(attached.since)?,
+            (before, _) => before,
         };
         Ok(Session {
             history,
-            attached: Some(attached),
+            attached,
             ended: Box::pin(std::future::ready(())),
         })
     })
