@@ -355,6 +355,34 @@ async fn execs_have_streams_and_ends_of_their_own() {
 }
 
 #[tokio::test]
+async fn what_an_exec_leaves_behind_writes_to_nobody() {
+    let bundle = Bundle::new("behind", "exec sleep 1000");
+    within(async {
+        let (shim, _events) = launch(&bundle, Stdin::Closed).await;
+        shim.create().await.unwrap();
+        shim.start().await.unwrap();
+        let flood = "for i in 1 2 3 4; do dd if=/dev/zero bs=64k & done; read end";
+        shim.exec(exec("one", &["sh", "-c", flood], &bundle))
+            .await
+            .unwrap();
+        let target = Target::Exec("one".to_owned());
+        let mut streams = shim.attach(both(target.clone(), true)).await.unwrap();
+        shim.exec_start("one").await.unwrap();
+        // The flood is there, and held up by its client, before the exec ends.
+        streams.output.readable().await.unwrap();
+        streams.input.write_all(b"now\n").await.unwrap();
+        assert_eq!(shim.wait(target).await.unwrap().code, 0);
+        let mut received = Vec::new();
+        streams.output.read_to_end(&mut received).await.unwrap();
+        let most = 1 << 20;
+        assert!(received.len() < most, "{} bytes", received.len());
+        shim.delete(Running::Kill).await.unwrap();
+        gone(&bundle, &shim).await;
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn terminals_have_size_and_echo() {
     let mut bundle = Bundle::new(
         "terminal",

@@ -478,17 +478,23 @@ impl Server {
         }
     }
 
-    /// Takes everything a process that has ended left in its pipes.
+    /// Takes what a process that has ended left in its pipes, and no more: others
+    /// may hold them open and write on and on.
     fn drain_output(&mut self, target: &Target) {
         let mut buffer = [0; BLOCK];
         for index in 0..2 {
-            loop {
+            let mut left = self
+                .supervised(target)
+                .map_or(0, |one| one.streams.left(index));
+            while left > 0 {
                 let Some(supervised) = self.supervised_mut(target) else {
                     return;
                 };
-                let Some(length) = supervised.streams.read(index, &mut buffer) else {
+                let length = left.min(BLOCK);
+                let Some(length) = supervised.streams.read(index, &mut buffer[..length]) else {
                     break;
                 };
+                left -= length;
                 self.deliver(target, index, &buffer[..length]);
             }
         }

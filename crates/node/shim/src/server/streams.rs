@@ -11,6 +11,8 @@ use super::set_nonblocking;
 
 /// Bytes of input that wait for the process, above which clients wait too.
 const MAX_PENDING: usize = 64 << 10;
+/// More than a terminal holds of what was written to it and not yet read.
+const TERMINAL_HOLDS: usize = 128 << 10;
 
 /// Our ends.
 #[derive(Debug, Default)]
@@ -140,6 +142,18 @@ impl Streams {
                 Ok(length) => return Some(length),
             }
         }
+    }
+
+    /// Bytes that are in one of the outputs now, or the most that can be: what a
+    /// process that has ended has left there, whatever others go on to write.
+    pub(super) fn left(&self, index: usize) -> usize {
+        let Some(file) = &self.outputs[index] else {
+            return 0;
+        };
+        if self.terminal {
+            return TERMINAL_HOLDS;
+        }
+        rustix::io::ioctl_fionread(file).map_or(0, |n_bytes| n_bytes as usize)
     }
 
     /// Gives the process input; before it runs, it waits here.
