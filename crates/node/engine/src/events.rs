@@ -52,19 +52,22 @@ impl Events {
         id: impl Into<String>,
         attributes: BTreeMap<String, String>,
     ) {
+        let (action, id) = (action.into(), id.into());
+        // All under the lock, so that events, their times and what listeners get
+        // have one order.
+        let mut kept = self.kept.lock();
         let event = Event {
             kind,
-            action: action.into(),
-            id: id.into(),
+            action,
+            id,
             attributes,
             time: now(),
         };
-        let mut kept = self.kept.lock();
         if kept.len() == KEPT {
             kept.pop_front();
         }
         kept.push_back(event.clone());
-        // Nobody listening is no error. Sent under the lock: order is kept.
+        // Nobody listening is no error.
         let _ = self.sender.send(event);
     }
 
@@ -92,6 +95,26 @@ fn now() -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_do_not_go_back() {
+        let events = Events::default();
+        let ended = std::sync::atomic::AtomicUsize::new(0);
+        std::thread::scope(|threads| {
+            for _ in 0..4 {
+                threads.spawn(|| {
+                    for _ in 0..50_000 {
+                        events.announce("container", "start", "", BTreeMap::new());
+                    }
+                    ended.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                });
+            }
+            while ended.load(std::sync::atomic::Ordering::Relaxed) < 4 {
+                let (past, _) = events.listen(Some(0));
+                assert!(past.is_sorted_by_key(|event| event.time));
+            }
+        });
+    }
 
     #[test]
     fn the_past_and_the_future_meet_without_a_gap() {
