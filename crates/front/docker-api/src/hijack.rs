@@ -160,17 +160,20 @@ async fn run(
     let mut keys = carrying.detach;
     let feeding = async {
         if let Ok(true) = feed(&mut from_client, input, keys.as_mut()).await {
-            return;
+            return true;
         }
-        // The end of the client's side is the end of the input.
+        // The end of the client's side is the end of the input; it listens on until
+        // it is gone.
         let _ = input.shutdown().await;
-        std::future::pending::<()>().await;
+        tap.departed().await;
+        false
     };
     let draining = async {
         let _ = copy(output, &mut to_client).await;
         session.ended.await;
+        false
     };
-    let is_detached = tokio::select! { () = feeding => true, () = draining => false };
+    let is_detached = tokio::select! { left = feeding => left, left = draining => left };
     if is_detached {
         (carrying.detached)();
     }

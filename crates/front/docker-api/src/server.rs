@@ -5,10 +5,11 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::{HeaderValue, Request, Response, header};
+use axum::http::{HeaderValue, Method, Request, Response, header};
 use axum::response::IntoResponse;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -18,9 +19,16 @@ use tokio::net::UnixListener;
 use tower::ServiceExt;
 
 use crate::API_VERSION;
+use crate::error::Failure;
 use crate::tap::{Duplex, Tap};
 use crate::tls::TlsListener;
 use crate::version::Version;
+
+/// How long no connection is accepted after one could not be.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// What is answered within this time is not worth watching the client for.
+const SOON: Duration = Duration::from_millis(100);
 
 /// A Unix socket that only its owner and its group may use.
 #[derive(Debug)]
@@ -127,7 +135,7 @@ async fn serve_from(listener: &impl Accept, router: &Router) {
             Err(error) => {
                 // Out of descriptors, say: those who are served give some back.
                 tracing::warn!(%error, "connection is not accepted");
-                tokio::task::yield_now().await;
+                tokio::time::sleep(PAUSE).await;
                 continue;
             }
         };
@@ -142,20 +150,37 @@ async fn serve_from(listener: &impl Accept, router: &Router) {
 }
 
 async fn converse(stream: impl Duplex + 'static, router: Router) {
+    let is_local = stream.unix_socket().is_some();
     let tap = Tap::new(stream);
-    let handle = tap.handle();
+    let (handle, client) = (tap.handle(), tap.handle());
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(handle.clone());
         answer(router.clone(), request)
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).half_close(true);
-    let served = builder
-        .serve_connection_with_upgrades(TokioIo::new(tap), service)
-        .await;
-    if let Err(error) = served {
-        tracing::debug!(%error, "connection ended");
+    // A client that has no more to say may wait for its answer, on a Unix socket: what
+    // is under way ends when it is gone.
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .half_close(is_local);
+    let serving = builder.serve_connection_with_upgrades(TokioIo::new(tap), service);
+    let departed = async {
+        tokio::time::sleep(SOON).await;
+        client.departed().await;
+    };
+    tokio::select! {
+        served = serving => if let Err(error) = served {
+            tracing::debug!(%error, "connection ended");
+        },
+        () = departed => {}
     }
+}
+
+/// Whether a request changes nothing, so that it ends when its client goes.
+fn only_asks(request: &Request<Incoming>) -> bool {
+    matches!(*request.method(), Method::GET | Method::HEAD)
+        || request.uri().path().ends_with("/wait")
 }
 
 async fn answer(
@@ -166,7 +191,16 @@ async fn answer(
         Ok((version, uri)) => {
             *request.uri_mut() = uri;
             request.extensions_mut().insert(version);
-            router.oneshot(request.map(Body::new)).await?
+            let only_asks = only_asks(&request);
+            let answering = router.oneshot(request.map(Body::new));
+            match only_asks {
+                true => answering.await?,
+                // What was asked for is done, whether or not the client stays.
+                false => match tokio::spawn(answering).await {
+                    Ok(answer) => answer?,
+                    Err(error) => Failure::from(io::Error::other(error)).into_response(),
+                },
+            }
         }
         Err(failure) => failure.into_response(),
     };

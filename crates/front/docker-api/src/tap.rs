@@ -6,11 +6,13 @@
 //! connection, HTTP sees its end, and what it still writes goes nowhere.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
@@ -19,17 +21,20 @@ use tokio_rustls::server::TlsStream;
 /// longer has its streams taken without what it sent ahead.
 const REMEMBERED: usize = 64 << 10;
 
+/// How long nothing more is tried after descriptors ran out.
+const AGAIN: Duration = Duration::from_millis(200);
+
 /// A connection in both directions.
 pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {
-    /// The Unix socket it is, where it is one, under a descriptor of its own.
-    fn unix_socket(&self) -> Option<OwnedFd> {
+    /// The Unix socket it is, where it is one.
+    fn unix_socket(&self) -> Option<BorrowedFd<'_>> {
         None
     }
 }
 
 impl Duplex for UnixStream {
-    fn unix_socket(&self) -> Option<OwnedFd> {
-        self.as_fd().try_clone_to_owned().ok()
+    fn unix_socket(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.as_fd())
     }
 }
 
@@ -77,25 +82,53 @@ impl TapHandle {
     /// Waits until the client has read what it was sent, where that can be
     /// told. Cancel-safe.
     pub(crate) async fn delivered(&self) {
-        let Some(socket) = lock(&self.0).stream.unix_socket() else {
-            return;
-        };
-        if is_read(socket.as_fd()) {
+        let is_read = |socket: BorrowedFd<'_>| dhow_sys::socket::is_read(socket).unwrap_or(true);
+        if self.is(is_read) {
             return;
         }
-        // The kernel wakes writers when the other side reads; on a registration
-        // of our own, since this one is made to forget that it may write.
-        let Ok(watched) = UnixStream::from_std(socket.into()) else {
-            return;
-        };
-        while watched.writable().await.is_ok() {
-            let forget = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
-            let _ = watched.try_io(Interest::WRITABLE, forget);
-            // What was read before is seen now; what is read later wakes us.
-            if is_read(watched.as_fd()) {
+        if let Some(watched) = self.watched() {
+            // The kernel wakes writers when the other side reads.
+            until(&watched, Interest::WRITABLE, is_read).await;
+        }
+    }
+
+    /// Waits until the client has closed the connection, where that can be told from
+    /// having no more to say; else for ever. Cancel-safe.
+    pub(crate) async fn departed(&self) {
+        if lock(&self.0).stream.unix_socket().is_none() {
+            return std::future::pending().await;
+        }
+        let watched = loop {
+            if let Some(watched) = self.watched() {
+                break watched;
+            }
+            // Out of descriptors: this one may be the first to come back.
+            tokio::time::sleep(AGAIN).await;
+            if self.is(|socket| has(socket, PollFlags::HUP)) {
                 return;
             }
-        }
+        };
+        // Not woken by each piece that it reads before it has no more to say.
+        until(&watched, Interest::READABLE, |socket| {
+            has(socket, PollFlags::RDHUP)
+        })
+        .await;
+        until(&watched, Interest::WRITABLE, |socket| {
+            has(socket, PollFlags::HUP)
+        })
+        .await;
+    }
+
+    /// Whether something is so of the Unix socket, or it is none.
+    fn is(&self, so: fn(BorrowedFd<'_>) -> bool) -> bool {
+        lock(&self.0).stream.unix_socket().is_none_or(so)
+    }
+
+    /// The Unix socket registered once more, since this registration is made to forget
+    /// what it was told.
+    fn watched(&self) -> Option<UnixStream> {
+        let socket = lock(&self.0).stream.unix_socket()?.try_clone_to_owned();
+        UnixStream::from_std(socket.ok()?.into()).ok()
     }
 
     /// Takes the connection; HTTP has nothing to do with it any more.
@@ -110,9 +143,24 @@ impl TapHandle {
     }
 }
 
-/// Whether the other side has read everything, or that cannot be told.
-fn is_read(socket: BorrowedFd<'_>) -> bool {
-    dhow_sys::socket::is_read(socket).unwrap_or(true)
+/// Waits until something is so of a socket, which is looked at whenever the kernel
+/// wakes who waits for `interest`.
+async fn until(watched: &UnixStream, interest: Interest, is_so: fn(BorrowedFd<'_>) -> bool) {
+    while watched.ready(interest).await.is_ok() {
+        let forget = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+        let _ = watched.try_io(interest, forget);
+        // What was before is seen now; what comes later wakes us.
+        if is_so(watched.as_fd()) {
+            return;
+        }
+    }
+}
+
+/// Whether a socket's other side has ended its direction (`RDHUP`), or both (`HUP`).
+fn has(socket: BorrowedFd<'_>, what: PollFlags) -> bool {
+    let mut socket = [PollFd::from_borrowed_fd(socket, what)];
+    let polled = poll(&mut socket, Some(&Timespec::default()));
+    polled.is_err() || socket[0].revents().intersects(what | PollFlags::ERR)
 }
 
 fn lock(connection: &Mutex<Connection>) -> MutexGuard<'_, Connection> {

@@ -33,6 +33,8 @@ const PATIENCE: Duration = Duration::from_secs(4);
 /// queue would.
 const MAX_QUESTIONS: usize = 1024;
 const MAX_DATAGRAM: usize = 4096;
+/// How long nothing is taken after an error: out of descriptors, say.
+const PAUSE: Duration = Duration::from_secs(1);
 /// Where sandboxes ask.
 const INSIDE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 11);
 
@@ -89,20 +91,17 @@ impl NameServer {
     }
 
     async fn serve(self: Arc<Self>, place: Place) {
-        let served = match self.listen(&place) {
-            Ok((datagrams, streams)) => {
-                let place = Arc::new(place.clone());
-                tokio::try_join!(
-                    Arc::clone(&self).serve_datagrams(datagrams, Arc::clone(&place)),
-                    Arc::clone(&self).serve_streams(streams, place),
-                )
-                .map(|((), ())| ())
+        let place = Arc::new(place);
+        let (datagrams, streams) = loop {
+            match self.listen(&place) {
+                Ok(listening) => break listening,
+                Err(error) => pause(&place, &error).await,
             }
-            Err(error) => Err(error),
         };
-        if let Err(error) = served {
-            tracing::warn!(?place, %error, "names are not answered there");
-        }
+        tokio::join!(
+            Arc::clone(&self).serve_datagrams(datagrams, Arc::clone(&place)),
+            Arc::clone(&self).serve_streams(streams, place),
+        );
     }
 
     fn listen(&self, place: &Place) -> io::Result<(UdpSocket, TcpListener)> {
@@ -127,17 +126,19 @@ impl NameServer {
         ))
     }
 
-    async fn serve_datagrams(
-        self: Arc<Self>,
-        socket: UdpSocket,
-        place: Arc<Place>,
-    ) -> io::Result<()> {
+    async fn serve_datagrams(self: Arc<Self>, socket: UdpSocket, place: Arc<Place>) {
         let socket = Arc::new(socket);
         let places = Arc::new(Semaphore::new(MAX_QUESTIONS));
         let mut tasks = JoinSet::new();
         let mut buffer = vec![0; MAX_DATAGRAM];
         loop {
-            let (length, client) = socket.recv_from(&mut buffer).await?;
+            let (length, client) = match socket.recv_from(&mut buffer).await {
+                Ok(received) => received,
+                Err(error) => {
+                    pause(&place, &error).await;
+                    continue;
+                }
+            };
             while tasks.try_join_next().is_some() {}
             let Ok(permit) = Arc::clone(&places).try_acquire_owned() else {
                 continue;
@@ -156,15 +157,17 @@ impl NameServer {
         }
     }
 
-    async fn serve_streams(
-        self: Arc<Self>,
-        listener: TcpListener,
-        place: Arc<Place>,
-    ) -> io::Result<()> {
+    async fn serve_streams(self: Arc<Self>, listener: TcpListener, place: Arc<Place>) {
         let places = Arc::new(Semaphore::new(MAX_QUESTIONS));
         let mut tasks = JoinSet::new();
         loop {
-            let (stream, client) = listener.accept().await?;
+            let (stream, client) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    pause(&place, &error).await;
+                    continue;
+                }
+            };
             while tasks.try_join_next().is_some() {}
             let Ok(permit) = Arc::clone(&places).try_acquire_owned() else {
                 continue;
@@ -324,6 +327,11 @@ fn reply(question: &Message, found: Found) -> Message {
 enum Transport {
     Datagram,
     Stream,
+}
+
+async fn pause(place: &Place, error: &io::Error) {
+    tracing::warn!(?place, %error, "names are not answered there for a moment");
+    tokio::time::sleep(PAUSE).await;
 }
 
 /// Who asks: at a bridge the address tells, inside a sandbox it is its own.
