@@ -3,6 +3,7 @@
 //! Several instances live side by side on one machine when they differ in
 //! name, data folder and run folder.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -140,7 +141,12 @@ impl Instance {
             Ok(id) if !id.trim().is_empty() => Ok(id.trim().into()),
             _ => {
                 let id = dhow_engine::identifier()[..32].to_owned();
-                std::fs::write(&path, &id).with_context(|| format!("write {}", path.display()))?;
+                std::fs::File::create(&path)
+                    .and_then(|mut file| {
+                        file.write_all(id.as_bytes())?;
+                        file.sync_all()
+                    })
+                    .with_context(|| format!("write {}", path.display()))?;
                 Ok(id)
             }
         }

@@ -2,6 +2,8 @@
 //! journal, AppArmor, project quotas, a file server. These tests are ignored elsewhere; `make vm-test` runs them
 //! on a machine that has all of it, and no `docker`.
 
+#[path = "vm/power.rs"]
+mod power;
 #[path = "vm/services.rs"]
 mod services;
 #[path = "vm/systemd.rs"]

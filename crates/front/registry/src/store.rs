@@ -4,6 +4,7 @@
 //! Synchronous; a change is durable when its function returns.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
@@ -382,7 +383,7 @@ impl Store {
                 .write()
                 .unwrap_or_else(PoisonError::into_inner);
             if closed.is_none() {
-                *closed = Some(Database::create(&self.path).map_err(failed)?);
+                *closed = Some(open_database(&self.path).map_err(failed)?);
             }
         }
     }
@@ -416,6 +417,23 @@ impl Store {
         writing.commit().map_err(failed)?;
         Ok(outcome)
     }
+}
+
+/// Opens the database, or makes one: under another name until all of it is on disk, for
+/// redb refuses a file whose making a crash cut off.
+fn open_database(path: &Path) -> std::result::Result<Database, redb::Error> {
+    if !path.try_exists()? {
+        let new = path.with_extension("redb.new");
+        if new.try_exists()? {
+            fs::remove_file(&new)?;
+        }
+        Database::create(&new)?.close()?;
+        fs::rename(&new, path)?;
+        if let Some(folder) = path.parent() {
+            fs::File::open(folder)?.sync_all()?;
+        }
+    }
+    Ok(Database::open(path)?)
 }
 
 fn put(
@@ -459,6 +477,16 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(&directory.path().join("t.redb")).unwrap();
         (directory, store)
+    }
+
+    #[test]
+    fn a_table_whose_making_was_cut_off_is_made_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("t.redb");
+        fs::write(directory.path().join("t.redb.new"), [0; 4096]).unwrap();
+        Store::open(&path).unwrap();
+        assert!(path.exists());
+        Store::open(&path).unwrap();
     }
 
     fn stored(text: &str, children: &[&Digest]) -> Stored {

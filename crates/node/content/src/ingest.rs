@@ -8,7 +8,7 @@ use std::sync::Arc;
 use dhow_oci::{Algorithm, Digest, Digester, VerifyError};
 
 use crate::follow::{Fate, Growth};
-use crate::store::{Error, Result, Store, at, ingest_name, lock, remove};
+use crate::store::{Error, Result, Store, at, lock, remove};
 use crate::{Follower, Lease};
 
 /// A blob being written. Dropping it keeps what was written for a later
@@ -38,10 +38,10 @@ enum Left {
 }
 
 impl Ingest {
-    pub(crate) fn open(store: Store, key: &str, algorithm: Algorithm) -> Result<Ingest> {
-        let name = ingest_name(key);
+    /// Opens the ingest whose file has this name.
+    pub(crate) fn open(store: Store, name: String, algorithm: Algorithm) -> Result<Ingest> {
         if !lock(&store.inner.writing).insert(name.clone()) {
-            return Err(Error::Busy(key.to_owned()));
+            return Err(Error::Busy(name));
         }
         let opened = Self::load(&store, &name, algorithm);
         match opened {

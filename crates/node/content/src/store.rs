@@ -2,7 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File, TryLockError};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek as _, Write};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -31,7 +32,7 @@ pub enum Error {
     /// There is no such blob.
     #[error("blob {0} not found")]
     Missing(Digest),
-    /// Somebody else writes under this key.
+    /// Somebody else writes under this key; its name is shown.
     #[error("ingest {0:?} is being written already")]
     Busy(String),
     /// What was written is not what was announced.
@@ -48,6 +49,13 @@ pub enum Error {
         limit: u64,
     },
 }
+
+/// How names of ingests begin that nobody can resume.
+const ANEW: &str = "anew-";
+/// The end of an interrupted ingest that is not trusted is its last block, and that
+/// of this size at least: where a block is on disk already, the kernel may tell the
+/// disk of a new end in it before it writes what is there.
+const BLOCK: u64 = 4096;
 
 /// What store operations return.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -116,9 +124,10 @@ impl Store {
             fs::create_dir_all(&path).map_err(at("create", &path))?;
         }
         let path = root.join("lock");
-        let lock = File::options()
+        let mut lock = File::options()
             .create(true)
             .truncate(false)
+            .read(true)
             .write(true)
             .open(&path)
             .map_err(at("open", &path))?;
@@ -127,6 +136,8 @@ impl Store {
             Err(TryLockError::WouldBlock) => return Err(Error::Locked(root.to_owned())),
             Err(TryLockError::Error(error)) => return Err(at("lock", &path)(error)),
         }
+        let is_other_boot = note_boot(&mut lock).map_err(at("write", &path))?;
+        settle(root, is_other_boot)?;
         Ok(Store {
             inner: Arc::new(Inner {
                 root: root.to_owned(),
@@ -211,8 +222,7 @@ impl Store {
     /// removed if it is dropped before it is committed.
     pub fn ingest_anew(&self, algorithm: Algorithm) -> Result<Ingest> {
         let turn = self.inner.n_anew.fetch_add(1, Ordering::Relaxed);
-        let mut ingest = Ingest::open(self.clone(), &format!("anew {turn}"), algorithm)?;
-        ingest.restart()?;
+        let mut ingest = Ingest::open(self.clone(), format!("{ANEW}{turn}"), algorithm)?;
         ingest.discard_on_drop();
         Ok(ingest)
     }
@@ -223,7 +233,7 @@ impl Store {
     /// # Errors
     /// [`Error::Busy`] if the key is being written.
     pub fn ingest(&self, key: &str, algorithm: Algorithm) -> Result<Ingest> {
-        Ingest::open(self.clone(), key, algorithm)
+        Ingest::open(self.clone(), ingest_name(key), algorithm)
     }
 
     /// Bytes that an interrupted ingest of this key has on disk.
@@ -309,6 +319,55 @@ impl Store {
     pub(crate) fn ingest_path(&self, name: &str) -> PathBuf {
         self.inner.root.join("ingest").join(name)
     }
+}
+
+/// Writes into the file in which boot of the machine it is; whether that was another
+/// one until now.
+fn note_boot(file: &mut File) -> io::Result<bool> {
+    let now = fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let mut before = Vec::new();
+    file.read_to_end(&mut before)?;
+    if before == now && !now.is_empty() {
+        return Ok(false);
+    }
+    file.set_len(0)?;
+    file.rewind()?;
+    file.write_all(&now)?;
+    Ok(true)
+}
+
+/// Prepares what an earlier process left for this one: ingests that nobody can resume
+/// go, others lose the end that a loss of power may have spoilt, and what was renamed
+/// last, perhaps right before that process was killed, is made durable like the rest.
+fn settle(root: &Path, is_other_boot: bool) -> Result<()> {
+    let directory = root.join("ingest");
+    for entry in fs::read_dir(&directory).map_err(at("list", &directory))? {
+        let entry = entry.map_err(at("list", &directory))?;
+        let path = entry.path();
+        let name = entry.file_name();
+        if name.as_encoded_bytes().starts_with(ANEW.as_bytes()) {
+            remove(&path)?;
+        } else if is_other_boot {
+            cut_end(&path).map_err(at("truncate", &path))?;
+        }
+    }
+    for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
+        let path = root.join("blobs").join(algorithm.name());
+        File::open(&path)
+            .and_then(|directory| directory.sync_all())
+            .map_err(at("sync", &path))?;
+    }
+    Ok(())
+}
+
+/// Takes away the block that a file ends in.
+fn cut_end(path: &Path) -> io::Result<()> {
+    let file = File::options().write(true).open(path)?;
+    let metadata = file.metadata()?;
+    let block = metadata.blksize().max(BLOCK);
+    file.set_len(metadata.len().saturating_sub(1) / block * block)?;
+    // Its age is what it is swept by.
+    file.set_modified(metadata.modified()?)
 }
 
 /// The file name of an ingest: keys are free text, so their hash.

@@ -12,6 +12,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use crate::attach::{AttachOptions, Attached};
 use crate::error::Result;
 use crate::exec::Exec;
+use crate::keep::Keeper;
 use crate::record::Record;
 
 /// What somebody waits for.
@@ -60,6 +61,7 @@ pub(crate) struct Container {
     /// Held while somebody starts, stops or removes it.
     pub(crate) operation: tokio::sync::Mutex<()>,
     record: watch::Sender<Arc<Record>>,
+    pub(crate) keeper: Keeper,
     pub(crate) ends: watch::Sender<Ends>,
     pub(crate) shim: Mutex<Option<Shim>>,
     pub(crate) waiting: Mutex<Vec<Waiting>>,
@@ -72,6 +74,7 @@ impl Container {
     pub(crate) fn new(record: Record, folder: PathBuf, run: PathBuf) -> Self {
         Self {
             id: record.id.clone(),
+            keeper: Keeper::new(folder.clone()),
             folder,
             run,
             operation: tokio::sync::Mutex::default(),
@@ -118,7 +121,7 @@ impl Container {
             if changed == **record {
                 return;
             }
-            written = changed.write(&self.folder);
+            written = self.keeper.write(&changed);
             if written.is_ok() || in_any_case {
                 *record = Arc::new(changed);
             }
@@ -133,7 +136,7 @@ impl Container {
         self.record.send_if_modified(|record| {
             let mut changed = Record::clone(record);
             change(&mut changed);
-            written = changed.write(&self.folder);
+            written = self.keeper.write(&changed);
             false
         });
         written

@@ -270,17 +270,17 @@ impl Engine {
             self.images().prepare_sized(image, &id, size)?;
             self.make_mounts(&mut record, &mut new_volumes)?;
             std::fs::create_dir_all(&folder).map_err(at("make", &folder))?;
-            record.write(&folder)
+            let container = Arc::new(Container::new(record, folder.clone(), run));
+            container.keeper.write(&container.record())?;
+            Ok::<_, Error>(container)
         })();
-        if let Err(error) = made {
+        let container = made.inspect_err(|_| {
             let _ = self.images().release(&id);
             for volume in new_volumes {
                 let _ = self.inner.volumes.remove(&volume);
             }
             let _ = std::fs::remove_dir_all(&folder);
-            return Err(error);
-        }
-        let container = Arc::new(Container::new(record, folder, run));
+        })?;
         let record = container.record();
         self.inner.table.lock().by_id.insert(id, container);
         Ok(record)
@@ -316,7 +316,9 @@ impl Engine {
                     let data = self.inner.volumes.data(&volume.name);
                     if !point.no_copy && point.subpath.is_empty() {
                         self.inner.volumes.mount(&volume.name)?;
-                        volumes::fill(self.images(), &id, &point.destination, &data)?;
+                        self.inner.volumes.fill(&volume.name, |folder| {
+                            volumes::copy_from_image(self.images(), &id, &point.destination, folder)
+                        })?;
                     }
                     point.source = data.display().to_string();
                 }

@@ -1,6 +1,6 @@
 //! The engine: its containers, and what they are made of.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -19,6 +19,7 @@ use crate::error::{Error, Result, at};
 use crate::events::Events;
 use crate::exec::Exec;
 use crate::groups::ControlGroups;
+use crate::keep;
 use crate::logs;
 use crate::machine::Machine;
 use crate::mounts::MountPoint;
@@ -133,35 +134,51 @@ impl Engine {
             }),
         };
         engine.read_sandboxes()?;
-        engine.read_containers(&data, &run)?;
+        let unreadable = engine.read_containers(&data, &run)?;
         engine.tell_of_lost_sizes();
         engine.take_up_again().await;
         engine.end_steps().await;
-        engine.remove_orphans();
+        engine.remove_orphans(&unreadable);
         Ok(engine)
     }
 
-    fn read_containers(&self, data: &Path, run: &Path) -> Result<()> {
+    /// Reads all records. Returns the names of folders whose record nobody here
+    /// understands, perhaps one of a later version: what belongs to those is let be.
+    fn read_containers(&self, data: &Path, run: &Path) -> Result<BTreeSet<String>> {
         let mut table = self.inner.table.lock();
+        let mut unreadable = BTreeSet::new();
         for entry in std::fs::read_dir(data).map_err(at("read", data))? {
-            let folder = entry.map_err(at("read", data))?.path();
-            let record = match Record::read(&folder) {
-                Ok(record) => record,
-                Err(error) => {
+            let entry = entry.map_err(at("read", data))?;
+            let folder = entry.path();
+            let record = match keep::read(&folder, |id| self.images().rootfs(id).is_ok()) {
+                Ok(Some(record)) => record,
+                Ok(None) => {
                     // A crash in the middle of a creation or removal.
-                    tracing::warn!(folder = %folder.display(), %error, "not a container; removed");
+                    tracing::warn!(folder = %folder.display(), "not a container; removed");
                     std::fs::remove_dir_all(&folder).map_err(at("remove", &folder))?;
+                    continue;
+                }
+                Err(error) => {
+                    tracing::error!(
+                        folder = %folder.display(),
+                        error = &error as &dyn std::error::Error,
+                        "a container that cannot be read is left alone"
+                    );
+                    unreadable.insert(entry.file_name().to_string_lossy().into_owned());
                     continue;
                 }
             };
             let run = run.join(&record.id);
             table.by_name.insert(record.name.clone(), record.id.clone());
             let container = Container::new(record, folder, run);
+            if let Err(error) = container.keeper.catch_up(&container.record()) {
+                tracing::warn!(container = container.id, %error, "its record is not kept");
+            }
             table
                 .by_id
                 .insert(container.id.clone(), Arc::new(container));
         }
-        Ok(())
+        Ok(unreadable)
     }
 
     /// Says of which containers the size is not kept, since the file system is not
@@ -257,12 +274,14 @@ impl Engine {
     }
 
     /// Removes sandboxes, control groups and root filesystems that no container
-    /// owns, and unmounts volumes that none uses.
-    fn remove_orphans(&self) {
+    /// owns, and unmounts volumes that none uses; not what belongs to containers that
+    /// are `unreadable`.
+    fn remove_orphans(&self, unreadable: &BTreeSet<String>) {
         let table = self.inner.table.lock();
         for sandbox in self.inner.networks.sandboxes().unwrap_or_default() {
             let is_container = sandbox.len() == 64;
             let is_owned = self.sandbox(&sandbox).is_ok()
+                || unreadable.contains(&sandbox)
                 || table
                     .by_id
                     .get(&sandbox)
@@ -274,7 +293,7 @@ impl Engine {
         let others = self.inner.config.groups.are_ours();
         self.remove_stray_groups(|id| match table.by_id.get(id) {
             Some(container) => !container.record().state.status.is_alive(),
-            None => others,
+            None => others && !unreadable.contains(id),
         });
         for volume in self.inner.volumes.list() {
             let is_used = table.by_id.values().any(|container| {
@@ -287,7 +306,8 @@ impl Engine {
             }
         }
         for rootfs in self.inner.images.rootfs_names().unwrap_or_default() {
-            if rootfs.len() == 64 && !table.by_id.contains_key(&rootfs) {
+            let is_owned = table.by_id.contains_key(&rootfs) || unreadable.contains(&rootfs);
+            if rootfs.len() == 64 && !is_owned {
                 let _ = self.inner.images.release(&rootfs);
             }
         }

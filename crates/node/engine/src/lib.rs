@@ -33,6 +33,7 @@ mod files;
 mod groups;
 mod health;
 mod images;
+mod keep;
 mod leftovers;
 mod links;
 mod logs;

@@ -1,6 +1,7 @@
 //! A container as it is kept: what it was created with and how it stands.
 //!
-//! `DATA/containers/ID/container.json`, replaced by rename at each change.
+//! `DATA/containers/ID/container.json`, replaced by rename at each change; what of
+//! that survives a loss of power is `keep.rs`'s affair.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -151,16 +152,15 @@ pub struct Probe {
 }
 
 impl Record {
-    /// Reads the record of the container whose folder this is.
-    pub(crate) fn read(folder: &Path) -> Result<Self> {
-        let path = folder.join(FILE);
-        let bytes = fs::read(&path).map_err(at("read", &path))?;
-        serde_json::from_slice(&bytes).map_err(|error| {
-            at("read", path)(std::io::Error::new(std::io::ErrorKind::InvalidData, error))
-        })
+    /// What of it counts after a reboot.
+    pub(crate) fn lasting(&self) -> Self {
+        let mut lasting = self.clone();
+        lasting.state.pid = 0;
+        lasting.state.health = None;
+        lasting
     }
 
-    /// Writes the record into the container's folder.
+    /// Writes the record into the container's folder; it is not synced.
     pub(crate) fn write(&self, folder: &Path) -> Result<()> {
         let bytes = serde_json::to_vec(self).expect("a record is plain values");
         let (path, new) = (folder.join(FILE), folder.join("container.json.new"));

@@ -302,6 +302,8 @@ impl Engine {
                     .hand_over_sandbox(&container.id, pid.unsigned_abs())?;
             }
             self.attach_waiting(container, &shim).await;
+            // What it writes and syncs must not go for want of a record.
+            container.keeper.kept().await;
             shim.start().await.map_err(told)?;
             Ok(pid)
         };

@@ -317,6 +317,7 @@ impl Engine {
         // A disk that is full must not keep anybody from making room; without
         // the word, a crash from here on leaves a container to be removed again.
         // One that goes by itself after its end will do so again.
+        container.keeper.end();
         let removing = |record: &mut Record| record.state.status = Status::Removing;
         let ends_anew =
             record.host.auto_remove && container.record().state.status == Status::Exited;

@@ -11,7 +11,7 @@ use dhow_volume::Volume;
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, ResolveFlags, Timestamps, Uid};
 
 use crate::engine::Engine;
-use crate::error::{Error, Result, at};
+use crate::error::{Error, Result};
 use crate::mounts::{MountKind, MountPoint};
 use crate::names;
 use crate::record::Record;
@@ -206,29 +206,26 @@ fn volumes_in(record: &Record) -> impl Iterator<Item = &MountPoint> {
     mounts.filter(|point| point.kind == MountKind::Volume)
 }
 
-/// Copies what the image has at `destination` into an empty volume, and gives
-/// the volume that folder's owner and mode.
-pub(crate) fn fill(images: &Images, container: &str, destination: &str, data: &Path) -> Result<()> {
-    let is_empty = std::fs::read_dir(data)
-        .map_err(at("read", data))?
-        .next()
-        .is_none();
-    if !is_empty {
-        return Ok(());
-    }
-    let root = images.open_rootfs(container)?;
+/// Copies what the image has at `destination` into a folder, and gives it that one's
+/// owner, mode and times. Where the image has nothing there, or no folder, nothing
+/// changes.
+pub(crate) fn copy_from_image(
+    images: &Images,
+    container: &str,
+    destination: &str,
+    data: &Path,
+) -> io::Result<()> {
+    let root = images.open_rootfs(container).map_err(io::Error::other)?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     let relative = destination.trim_start_matches('/');
     let source = match rustix::fs::openat2(&root, relative, flags, Mode::empty(), resolve) {
         Ok(source) => source,
-        // Nothing there, or no folder: the volume stays empty.
         Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(()),
-        Err(error) => return Err(at("open", destination)(error.into())),
+        Err(error) => return Err(error.into()),
     };
-    let target = rustix::fs::openat(CWD, data, flags, Mode::empty())
-        .map_err(|error| at("open", data)(error.into()))?;
-    copy_folder(source.as_fd(), target.as_fd(), MAX_DEPTH).map_err(at("fill volume", data))
+    let target = rustix::fs::openat(CWD, data, flags, Mode::empty())?;
+    copy_folder(source.as_fd(), target.as_fd(), MAX_DEPTH)
 }
 
 fn copy_folder(source: BorrowedFd<'_>, target: BorrowedFd<'_>, depth: usize) -> io::Result<()> {

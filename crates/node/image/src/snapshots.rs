@@ -116,6 +116,10 @@ impl Snapshots {
             })?;
             known.insert(chain_id, about);
         }
+        // What was published right before a kill is counted on from now on.
+        File::open(&path)
+            .and_then(|directory| directory.sync_all())
+            .map_err(at("sync", &path))?;
         Ok(Snapshots {
             root: root.to_owned(),
             known: RwLock::new(known),

@@ -2,6 +2,7 @@
 //! that what belongs together is written together.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -84,7 +85,7 @@ impl Table {
         let mut kept = self.database.lock().unwrap_or_else(PoisonError::into_inner);
         let database = match kept.take() {
             Some(database) => database,
-            None => Database::create(&self.path).map_err(failed)?,
+            None => open_database(&self.path).map_err(failed)?,
         };
         let done = work(&database)?;
         *kept = Some(database);
@@ -99,6 +100,23 @@ impl Table {
     pub(crate) fn write(&self, writes: &[Write]) -> Result<()> {
         self.with(|database| write(database, writes))
     }
+}
+
+/// Opens the database, or makes one: under another name until all of it is on disk, for
+/// redb refuses a file whose making a crash cut off.
+fn open_database(path: &Path) -> std::result::Result<Database, redb::Error> {
+    if !path.try_exists()? {
+        let new = path.with_extension("redb.new");
+        if new.try_exists()? {
+            fs::remove_file(&new)?;
+        }
+        Database::create(&new)?.close()?;
+        fs::rename(&new, path)?;
+        if let Some(folder) = path.parent() {
+            fs::File::open(folder)?.sync_all()?;
+        }
+    }
+    Ok(Database::open(path)?)
 }
 
 fn read(database: &Database) -> Result<Rows> {
@@ -198,4 +216,20 @@ fn digest(text: &str) -> Result<Digest> {
 
 fn failed(error: impl Into<redb::Error>) -> Error {
     Error::Table(Box::new(error.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_whose_making_was_cut_off_is_made_anew() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("images.redb");
+        let half = folder.path().join("images.redb.new");
+        std::fs::write(&half, [0; 4096]).expect("written");
+        open_database(&path).expect("it is made");
+        assert!(path.exists() && !half.exists());
+        open_database(&path).expect("it is there");
+    }
 }

@@ -7,9 +7,10 @@
 //!
 //! A volume exists from the moment its folder has its name: it is made under
 //! another name and renamed, and removed the other way round, so that a crash
-//! leaves no half volume. A volume with driver options is mounted over its data
+//! leaves no half volume; its first files come all at once (`filling.rs`). A volume with driver options is mounted over its data
 //! folder while it is used; who uses it, the callers know.
 
+mod filling;
 mod mount;
 
 use std::collections::BTreeMap;
@@ -100,6 +101,8 @@ pub struct Volumes {
     /// would lie over each other. A server that does not answer holds it long,
     /// so it is not the lock of the table.
     mounting: Mutex<()>,
+    /// Held while a volume gets its first files.
+    filling: Mutex<()>,
 }
 
 impl Volumes {
@@ -127,12 +130,14 @@ impl Volumes {
             let volume: Volume = serde_json::from_slice(&bytes).map_err(|error| {
                 at("read", &file)(io::Error::new(io::ErrorKind::InvalidData, error))
             })?;
+            filling::settle(&path).map_err(at("fill volume", &path))?;
             volumes.insert(name.to_owned(), volume);
         }
         Ok(Self {
             root: root.into(),
             volumes: Mutex::new(volumes),
             mounting: Mutex::default(),
+            filling: Mutex::default(),
         })
     }
 
@@ -161,7 +166,8 @@ impl Volumes {
         let made = fs::create_dir_all(&data)
             .and_then(|()| fs::write(passing.join("volume.json"), bytes))
             .and_then(|()| fs::File::open(passing.join("volume.json"))?.sync_all())
-            .and_then(|()| fs::rename(&passing, self.root.join(&volume.name)));
+            .and_then(|()| fs::rename(&passing, self.root.join(&volume.name)))
+            .and_then(|()| fs::File::open(&self.root)?.sync_all());
         if let Err(error) = made {
             let _ = fs::remove_dir_all(&passing);
             return Err(at("make", passing)(error));
@@ -241,6 +247,37 @@ impl Volumes {
         let _mounting = self.mounting.lock();
         let path = self.data(name);
         unmount(&path).map_err(at("unmount", &path))
+    }
+
+    /// Gives an empty volume its first files, unless it has some: `copy` is given the
+    /// folder to copy them to, whose owner, mode and times the volume's becomes. A crash
+    /// leaves all of them or none; they are on disk when this returns. What is mounted
+    /// over a volume is filled as it is. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchVolume`], or [`Error::File`] when the disk refuses.
+    pub fn fill(
+        &self,
+        name: &str,
+        copy: impl FnOnce(&Path) -> io::Result<()>,
+    ) -> Result<(), Error> {
+        let has_mount = Filesystem::of(&self.get(name)?.options).is_some();
+        let data = self.data(name);
+        // Two at a time would be in each other's way.
+        let _filling = self.filling.lock();
+        let is_empty = fs::read_dir(&data)
+            .map_err(at("read", &data))?
+            .next()
+            .is_none();
+        if !is_empty {
+            return Ok(());
+        }
+        let filled = match has_mount {
+            true => copy(&data),
+            false => filling::fill(&self.root.join(name), copy),
+        };
+        filled.map_err(at("fill volume", data))
     }
 
     /// The folder that holds a volume's data.
