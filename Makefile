@@ -25,7 +25,7 @@ tidy: ## Check format, lints, arrows, code map and file headers.
 test: setup build ## Run all tests, with real clients. Needs root.
 	cargo nextest run --locked --workspace
 
-vm-test: build ## Run what only some kernels have (cgroup v2 alone, systemd, AppArmor, quotas), in qemu.
+vm-test: build ## Run what only some kernels have (cgroup v2 alone, systemd, AppArmor, SELinux, quotas, loss of power), in qemu.
 	scripts/vm-test
 
 demo: setup build ## Show the way from a Dockerfile to a running service. Needs root.

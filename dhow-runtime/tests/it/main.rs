@@ -17,5 +17,6 @@ mod options;
 mod propagation;
 mod races;
 mod seccomp;
+mod selinux;
 mod shim;
 mod systemd;

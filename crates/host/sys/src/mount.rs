@@ -113,14 +113,21 @@ pub fn new(kind: &CStr, parameters: &[Parameter], attributes: u64) -> Result<Own
 }
 
 /// Makes an overlay as a detached mount; `lower` has the topmost directory first.
+/// With a `context`, SELinux takes that for the label of every file in it.
 ///
 /// # Errors
 ///
 /// What the mount calls say; kernels before 6.5 take as many lower directories
 /// as fit in one page of text by the names of their descriptors, some 200.
-pub fn overlay(lower: &[&CStr], upper: &CStr, work: &CStr) -> Result<OwnedFd> {
-    match layered(lower, Some((upper, work))) {
-        Err(Errno::INVAL) => in_own_mounts(|| layered_at_once(lower, Some((upper, work)))),
+pub fn overlay(
+    lower: &[&CStr],
+    upper: &CStr,
+    work: &CStr,
+    context: Option<&CStr>,
+) -> Result<OwnedFd> {
+    let writable = Some((upper, work));
+    match layered(lower, writable, context) {
+        Err(Errno::INVAL) => in_own_mounts(|| layered_at_once(lower, writable, context)),
         made => made,
     }
 }
@@ -138,6 +145,7 @@ pub fn overlay_mapped(
     upper: &CStr,
     work: &CStr,
     user: BorrowedFd<'_>,
+    context: Option<&CStr>,
 ) -> Result<OwnedFd> {
     let top = common_directory(lower.iter().copied().chain([upper, work]))?;
     in_own_mounts(|| {
@@ -149,7 +157,7 @@ pub fn overlay_mapped(
             return Err(Errno::OVERFLOW);
         }
         let _owner = FileOwner::assume(root.st_uid, root.st_gid)?;
-        layered_here(lower, Some((upper, work)))
+        layered_here(lower, Some((upper, work)), context)
     })
 }
 
@@ -164,9 +172,10 @@ pub fn view(
     lower: &[&CStr],
     user: Option<BorrowedFd<'_>>,
     directory: Option<&CStr>,
+    context: Option<&CStr>,
 ) -> Result<OwnedFd> {
     if user.is_none() && directory.is_none() {
-        let made = layered(lower, None);
+        let made = layered(lower, None, context);
         if made.as_ref().err() != Some(&Errno::INVAL) {
             return made;
         }
@@ -176,7 +185,7 @@ pub fn view(
         if let Some(user) = user {
             map_in_place(&top, user)?;
         }
-        let whole = layered_here(lower, None)?;
+        let whole = layered_here(lower, None, context)?;
         let Some(directory) = directory else {
             return Ok(whole);
         };
@@ -236,37 +245,52 @@ fn common_directory<'a>(paths: impl IntoIterator<Item = &'a CStr>) -> Result<CSt
 
 /// An overlay with or without a writable part (upper and work directory), made from
 /// mounts of this thread's own.
-fn layered_here(lower: &[&CStr], writable: Option<(&CStr, &CStr)>) -> Result<OwnedFd> {
-    match layered(lower, writable) {
-        Err(Errno::INVAL) => layered_at_once(lower, writable),
+fn layered_here(
+    lower: &[&CStr],
+    writable: Option<(&CStr, &CStr)>,
+    context: Option<&CStr>,
+) -> Result<OwnedFd> {
+    match layered(lower, writable, context) {
+        Err(Errno::INVAL) => layered_at_once(lower, writable, context),
         made => made,
     }
 }
 
 /// The same as kernels since 6.5 take it, one directory after the other; `EINVAL`
 /// from those before.
-fn layered(lower: &[&CStr], writable: Option<(&CStr, &CStr)>) -> Result<OwnedFd> {
-    let context = fsopen(c"overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+fn layered(
+    lower: &[&CStr],
+    writable: Option<(&CStr, &CStr)>,
+    context: Option<&CStr>,
+) -> Result<OwnedFd> {
+    let new = fsopen(c"overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     for option in NOT_ALONE {
-        fsconfig_set_string(&context, option, c"off")?;
+        fsconfig_set_string(&new, option, c"off")?;
+    }
+    if let Some(context) = context {
+        fsconfig_set_string(&new, c"context", context)?;
     }
     let lower = lower.iter().map(|path| (c"lowerdir+", *path));
     let above = writable.map(|(upper, work)| [(c"upperdir", upper), (c"workdir", work)]);
     for (name, path) in lower.chain(above.into_iter().flatten()) {
-        fsconfig_set_string(&context, name, path)?;
+        fsconfig_set_string(&new, name, path)?;
     }
-    fsconfig_create(&context)?;
+    fsconfig_create(&new)?;
     let attributes = match writable {
         Some(_) => MountAttrFlags::empty(),
         None => MountAttrFlags::MOUNT_ATTR_RDONLY,
     };
-    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+    fsmount(&new, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
 }
 
 /// The same by mount(2), in place and copied from there: whose text is a page long,
 /// where a parameter of the newer calls has 255 bytes. Separators are what names may
 /// hold as well; the names of descriptors hold none.
-fn layered_at_once(lower: &[&CStr], writable: Option<(&CStr, &CStr)>) -> Result<OwnedFd> {
+fn layered_at_once(
+    lower: &[&CStr],
+    writable: Option<(&CStr, &CStr)>,
+    context: Option<&CStr>,
+) -> Result<OwnedFd> {
     let paths = lower.iter().copied();
     let above = writable.map(|(upper, work)| [upper, work]);
     let top = common_directory(paths.chain(above.into_iter().flatten()))?;
@@ -279,6 +303,14 @@ fn layered_at_once(lower: &[&CStr], writable: Option<(&CStr, &CStr)>) -> Result<
     let mut data = format!("lowerdir={}", names.join(":"));
     for option in NOT_ALONE {
         data.push_str(&format!(",{}=off", option.to_string_lossy()));
+    }
+    if let Some(context) = context {
+        // Commas are what separates options, but not in quotes.
+        let context = context.to_str().map_err(|_| Errno::INVAL)?;
+        if context.contains('"') {
+            return Err(Errno::INVAL);
+        }
+        data.push_str(&format!(",context=\"{context}\""));
     }
     let mut flags = MountFlags::RDONLY;
     let above = above.map(|paths| paths.map(open_path));

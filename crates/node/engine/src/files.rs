@@ -84,7 +84,7 @@ fn read_in_view(rootfs: &Rootfs, path: &Path) -> Option<String> {
         .map(|layer| CString::new(layer.as_os_str().as_bytes()).ok())
         .collect::<Option<_>>()?;
     let names: Vec<_> = names.iter().map(CString::as_c_str).collect();
-    let view = dhow_sys::mount::view(&names, None, None).ok()?;
+    let view = dhow_sys::mount::view(&names, None, None, None).ok()?;
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     read_below(view.as_fd(), path.as_os_str(), resolve)
 }

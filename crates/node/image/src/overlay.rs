@@ -31,8 +31,10 @@ fn attempt(lower: &[PathBuf], writable: Option<Writable<'_>>) -> dhow_sys::Resul
     let names = names.collect::<dhow_sys::Result<Vec<CString>>>()?;
     let lower: Vec<&CStr> = names.iter().map(CString::as_c_str).collect();
     match writable {
-        Some(Writable { upper, work }) => kernel::overlay(&lower, &name(upper)?, &name(work)?),
-        None => kernel::view(&lower, None, None),
+        Some(Writable { upper, work }) => {
+            kernel::overlay(&lower, &name(upper)?, &name(work)?, None)
+        }
+        None => kernel::view(&lower, None, None, None),
     }
 }
 

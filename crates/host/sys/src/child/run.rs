@@ -7,13 +7,13 @@ use std::convert::Infallible;
 use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, XattrFlags};
 use rustix::net::{RecvFlags, SendFlags};
 
 use super::scheduling;
 use super::{GO, Listener, N_MESSAGES, TAG_FAILED, TAG_REACHED, TAG_WARNING};
 use super::{Identity, Keep, MountSource, MountStep, Plan, ProcAllowed, Program, Script, Step};
-use crate::mount::{self, Attributes, Depth, Propagation};
+use crate::mount::{self, Attributes, Depth, Parameter, Propagation};
 use crate::resolve::{self, Kind, Links};
 use crate::seccomp::Filter;
 use crate::{Errno, Result, capability, check, namespace, process, pty, seccomp};
@@ -137,7 +137,8 @@ impl<'a> Context<'a> {
             }
             Step::Device(device) => make_device(self.root()?, device),
             Step::Symlink { path, target } => make_link(self.root()?, path, target),
-            Step::Mask(path) => self.mask(path),
+            Step::Mask { path, parameters } => self.mask(path, parameters),
+            Step::Label { path, label } => set_label(self.root()?, path, label),
             Step::ReadOnly(path) => self.make_read_only(path),
             Step::WriteProc { path, value } => {
                 let proc = self.plan.proc.as_ref().ok_or(Errno::BADF)?;
@@ -292,7 +293,7 @@ impl<'a> Context<'a> {
         mount::attach(cover.as_fd(), place.as_fd())
     }
 
-    fn mask(&mut self, path: &CStr) -> Result<()> {
+    fn mask(&mut self, path: &CStr, parameters: &[Parameter]) -> Result<()> {
         let place = match self.covered(path) {
             Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
             result => result?,
@@ -313,11 +314,19 @@ impl<'a> Context<'a> {
             | libc::MOUNT_ATTR_NOSUID
             | libc::MOUNT_ATTR_NODEV
             | libc::MOUNT_ATTR_NOEXEC;
-        let cover = mount::new(c"tmpfs", &[], attributes)?;
+        let cover = mount::new(c"tmpfs", parameters, attributes)?;
         mount::attach(cover.as_fd(), place.as_fd())?;
         self.mask = Some(cover);
         Ok(())
     }
+}
+
+fn set_label(root: BorrowedFd<'_>, path: &CStr, label: &CStr) -> Result<()> {
+    let place = resolve::open(root, path, Links::Refuse)?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = rustix::fs::openat(&place, c".", flags, Mode::empty())?;
+    let nothing = XattrFlags::empty();
+    rustix::fs::fsetxattr(&directory, c"security.selinux", label.to_bytes(), nothing)
 }
 
 pub(super) fn prctl(option: libc::c_int, value: libc::c_ulong) -> Result<()> {

@@ -82,7 +82,20 @@ pub enum Step {
     },
     /// Hides what is at a path, if anything is: files by the null device,
     /// directories by an empty read-only filesystem.
-    Mask(CString),
+    Mask {
+        /// Path below the root.
+        path: CString,
+        /// Parameters of the filesystem that covers directories; that of the first
+        /// one covers all.
+        parameters: Vec<Parameter>,
+    },
+    /// Sets SELinux's label of what is at a path below the root.
+    Label {
+        /// The path.
+        path: CString,
+        /// The label.
+        label: CString,
+    },
     /// Makes what is at a path read-only, if anything is.
     ReadOnly(CString),
     /// Writes a file of the host's procfs.
@@ -341,7 +354,10 @@ impl fmt::Display for Step {
             Self::Change { path: at, .. } => write!(formatter, "change the mount at {}", path(at)),
             Self::Device(device) => write!(formatter, "make device {}", path(&device.path)),
             Self::Symlink { path: at, .. } => write!(formatter, "make symbolic link {}", path(at)),
-            Self::Mask(at) => write!(formatter, "mask {}", path(at)),
+            Self::Mask { path: at, .. } => write!(formatter, "mask {}", path(at)),
+            Self::Label { path: at, label } => {
+                write!(formatter, "label {} as {}", path(at), path(label))
+            }
             Self::ReadOnly(at) => write!(formatter, "make {} read-only", path(at)),
             Self::WriteProc { path: at, value } if at.as_bytes().ends_with(b"apparmor/exec") => {
                 let name = path(value);

@@ -4,6 +4,7 @@
 mod devices;
 mod exec;
 mod filter;
+mod labels;
 mod mounts;
 mod namespaces;
 mod options;
@@ -19,7 +20,7 @@ use std::path::Path;
 
 use dhow_cgroup::Group;
 use dhow_sys::child::{Plan, Script, Step};
-use dhow_sys::mount::{Attributes, Depth};
+use dhow_sys::mount::{Attributes, Depth, Parameter};
 use dhow_sys::namespace::Kind;
 
 use crate::error::{Result, RuntimeError};
@@ -201,8 +202,12 @@ pub(crate) fn compile(input: Input<'_>) -> Result<Compiled> {
     for path in &linux.readonly_paths {
         add(Step::ReadOnly(text("linux.readonlyPaths", path)?));
     }
+    let parameters: Vec<Parameter> = labels::context(linux)?.into_iter().collect();
     for path in &linux.masked_paths {
-        add(Step::Mask(text("linux.maskedPaths", path)?));
+        add(Step::Mask {
+            path: text("linux.maskedPaths", path)?,
+            parameters: parameters.clone(),
+        });
     }
     add(Step::MakeDirectory(text("process.cwd", &process.cwd)?));
     add(match input.pivot {
@@ -305,12 +310,7 @@ fn check(spec: &Spec, linux: &Linux, process: &Process) -> Result<()> {
             ));
         }
     }
-    if !linux.mount_label.is_empty() && !process::has_selinux() {
-        return Err(RuntimeError::spec(
-            "linux.mountLabel",
-            "this kernel has no SELinux",
-        ));
-    }
+    labels::of_mounts(linux)?;
     if linux.intel_rdt.is_some() {
         return Err(RuntimeError::spec(
             "linux.intelRdt",

@@ -15,7 +15,7 @@ use rustix::fs::{CWD, FileType};
 
 use super::namespaces::Namespaces;
 use super::options::Options;
-use super::{text, view};
+use super::{labels, text, view};
 use crate::error::{Result, RuntimeError};
 use crate::spec::{Linux, Mount, Spec, ranges};
 
@@ -127,10 +127,11 @@ pub(super) fn compile(
     let has_mode = options.parameters.iter().any(
         |parameter| matches!(parameter, Parameter::Text(name, _) if name.as_c_str() == c"mode"),
     );
-    let label = &context.linux.mount_label;
-    if !label.is_empty() && matches!(kind, "tmpfs" | "devpts") {
-        let context = Parameter::Text(c"context".into(), text("linux.mountLabel", label)?);
-        options.parameters.push(context);
+    // The kernel labels what is in the first two, and whose messages the last one
+    // shows is older than this mount of it.
+    let is_labelled = !matches!(kind, "proc" | "sysfs" | "mqueue");
+    if is_labelled {
+        options.parameters.extend(labels::context(context.linux)?);
     }
     if options.copy_up && kind != "tmpfs" {
         return Err(RuntimeError::spec(field, "tmpcopyup is for tmpfs"));
@@ -165,6 +166,12 @@ pub(super) fn compile(
         tree_attributes: options.tree,
         propagation: options.propagation,
     }));
+    if kind == "mqueue"
+        && let Some(label) = labels::of_mounts(context.linux)?
+    {
+        let path = text(&field, &spec.destination)?;
+        add(Step::Label { path, label });
+    }
     Ok(())
 }
 
@@ -339,10 +346,11 @@ fn cgroup(
         return Ok(());
     }
 
-    let parameters = vec![
+    let mut parameters = vec![
         Parameter::Text(c"source".into(), c"tmpfs".into()),
         Parameter::Text(c"mode".into(), c"755".into()),
     ];
+    parameters.extend(labels::context(context.linux)?);
     let mut writable = options.attributes;
     writable.set &= !libc::MOUNT_ATTR_RDONLY;
     add(step(

@@ -12,7 +12,7 @@ use dhow_sys::resolve::{self, Links};
 use rustix::fs::OFlags;
 
 use super::namespaces::Namespaces;
-use super::{attempt, text};
+use super::{attempt, labels, text};
 use crate::error::{Result, RuntimeError};
 use crate::spec::{Linux, Process, Scheduler};
 
@@ -181,18 +181,13 @@ fn home(root: &OwnedFd, uid: u32) -> Option<String> {
     None
 }
 
-/// Whether the kernel has SELinux.
-pub(super) fn has_selinux() -> bool {
-    Path::new("/sys/fs/selinux/enforce").exists()
-}
-
 /// The session keyring of a container's programs, made by the first of them, under
 /// its label.
 pub(super) fn keyring(id: &str, process: &Process, add: &mut impl FnMut(Step)) -> Result<()> {
-    if !process.selinux_label.is_empty() && has_selinux() {
+    if let Some(value) = labels::of_process(process)? {
         add(attempt(Step::WriteProc {
             path: c"thread-self/attr/keycreate".into(),
-            value: text("process.selinuxLabel", &process.selinux_label)?,
+            value,
         }));
     }
     let name = text("id", format!("_ses.{id}"))?;
@@ -202,14 +197,10 @@ pub(super) fn keyring(id: &str, process: &Process, add: &mut impl FnMut(Step)) -
 
 /// Labels the program is executed under.
 pub(super) fn labels(process: &Process, add: &mut impl FnMut(Step)) -> Result<()> {
-    if !process.selinux_label.is_empty() {
-        let field = "process.selinuxLabel";
-        if !has_selinux() {
-            return Err(RuntimeError::spec(field, "this kernel has no SELinux"));
-        }
+    if let Some(value) = labels::of_process(process)? {
         add(Step::WriteProc {
             path: c"thread-self/attr/exec".into(),
-            value: text(field, &process.selinux_label)?,
+            value,
         });
     }
     if !process.apparmor_profile.is_empty() {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use dhow_sys::mount::{self, Attributes, Depth, Propagation};
 use rustix::fs::{CWD, FileType};
 
-use super::{mounts, options, text};
+use super::{labels, mounts, options, text};
 use crate::RootSource;
 use crate::error::{Result, RuntimeError};
 use crate::spec::{Linux, Spec};
@@ -84,9 +84,11 @@ pub(super) fn open(
                 .collect::<Result<Vec<CString>>>()?;
             let lower: Vec<_> = texts.iter().map(CString::as_c_str).collect();
             let (upper, work) = (text("root.upper", upper)?, text("root.work", work)?);
+            let nothing = Linux::default();
+            let linux = spec.linux.as_ref().unwrap_or(&nothing);
+            let label = labels::of_mounts(linux)?;
+            let label = label.as_deref();
             let overlay = if *mapped {
-                let nothing = Linux::default();
-                let linux = spec.linux.as_ref().unwrap_or(&nothing);
                 let made;
                 let user = match user {
                     Some(there) => there,
@@ -95,9 +97,9 @@ pub(super) fn open(
                         &made
                     }
                 };
-                mount::overlay_mapped(&lower, &upper, &work, user.as_fd())
+                mount::overlay_mapped(&lower, &upper, &work, user.as_fd(), label)
             } else {
-                mount::overlay(&lower, &upper, &work)
+                mount::overlay(&lower, &upper, &work, label)
             };
             overlay.map_err(|error| RuntimeError::io("mount the overlay on", first, error))
         }

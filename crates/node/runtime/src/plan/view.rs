@@ -10,6 +10,7 @@ use dhow_sys::mount::{self, Parameter};
 use dhow_sys::resolve::{Kind, Links};
 use rustix::fs::FileType;
 
+use super::labels;
 use super::mounts::{Context, identities, is_in_dev};
 use super::options::Options;
 use super::text;
@@ -56,7 +57,8 @@ pub(super) fn compile(
         let shown = part.map_or_else(|| "layers".into(), CStr::to_string_lossy);
         RuntimeError::io("mount of an image", Path::new(shown.as_ref()), error)
     };
-    let tree = mount::view(&layers, user, part).map_err(failed)?;
+    let label = labels::of_mounts(context.linux)?;
+    let tree = mount::view(&layers, user, part, label.as_deref()).map_err(failed)?;
     let stat = rustix::fs::fstat(&tree).map_err(failed)?;
     let kind = match FileType::from_raw_mode(stat.st_mode) {
         FileType::Directory => Kind::Directory,
