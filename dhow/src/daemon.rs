@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use dhow_docker_api::{About, Listener, TlsFiles, TlsListener};
 use dhow_engine::spec::LogConfig;
-use dhow_engine::{Config, ControlGroups, DEFAULT_LOG_DRIVER, Engine, Groups};
+use dhow_engine::{Config, ControlGroups, DEFAULT_LOG_DRIVER, Engine, Groups, Selinux};
 use dhow_image::{CollectPolicy, Images, Limits, Pressure, RegistryOptions};
 use dhow_network::{NameServer, Networks};
 use dhow_oci::Platform;
@@ -87,6 +87,9 @@ pub(crate) struct Options {
     /// default (the account dockremap), USER, USER:GROUP or UID:GID.
     #[arg(long, value_name = "USER[:GROUP]")]
     userns_remap: Option<String>,
+    /// Give containers labels of SELinux, where the kernel has it.
+    #[arg(long)]
+    selinux_enabled: bool,
     /// Folder in which etc/passwd, etc/group, etc/subuid and etc/subgid are.
     #[arg(long, value_name = "FOLDER", default_value = "/", hide = true)]
     accounts_root: PathBuf,
@@ -140,6 +143,15 @@ fn runtime_option(text: &str) -> Result<Groups, String> {
             "unknown option {name}; there is native.cgroupdriver"
         )),
     }
+}
+
+/// What labels of SELinux begin with; none, with a warning, where there are none.
+fn selinux() -> Option<Selinux> {
+    let here = Selinux::here();
+    if here.is_none() {
+        tracing::warn!("SELinux is not enabled on this host: containers get no labels");
+    }
+    here
 }
 
 /// What every serving role does first: it logs, and speaks TLS by one provider.
@@ -307,6 +319,7 @@ async fn open_engine(
         ),
         journal: "/run/systemd/journal/socket".into(),
         apparmor: apparmor::load().map(str::to_owned),
+        selinux: options.selinux_enabled.then(selinux).flatten(),
         remap: options
             .userns_remap
             .as_deref()

@@ -1,9 +1,12 @@
 //! What only some machines have: control groups of version 2 alone, systemd, its
-//! journal, AppArmor, project quotas, a file server. These tests are ignored elsewhere; `make vm-test` runs them
-//! on a machine that has all of it, and no `docker`.
+//! journal, AppArmor, SELinux, project quotas, a file server, disks that lose power.
+//! These tests are ignored elsewhere; `make vm-test` runs them on machines that have it,
+//! and no `docker`.
 
 #[path = "vm/power.rs"]
 mod power;
+#[path = "vm/selinux.rs"]
+mod selinux;
 #[path = "vm/services.rs"]
 mod services;
 #[path = "vm/systemd.rs"]

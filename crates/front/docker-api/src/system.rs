@@ -196,6 +196,9 @@ fn security_options(door: &Door, machine: Machine) -> Vec<&'static str> {
         options.push("name=apparmor");
     }
     options.push("name=seccomp,profile=builtin");
+    if door.engine.config().selinux.is_some() {
+        options.push("name=selinux");
+    }
     if door.engine.config().remap.is_some() {
         options.push("name=userns");
     }

@@ -170,12 +170,14 @@ pub(crate) fn compose(record: &Record, around: &Surroundings<'_>) -> Result<Spec
         sysctl: sysctls(record, around),
         masked_paths: list(&host.masked_paths, &MASKED_PATHS),
         readonly_paths: list(&host.readonly_paths, &READONLY_PATHS),
+        mount_label: record.mount_label.clone(),
         ..Linux::default()
     };
     Ok(Spec {
         oci_version: "1.2.0".into(),
         process: Some(Process {
             no_new_privileges: options.no_new_privileges,
+            selinux_label: record.process_label.clone(),
             apparmor_profile: options.apparmor(host, around.apparmor, Machine::here()),
             ..process
         }),

@@ -18,7 +18,6 @@ use crate::machine::Machine;
 use crate::mounts::{self, MountKind, MountPoint};
 use crate::names;
 use crate::record::{Record, SharedSandbox, State};
-use crate::security::SecurityOptions;
 use crate::spec::{Config, EndpointSettings, HostConfig};
 use crate::users;
 use crate::validate;
@@ -158,7 +157,7 @@ impl Engine {
         // Whatever makes no sense is told now rather than at the start.
         bundle::capabilities(&host)?;
         bundle::resources(&host)?;
-        SecurityOptions::parse(&host.security_opt)?;
+        let labels = self.labels(&host, sandbox.as_ref())?;
         self.inner.config.groups.check_parent(&host.cgroup_parent)?;
         crate::endpoints::check(&config, &host, &networks)?;
         if self.inner.config.remap.is_some() && host.userns_mode != "host" && sandbox.is_none() {
@@ -224,6 +223,8 @@ impl Engine {
             networks,
             mounts: points,
             sandbox,
+            process_label: labels.process,
+            mount_label: labels.mount,
             state: State::default(),
             restart_count: 0,
             stopped_by_hand: false,

@@ -26,6 +26,7 @@ use crate::mounts::MountPoint;
 use crate::record::{Record, Status};
 use crate::sandbox::Sandboxes;
 use crate::security::SecurityOptions;
+use crate::selinux::Selinux;
 use crate::skeleton;
 use crate::spec::LogConfig;
 use crate::users;
@@ -59,6 +60,8 @@ pub struct Config {
     pub journal: PathBuf,
     /// AppArmor profile of containers that name none, which is loaded.
     pub apparmor: Option<String>,
+    /// What labels of SELinux begin with; none gives no labels.
+    pub selinux: Option<Selinux>,
     /// Who the users of containers are on the host; none means themselves.
     pub remap: Option<IdMaps>,
 }

@@ -249,6 +249,7 @@ impl Engine {
             capabilities: Some(bundle::sets(&capabilities)),
             rlimits: bundle::rlimits(&host, self.inner.config.descriptors),
             no_new_privileges: security.no_new_privileges,
+            selinux_label: record.process_label.clone(),
             apparmor_profile: security.apparmor(&host, default, Machine::here()),
             oom_score_adj: Some(record.host.oom_score_adj),
             ..Process::default()

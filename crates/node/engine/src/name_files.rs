@@ -18,6 +18,7 @@ use crate::engine::Engine;
 use crate::error::{Error, Result, at};
 use crate::links;
 use crate::record::Record;
+use crate::relabel::relabel;
 
 /// Where names are answered on networks that have them.
 const NAME_SERVER: &str = "127.0.0.11";
@@ -102,7 +103,10 @@ pub(crate) fn write_to(engine: &Engine, folder: &Path, record: &Record) -> Resul
         ("hostname", hostname),
     ] {
         let path = folder.join(name);
-        std::fs::write(&path, text).map_err(at("write", path))?;
+        std::fs::write(&path, text).map_err(at("write", &path))?;
+        if !record.mount_label.is_empty() {
+            relabel(&path, &record.mount_label).map_err(at("label", path))?;
+        }
     }
     Ok(())
 }

@@ -29,7 +29,8 @@ pub(crate) fn suggestion() -> String {
     format!("{}_{}", pick(&LIKE, like), pick(&WHAT, what))
 }
 
-fn random<const N: usize>() -> [u8; N] {
+/// Bytes by chance.
+pub(crate) fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     let mut filled = 0;
     while filled < N {

@@ -41,6 +41,12 @@ pub struct Record {
     /// A sandbox that others share, instead of networks of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sandbox: Option<SharedSandbox>,
+    /// SELinux label of its programs; empty without one.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub process_label: String,
+    /// SELinux label of its files; empty without one.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub mount_label: String,
     /// How it stands.
     pub state: State,
     /// How often its restart policy started it again.

@@ -142,7 +142,7 @@ impl Engine {
                 .map_err(|error| at("pin namespaces in", &folder)(error.into()))?;
         }
         if !spec.host_ipc {
-            shm::make(&folder, shm::SIZE)?;
+            shm::make(&folder, shm::SIZE, &self.label_of_sandbox(id))?;
         }
         let mut addresses = Vec::new();
         if let Some(network) = &spec.network {

@@ -20,6 +20,8 @@ pub(crate) struct SecurityOptions {
     profile: Option<String>,
     /// Name of an AppArmor profile, or `unconfined`.
     pub(crate) apparmor: Option<String>,
+    /// What SELinux's labels are to be, as `type:NAME`.
+    pub(crate) labels: Vec<String>,
 }
 
 impl SecurityOptions {
@@ -45,9 +47,8 @@ impl SecurityOptions {
                     }
                     parsed.apparmor = Some(name.to_owned());
                 }
-                // Labels are SELinux's, and mean nothing to an engine that does not
-                // ask for them, as Docker's without `--selinux-enabled`.
-                ("label", _) => {}
+                // They mean nothing to an engine without `--selinux-enabled`.
+                ("label", label) => parsed.labels.push(label.to_owned()),
                 _ => return Err(Error::Invalid(format!("invalid --security-opt {option:?}"))),
             }
         }

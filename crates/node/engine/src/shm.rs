@@ -12,16 +12,22 @@ use crate::record::Record;
 /// Bytes of `/dev/shm` unless told otherwise.
 pub(crate) const SIZE: i64 = 64 << 20;
 
-/// Mounts `size` bytes of it in a run folder.
+/// Mounts `size` bytes of it in a run folder, under a label of SELinux unless that is
+/// empty.
 ///
 /// # Errors
 ///
 /// The kernel's refusal.
-pub(crate) fn make(run: &Path, size: i64) -> Result<PathBuf> {
+pub(crate) fn make(run: &Path, size: i64, label: &str) -> Result<PathBuf> {
     let shm = run.join("shm");
     std::fs::create_dir(&shm).map_err(at("make", &shm))?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    let options = std::ffi::CString::new(format!("mode=1777,size={size}")).expect("no zero byte");
+    let mut options = format!("mode=1777,size={size}");
+    if !label.is_empty() {
+        options.push_str(&format!(",context=\"{label}\""));
+    }
+    let options = std::ffi::CString::new(options)
+        .map_err(|_| Error::Invalid(format!("label {label:?} holds a zero byte")))?;
     rustix::mount::mount("shm", &shm, "tmpfs", flags, options.as_c_str())
         .map_err(|error| at("mount", &shm)(error.into()))?;
     Ok(shm)
@@ -56,7 +62,7 @@ impl Engine {
                 }
                 _ => {}
             }
-            return make(run, record.host.shm_size).map(Some);
+            return make(run, record.host.shm_size, &record.mount_label).map(Some);
         }
         let Some(other) = mode.strip_prefix("container:") else {
             return Ok(None);

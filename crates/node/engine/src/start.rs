@@ -168,6 +168,7 @@ impl Engine {
 
         propagation::check(&record.mounts)?;
         self.mount_volumes(&record)?;
+        self.label_mounts(&record)?;
         let mut users = self.make_users(&record, &container.run)?;
         let own = users.as_mut().and_then(|users| users.network.take());
         let network = self.network_namespace(&record, own)?;

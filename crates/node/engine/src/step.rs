@@ -21,6 +21,7 @@ use crate::error::{Error, Result, at};
 use crate::files;
 use crate::name_files;
 use crate::record::{Record, State};
+use crate::selinux::Labels;
 use crate::spec::{Config, HostConfig};
 use crate::start::told;
 use crate::users;
@@ -130,7 +131,8 @@ impl Engine {
         let passwd = files::read_in_layers(&step.rootfs, Path::new("etc/passwd"));
         let group = files::read_in_layers(&step.rootfs, Path::new("etc/group"));
         let identity = accounts::identify(&step.user, &[], &passwd, &group)?;
-        let record = step_record(step);
+        let labels = self.labels(&HostConfig::default(), None)?;
+        let record = step_record(step, labels);
         let mut users = self.make_users(&record, run)?;
         let network = match step.network.as_str() {
             "host" => None,
@@ -191,7 +193,7 @@ impl Engine {
 }
 
 /// A step as the record of a container that is never kept.
-fn step_record(step: &Step) -> Record {
+fn step_record(step: &Step, labels: Labels) -> Record {
     Record {
         id: step.name.clone(),
         name: step.name.clone(),
@@ -214,6 +216,8 @@ fn step_record(step: &Step) -> Record {
         networks: BTreeMap::new(),
         mounts: Vec::new(),
         sandbox: None,
+        process_label: labels.process,
+        mount_label: labels.mount,
         state: State::default(),
         restart_count: 0,
         stopped_by_hand: false,
