@@ -261,8 +261,55 @@ fn surroundings_are_as_asked_for(engine: &Engine<'_>) {
     files_of_options(engine);
     namespaces_are_shared(engine);
     volumes_are_as_asked_for(engine);
+    labels_are_told(engine);
     logs_have_a_beginning_and_an_end(engine);
     events_are_chosen(engine);
+}
+
+/// What would be done about labels of SELinux is told where there are none, too.
+fn labels_are_told(engine: &Engine<'_>) {
+    let told = |options: &[&str], template: &str| {
+        let create = [&["create", "--name", "labelled"], options, &["busybox"]].concat();
+        engine.docker(&create).ok();
+        let told = engine.docker(&["inspect", "-f", template, "labelled"]).ok();
+        engine.remove(&["labelled"]);
+        told
+    };
+    for (options, expected) in [
+        (&[][..], "[]"),
+        (&["--privileged"], "[label=disable]"),
+        (&["--pid=host"], "[label=disable]"),
+        (&["--ipc=host"], "[label=disable]"),
+        (&["--network=host"], "[]"),
+        (
+            &["--privileged", "--security-opt=label=type:x"],
+            "[label=type:x]",
+        ),
+        (
+            &["--privileged", "--security-opt=systempaths=unconfined"],
+            "[label=disable]",
+        ),
+        (
+            &["--privileged", "--security-opt=seccomp=unconfined"],
+            "[seccomp=unconfined label=disable]",
+        ),
+    ] {
+        let seen = told(options, "{{.HostConfig.SecurityOpt}}");
+        assert_eq!(seen, expected, "{options:?}");
+    }
+    for (volume, expected) in [
+        ("/anonymous", ""),
+        ("named:/named", "z"),
+        ("named:/named:ro", "ro"),
+        ("/tmp:/bound", ""),
+        ("/tmp:/bound:Z", "Z"),
+    ] {
+        let seen = told(&["-v", volume], "{{range .Mounts}}{{.Mode}}{{end}}");
+        assert_eq!(seen, expected, "{volume}");
+    }
+    let mount = "--mount=type=volume,src=named,dst=/named";
+    assert_eq!(told(&[mount], "{{range .Mounts}}{{.Mode}}{{end}}"), "z");
+    engine.docker(&["volume", "rm", "named"]).ok();
 }
 
 /// Throttles of a disk of the machine's, which nothing is read from or written to.

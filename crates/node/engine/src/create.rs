@@ -157,6 +157,7 @@ impl Engine {
         // Whatever makes no sense is told now rather than at the start.
         bundle::capabilities(&host)?;
         bundle::resources(&host)?;
+        host.security_opt.extend(self.implied_labels(&host)?);
         let labels = self.labels(&host, sandbox.as_ref())?;
         self.inner.config.groups.check_parent(&host.cgroup_parent)?;
         crate::endpoints::check(&config, &host, &networks)?;

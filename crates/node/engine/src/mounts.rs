@@ -65,6 +65,11 @@ pub enum MountKind {
     Image,
 }
 
+/// The mode that asks for a label of SELinux by which all containers may use it.
+pub(crate) const SHARED_LABEL: &str = "z";
+/// The mode that asks for one by which only this container may.
+pub(crate) const OWN_LABEL: &str = "Z";
+
 /// How mounts are passed on; empty means `rprivate`.
 const PROPAGATIONS: [&str; 7] = [
     "", "private", "rprivate", "shared", "rshared", "slave", "rslave",
@@ -78,6 +83,12 @@ pub(crate) fn parse(host: &HostConfig) -> Result<Vec<MountPoint>> {
     }
     for mount in &host.mounts {
         mounts.push(parse_mount(mount)?);
+    }
+    for mount in &mut mounts {
+        // Every container may have what is in a volume.
+        if mount.kind == MountKind::Volume && mount.mode.is_empty() {
+            mount.mode = SHARED_LABEL.to_owned();
+        }
     }
     for (destination, options) in &host.tmpfs {
         check_destination(destination)?;
@@ -154,8 +165,7 @@ fn parse_bind(text: &str) -> Result<MountPoint> {
     for option in options.split(',').filter(|option| !option.is_empty()) {
         match option {
             "ro" => mount.writable = false,
-            // Labels of SELinux: nothing to do where there is none.
-            "rw" | "z" | "Z" | "cached" | "delegated" | "consistent" => {}
+            "rw" | SHARED_LABEL | OWN_LABEL | "cached" | "delegated" | "consistent" => {}
             "nocopy" => mount.no_copy = true,
             "private" | "rprivate" | "shared" | "rshared" | "slave" | "rslave" if is_path => {
                 mount.propagation = option.into();

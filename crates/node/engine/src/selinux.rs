@@ -11,8 +11,10 @@ use std::path::Path;
 
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::mounts::{MountKind, OWN_LABEL, SHARED_LABEL};
 use crate::names;
 use crate::record::{Record, SharedSandbox};
+use crate::relabel::relabel;
 use crate::security::SecurityOptions;
 use crate::spec::HostConfig;
 
@@ -180,8 +182,7 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] for options that make no sense, and for two containers to be
-    /// joined whose labels differ.
+    /// [`Error::Invalid`] for options that make no sense.
     pub(crate) fn labels(
         &self,
         host: &HostConfig,
@@ -190,10 +191,7 @@ impl Engine {
         let Some(selinux) = &self.inner.config.selinux else {
             return Ok(Labels::default());
         };
-        let mut options = SecurityOptions::parse(&host.security_opt)?.labels;
-        if options.is_empty() {
-            options = self.implied_options(host)?;
-        }
+        let options = SecurityOptions::parse(&host.security_opt)?.labels;
         let level = match sandbox {
             Some(sandbox) => level_of_sandbox(&sandbox.id),
             None => self.unused_level(),
@@ -209,28 +207,34 @@ impl Engine {
         })
     }
 
-    /// What the namespaces say that a container shares: nothing is kept from who sees
-    /// the host's processes, and those who see each other's have one label.
-    fn implied_options(&self, host: &HostConfig) -> Result<Vec<String>> {
-        if host.privileged || host.ipc_mode == "host" || host.pid_mode == "host" {
-            return Ok(vec!["disable".to_owned()]);
+    /// The security options that follow from the namespaces that a container shares,
+    /// unless it has some of labels: nothing is kept from who sees the host's processes,
+    /// and those who see each other's have one label. They are told where there is no
+    /// SELinux, too.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] for two containers to be joined whose labels differ.
+    pub(crate) fn implied_labels(&self, host: &HostConfig) -> Result<Vec<String>> {
+        let options = SecurityOptions::parse(&host.security_opt)?;
+        if !options.labels.is_empty() {
+            return Ok(Vec::new());
         }
-        let of = |mode: &str| -> Result<Option<Vec<String>>> {
-            let Some(other) = mode.strip_prefix("container:") else {
-                return Ok(None);
-            };
-            let record = self.get(other)?;
-            let context = Context::parse(&record.process_label);
-            Ok(context.map(|context| {
-                vec![
-                    format!("user:{}", context.user),
-                    format!("role:{}", context.role),
-                    format!("type:{}", context.kind),
-                    format!("level:{}", context.level),
-                ]
-            }))
+        if host.privileged || host.ipc_mode == "host" || host.pid_mode == "host" {
+            return Ok(vec!["label=disable".to_owned()]);
+        }
+        let of = |mode: &str| {
+            // One that is not there is told of by the start.
+            let record = self.get(mode.strip_prefix("container:")?).ok()?;
+            let context = Context::parse(&record.process_label)?;
+            Some(vec![
+                format!("label=user:{}", context.user),
+                format!("label=role:{}", context.role),
+                format!("label=type:{}", context.kind),
+                format!("label=level:{}", context.level),
+            ])
         };
-        match (of(&host.ipc_mode)?, of(&host.pid_mode)?) {
+        match (of(&host.ipc_mode), of(&host.pid_mode)) {
             (Some(ipc), Some(pid)) if ipc != pid => Err(Error::Invalid(
                 "--ipc and --pid containers SELinux labels aren't the same".to_owned(),
             )),
@@ -259,17 +263,15 @@ impl Engine {
     ///
     /// [`Error::Invalid`] for what must not be labelled anew; the kernel's refusal.
     pub(crate) fn label_mounts(&self, record: &Record) -> Result<()> {
-        use crate::mounts::MountKind;
-        use crate::relabel::relabel;
         if self.inner.config.selinux.is_none() || record.mount_label.is_empty() {
             return Ok(());
         }
         let shared = shared(&record.mount_label);
         for point in &record.mounts {
-            let asked = |letter| point.mode.split(',').any(|option| option == letter);
+            let is_asked = |mode| point.mode.split(',').any(|option| option == mode);
             let label = match point.kind {
-                _ if asked("Z") => &record.mount_label,
-                _ if asked("z") => &shared,
+                _ if is_asked(OWN_LABEL) => &record.mount_label,
+                _ if is_asked(SHARED_LABEL) => &shared,
                 MountKind::Volume => &shared,
                 _ => continue,
             };
