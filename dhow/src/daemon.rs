@@ -230,6 +230,7 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
             tracing::error!(error = format!("{error:#}"), "the cluster is not up");
         }
     });
+    let sweeping = tokio::spawn(engine.clone().sweep_images());
     let collecting = options
         .collection()?
         .map(|policy| tokio::spawn(engine.clone().collect_images(policy)));
@@ -242,6 +243,7 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
     dhow_docker_api::serve(listener, tls, router, stopped).await;
     clusters.pause().await;
     answering.abort();
+    sweeping.abort();
     if let Some(collecting) = collecting {
         collecting.abort();
     }

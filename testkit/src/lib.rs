@@ -21,6 +21,7 @@ mod recorder;
 mod reference;
 mod registry;
 mod sctp;
+mod shelf;
 
 pub use answered::Answered;
 pub use certificates::certificates;
@@ -36,3 +37,4 @@ pub use recorder::{Asked, Recorder};
 pub use reference::Reference;
 pub use registry::Registry;
 pub use sctp::ask_association;
+pub use shelf::Shelf;

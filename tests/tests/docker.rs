@@ -27,6 +27,7 @@ fn dockerd_does_the_same() {
         logs,
         confinement,
         health,
+        health_of_images,
         copies,
         use_and_limits,
         an_init,
@@ -481,6 +482,38 @@ fn confinement(daemon: &dyn Dockerd) {
         ])
         .ok();
     assert_eq!(tried, "done", "nothing of it works");
+}
+
+/// What a request leaves open of a health check is as the image has it.
+#[test]
+fn health_checks_of_images_are_added_to() {
+    at_ours(health_of_images);
+}
+
+fn health_of_images(daemon: &dyn Dockerd) {
+    let create = ["create", "--name", "one", "busybox"];
+    daemon.docker(&create).ok();
+    let check = "HEALTHCHECK --interval=7s --retries=5 CMD test -e /well";
+    daemon
+        .docker(&["commit", "-c", check, "one", "checked"])
+        .ok();
+    let test = "[CMD-SHELL test -e /well]";
+    for (option, expected) in [
+        ("--health-interval=2s", format!("{test} 2s 0s 5")),
+        ("--health-timeout=3s", format!("{test} 7s 3s 5")),
+        ("--health-cmd=true", "[CMD-SHELL true] 7s 0s 5".to_owned()),
+        ("--no-healthcheck", "[NONE] 7s 0s 5".to_owned()),
+    ] {
+        daemon
+            .docker(&["create", "--name", "two", option, "checked"])
+            .ok();
+        let template =
+            "{{with .Config.Healthcheck}}{{.Test}} {{.Interval}} {{.Timeout}} {{.Retries}}{{end}}";
+        assert_eq!(daemon.inspect("two", template), expected, "{option}");
+        daemon.docker(&["rm", "two"]).ok();
+    }
+    daemon.remove_containers();
+    daemon.docker(&["rmi", "checked"]).ok();
 }
 
 #[test]

@@ -3,7 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
-use dhow_testkit::{Daemon, Host};
+use dhow_oci::media_type;
+use dhow_testkit::{Daemon, Dockerd, Host, Ran, Reference, Shelf};
 use serde_json::{Value, json};
 
 /// A maker of archives, each with one image of one layer: that of busybox.
@@ -14,7 +15,7 @@ struct Maker {
 }
 
 impl Maker {
-    fn at(dockerd: &Daemon) -> Self {
+    fn at(dockerd: &(impl Dockerd + ?Sized)) -> Self {
         let folder = dockerd.host().folder().join("hostile");
         std::fs::create_dir(&folder).expect("a folder");
         let layer = folder.join("layer.tar").display().to_string();
@@ -57,7 +58,7 @@ impl Maker {
 }
 
 /// What comes of an image.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 enum End {
     /// Its archive is refused.
     Unloaded(&'static str),
@@ -72,6 +73,7 @@ use End::{Runs, Unloaded, Unmade};
 fn configurations() -> Vec<(Value, End)> {
     let long = "x".repeat(1 << 20);
     let absolute = Unmade("needs to be an absolute path");
+    let root = Unmade("destination can't be '/'");
     vec![
         (json!({ "WorkingDir": "../../x" }), absolute),
         (
@@ -110,48 +112,36 @@ fn configurations() -> Vec<(Value, End)> {
             Unmade("unable to find group 0:0"),
         ),
         (json!({ "User": "a\u{0}b" }), Unmade("unable to find user")),
-        (json!({ "Volumes": { "..": {} } }), Unmade("not absolute")),
-        (json!({ "Volumes": { "": {} } }), Unmade("not absolute")),
+        (
+            json!({ "Volumes": { "..": {} } }),
+            Unmade("must be absolute"),
+        ),
+        (json!({ "Volumes": { "": {} } }), Unmade("must be absolute")),
         (
             json!({ "Volumes": { "/a\u{0}b": {} } }),
             Unmade("Invalid argument"),
         ),
-        // A volume that begins as a copy of the root.
-        (json!({ "Volumes": { "/": {} } }), Runs),
+        (json!({ "Volumes": { "/": {} } }), root),
+        (json!({ "Volumes": { "/a/..//": {} } }), root),
         (json!({ "Volumes": ["/data"] }), Unloaded("malformed")),
-        (
-            json!({ "ExposedPorts": { "65536/tcp": {} } }),
-            Unmade("invalid port"),
-        ),
-        (
-            json!({ "ExposedPorts": { "80/tcp/udp": {} } }),
-            Unmade("Invalid proto"),
-        ),
-        (
-            json!({ "ExposedPorts": { "1-65535/tcp": {} } }),
-            Unmade("invalid port"),
-        ),
+        (json!({ "ExposedPorts": { "65536/tcp": {} } }), Runs),
+        (json!({ "ExposedPorts": { "80/tcp/udp": {} } }), Runs),
+        (json!({ "ExposedPorts": { "1-65535/tcp": {} } }), Runs),
         (
             json!({ "Healthcheck": { "Test": ["CMD", "true"], "Interval": -1 } }),
-            Unmade("cannot be less than 1ms"),
+            Runs,
         ),
         (
             json!({ "Healthcheck": { "Test": ["CMD", "true"], "Retries": -5 } }),
-            Unmade("cannot be negative"),
+            Runs,
         ),
         (json!({ "Healthcheck": { "Test": ["ODD"] } }), Runs),
         (
             json!({ "Healthcheck": { "Interval": 1e300 } }),
             Unloaded("malformed"),
         ),
-        (
-            json!({ "StopSignal": "NONSENSE" }),
-            Unmade("Invalid signal: NONSENSE"),
-        ),
-        (
-            json!({ "StopSignal": "99999" }),
-            Unmade("Invalid signal: 99999"),
-        ),
+        (json!({ "StopSignal": "NONSENSE" }), Runs),
+        (json!({ "StopSignal": "99999" }), Runs),
         (json!({ "StopTimeout": i64::MAX }), Runs),
         (json!({ "StopTimeout": 1e30 }), Unloaded("malformed")),
         (json!({ "Entrypoint": ["sh\u{0}x"] }), Unmade("NUL")),
@@ -325,47 +315,60 @@ fn shaped(host: &Host, folder: &Path, files: &[(&str, String)]) -> String {
     out
 }
 
+/// Brings an image with this configuration to a daemon, as `name`.
+type Bring<'a> = &'a dyn Fn(&str) -> Ran;
+
+/// What comes of the images with these configurations, where it is not what is said.
+fn unlike(daemon: &Daemon, name: &str, bring: Bring<'_>, image: &str, end: &End) -> Option<String> {
+    let brought = bring(image);
+    let script = ["sh", "-c", "true"];
+    let run = [&["run", "--rm", "-P", "--network=none", name][..], &script].concat();
+    let (code, ran) = match (end, brought.code) {
+        (Unloaded(_), _) => (1, brought),
+        (Runs, 0) => (0, daemon.docker(&run)),
+        (Unmade(_), 0) => (125, daemon.docker(&run)),
+        _ => (0, brought),
+    };
+    let reason = match end {
+        Unloaded(reason) | Unmade(reason) => reason,
+        Runs => "",
+    };
+    let cut = |text: &str| text.chars().take(300).collect::<String>();
+    (ran.code != code || !ran.stderr.contains(reason))
+        .then(|| format!("{}: {} {}", cut(image), ran.code, cut(&ran.stderr)))
+}
+
+/// That nothing is there but what was there before.
+fn nothing_is_left(daemon: &Daemon, name: &str, before: &[PathBuf]) {
+    assert_eq!(daemon.docker(&["ps", "-aq"]).ok(), "");
+    assert_eq!(daemon.docker(&["volume", "ls", "-q"]).ok(), "");
+    daemon.docker(&["rmi", name]).ok();
+    daemon.docker(&["image", "prune", "-f"]).ok();
+    assert_eq!(daemon.docker(&["images", "-aq"]).ok().lines().count(), 1);
+    assert_eq!(kept(daemon), before);
+}
+
 #[test]
 fn what_images_say_is_believed_within_reason() {
     let daemon = Daemon::start();
     daemon.busybox();
     let maker = Maker::at(&daemon);
     let before = kept(&daemon);
-    let list = Maker::list().to_string();
-    let configurations = configurations().into_iter();
-    let mut cases: Vec<(String, String, End)> = configurations
-        .map(|(config, end)| (maker.image(&config).to_string(), list.clone(), end))
-        .collect();
-    cases.extend(documents(&maker));
+    let name = "hostile:1";
+    let load = |image: &str, list: &str| {
+        let archive = maker.archive(daemon.host(), image, list);
+        daemon.docker(&["load", "-q", "-i", &archive])
+    };
     let mut wrong = Vec::new();
-    for (image, list, end) in cases {
-        let archive = maker.archive(daemon.host(), &image, &list);
-        let loaded = daemon.docker(&["load", "-q", "-i", &archive]);
-        let words = [
-            "run",
-            "--rm",
-            "-P",
-            "--network=none",
-            "hostile:1",
-            "sh",
-            "-c",
-            "true",
-        ];
-        let (code, ran) = match (&end, loaded.code) {
-            (Unloaded(_), _) => (1, loaded),
-            (Runs, 0) => (0, daemon.docker(&words)),
-            (Unmade(_), 0) => (125, daemon.docker(&words)),
-            _ => (0, loaded),
-        };
-        let reason = match end {
-            Unloaded(reason) | Unmade(reason) => reason,
-            Runs => "",
-        };
-        if ran.code != code || !ran.stderr.contains(reason) {
-            let cut = |text: &str| text.chars().take(300).collect::<String>();
-            let (image, said) = (cut(&image), cut(&ran.stderr));
-            wrong.push(format!("{image} {}: {} {said}", cut(&list), ran.code));
-        }
+    for (config, end) in configurations() {
+        let list = Maker::list().to_string();
+        let image = maker.image(&config).to_string();
+        let bring = |image: &str| load(image, &list);
+        wrong.extend(unlike(&daemon, name, &bring, &image, &end));
+    }
+    for (image, list, end) in documents(&maker) {
+        let bring = |image: &str| load(image, &list);
+        wrong.extend(unlike(&daemon, name, &bring, &image, &end));
     }
     for (n, (files, reason)) in shapes(&maker).into_iter().enumerate() {
         let archive = shaped(daemon.host(), &maker.folder.join(n.to_string()), &files);
@@ -375,11 +378,83 @@ fn what_images_say_is_believed_within_reason() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert_eq!(daemon.docker(&["ps", "-aq"]).ok(), "");
-    assert_eq!(daemon.docker(&["volume", "ls", "-q"]).ok(), "");
-    daemon.docker(&["rmi", "hostile:1"]).ok();
-    daemon.docker(&["image", "prune", "-f"]).ok();
-    assert_eq!(daemon.docker(&["images", "-aq"]).ok().lines().count(), 1);
-    assert_eq!(kept(&daemon), before);
+    nothing_is_left(&daemon, name, &before);
+    daemon.finish();
+}
+
+#[test]
+fn what_pulled_images_say_is_believed_no_more() {
+    let daemon = Daemon::start();
+    daemon.busybox();
+    let maker = Maker::at(&daemon);
+    let before = kept(&daemon);
+    let shelf = Shelf::start(daemon.host());
+    let layer = std::fs::read(maker.folder.join("layer.tar")).expect("it was exported");
+    let name = format!("{}/hostile:1", shelf.address());
+    let pull = |image: &str| {
+        let manifest = shelf.image("hostile", image, std::slice::from_ref(&layer));
+        shelf.manifest(
+            "hostile",
+            "1",
+            media_type::OCI_MANIFEST,
+            &manifest.to_string(),
+        );
+        daemon.docker(&["pull", "-q", &name])
+    };
+    let mut wrong = Vec::new();
+    for (config, end) in configurations() {
+        let image = maker.image(&config).to_string();
+        wrong.extend(unlike(&daemon, &name, &pull, &image, &end));
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    nothing_is_left(&daemon, &name, &before);
+    daemon.finish();
+}
+
+/// Configurations that ours takes for wrong and dockerd does not, and why.
+const STRICTER: [(&str, &str); 2] = [
+    ("0:0:0", "users and groups are read strictly"),
+    ("\"Entrypoint\":[null]", "a word is a text"),
+];
+
+/// What comes of an image with a configuration: where it is refused, and why.
+fn outcome(dockerd: &dyn Dockerd, maker: &Maker, config: &Value) -> (&'static str, String) {
+    let (image, list) = (maker.image(config).to_string(), Maker::list().to_string());
+    let archive = maker.archive(dockerd.host(), &image, &list);
+    let loaded = dockerd.docker(&["load", "-q", "-i", &archive]);
+    let cut = |ran: &Ran| ran.stderr.chars().take(300).collect();
+    if loaded.code != 0 {
+        return ("refused", cut(&loaded));
+    }
+    let ran = dockerd.docker(&["run", "--rm", "-P", "hostile:1", "sh", "-c", "true"]);
+    match ran.code {
+        0 => ("runs", String::new()),
+        _ => ("does not run", cut(&ran)),
+    }
+}
+
+#[test]
+fn dockerd_believes_as_much() {
+    let daemon = Daemon::start();
+    let reference = Reference::start();
+    daemon.busybox();
+    reference.busybox();
+    let (our_maker, their_maker) = (Maker::at(&daemon), Maker::at(&reference));
+    let (mut differences, mut used) = (Vec::new(), Vec::new());
+    for (config, _) in configurations() {
+        let ours = outcome(&daemon, &our_maker, &config);
+        let theirs = outcome(&reference, &their_maker, &config);
+        if ours.0 == theirs.0 {
+            continue;
+        }
+        let text = config.to_string();
+        match STRICTER.iter().find(|(part, _)| text.contains(part)) {
+            Some((part, _)) if theirs.0 == "runs" => used.push(*part),
+            _ => differences.push(format!("{text:.100}\n  {ours:?}\n  {theirs:?}")),
+        }
+    }
+    let unused = STRICTER.iter().filter(|(part, _)| !used.contains(part));
+    differences.extend(unused.map(|(part, _)| format!("{part} does not differ")));
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
     daemon.finish();
 }

@@ -35,6 +35,11 @@ impl Lease {
             *held.entry(digest.clone()).or_default() += 1;
         }
     }
+
+    /// What it holds.
+    pub(crate) fn digests(&self) -> Vec<Digest> {
+        lock(&self.mine).iter().cloned().collect()
+    }
 }
 
 impl Drop for Lease {

@@ -271,6 +271,28 @@ impl Store {
         Lease::new(self.clone())
     }
 
+    /// Removes what came under a lease whose work has failed: every blob that it holds
+    /// and that is neither held by another lease nor in the set that `mark` returns,
+    /// which is as for [`Store::sweep`]. Ingests stay, to be resumed.
+    ///
+    /// # Errors
+    /// Whatever `mark` returns, then nothing has been removed; [`Error::Io`].
+    pub fn undo<E: From<Error>>(
+        &self,
+        lease: &Lease,
+        mark: impl FnOnce() -> std::result::Result<HashSet<Digest>, E>,
+    ) -> std::result::Result<(), E> {
+        let held = lock(&self.inner.held);
+        let live = mark()?;
+        for digest in lease.digests() {
+            let is_held = held.get(&digest).is_some_and(|n_leases| *n_leases > 1);
+            if !is_held && !live.contains(&digest) {
+                self.delete(&digest)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Removes every blob that is neither leased nor in the set that `mark`
     /// returns, and every ingest nobody writes and last touched before
     /// `abandoned`.
@@ -285,6 +307,29 @@ impl Store {
         abandoned: SystemTime,
         mark: impl FnOnce() -> std::result::Result<HashSet<Digest>, E>,
     ) -> std::result::Result<Swept, E> {
+        self.sweep_if(abandoned, |_| true, mark)
+    }
+
+    /// The same, but spares blobs that came after `abandoned`: whoever fetched them
+    /// may come back.
+    ///
+    /// # Errors
+    /// As [`Store::sweep`].
+    pub fn sweep_abandoned<E: From<Error>>(
+        &self,
+        abandoned: SystemTime,
+        mark: impl FnOnce() -> std::result::Result<HashSet<Digest>, E>,
+    ) -> std::result::Result<Swept, E> {
+        let is_old = |blob: &fs::Metadata| blob.modified().is_ok_and(|at| at < abandoned);
+        self.sweep_if(abandoned, is_old, mark)
+    }
+
+    fn sweep_if<E: From<Error>>(
+        &self,
+        abandoned: SystemTime,
+        goes: impl Fn(&fs::Metadata) -> bool,
+        mark: impl FnOnce() -> std::result::Result<HashSet<Digest>, E>,
+    ) -> std::result::Result<Swept, E> {
         let held = lock(&self.inner.held);
         let live = mark()?;
         let mut swept = Swept::default();
@@ -292,10 +337,11 @@ impl Store {
             if live.contains(&digest) || held.contains_key(&digest) {
                 continue;
             }
-            let size = self.size(&digest)?.unwrap_or_default();
-            if self.delete(&digest)? {
+            let path = self.blob_path(&digest);
+            let metadata = fs::metadata(&path).map_err(at("look at", &path))?;
+            if goes(&metadata) && self.delete(&digest)? {
                 swept.n_blobs += 1;
-                swept.bytes += size;
+                swept.bytes += metadata.len();
             }
         }
         let writing = lock(&self.inner.writing);

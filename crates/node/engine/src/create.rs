@@ -10,7 +10,7 @@ use dhow_shim::Moment;
 
 use crate::bundle;
 use crate::container::Container;
-use crate::endpoints::link_parts;
+use crate::endpoints::{self, link_parts};
 use crate::engine::{Engine, Table};
 use crate::error::{Error, Result, at};
 use crate::logs;
@@ -18,7 +18,7 @@ use crate::machine::Machine;
 use crate::mounts::{self, MountKind, MountPoint};
 use crate::names;
 use crate::record::{Record, SharedSandbox, State};
-use crate::spec::{Config, EndpointSettings, HostConfig};
+use crate::spec::{Config, EndpointSettings, Healthcheck, HostConfig};
 use crate::users;
 use crate::validate;
 use crate::volumes;
@@ -103,6 +103,10 @@ impl Engine {
         // does not get in the way of a shared network.
         validate::network_mode(&config, &host)?;
         validate::variables(&config.env)?;
+        validate::ends(&config)?;
+        if host.publish_all_ports {
+            endpoints::check_exposed(&config)?;
+        }
         merge(&mut config, image);
         validate::config(&config)?;
         validate::host(&host, Machine::here())?;
@@ -160,7 +164,7 @@ impl Engine {
         host.security_opt.extend(self.implied_labels(&host)?);
         let labels = self.labels(&host, sandbox.as_ref())?;
         self.inner.config.groups.check_parent(&host.cgroup_parent)?;
-        crate::endpoints::check(&config, &host, &networks)?;
+        endpoints::check(&config, &host, &networks)?;
         if self.inner.config.remap.is_some() && host.userns_mode != "host" && sandbox.is_none() {
             users::check_mapped(&host)?;
         }
@@ -188,6 +192,11 @@ impl Engine {
             points.extend(self.volumes_of(source, &points)?);
         }
         for destination in config.volumes.keys() {
+            mounts::check_destination(destination).map_err(|error| {
+                Error::Invalid(format!(
+                    "invalid volume specification: '{destination}': {error}"
+                ))
+            })?;
             let same = |point: &MountPoint| {
                 point.destination.trim_end_matches('/') == destination.trim_end_matches('/')
             };
@@ -406,10 +415,29 @@ fn merge(config: &mut Config, image: &Image) {
     if config.stop_timeout.is_none() {
         config.stop_timeout = defaults.stop_timeout;
     }
-    if config.healthcheck.is_none() {
-        config.healthcheck.clone_from(&defaults.healthcheck);
+    match (&mut config.healthcheck, &defaults.healthcheck) {
+        (Some(check), Some(other)) => inherit(check, other),
+        (check, other) => *check = check.take().or_else(|| other.clone()),
     }
     if config.shell.is_none() {
         config.shell.clone_from(&defaults.shell);
+    }
+}
+
+/// Fills in from an image's health check what a request leaves open.
+fn inherit(check: &mut Healthcheck, other: &Healthcheck) {
+    if check.test.is_empty() {
+        check.test.clone_from(&other.test);
+    }
+    for (own, theirs) in [
+        (&mut check.interval, other.interval),
+        (&mut check.timeout, other.timeout),
+        (&mut check.start_period, other.start_period),
+        (&mut check.start_interval, other.start_interval),
+        (&mut check.retries, other.retries),
+    ] {
+        if *own == 0 {
+            *own = theirs;
+        }
     }
 }

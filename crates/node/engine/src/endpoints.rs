@@ -319,7 +319,10 @@ pub(crate) fn publish_specs(config: &Config, host: &HostConfig) -> Result<Vec<Pu
     }
     if host.publish_all_ports {
         for port in config.exposed_ports.keys() {
-            let (protocol, container_port) = parse_port(port)?;
+            // Those of the request were checked; an image says what it likes.
+            let Ok((protocol, container_port)) = parse_port(port) else {
+                continue;
+            };
             let same = |spec: &PublishSpec| {
                 spec.protocol == protocol && spec.container_port == container_port
             };
@@ -334,6 +337,18 @@ pub(crate) fn publish_specs(config: &Config, host: &HostConfig) -> Result<Vec<Pu
         }
     }
     Ok(specs)
+}
+
+/// Refuses a request whose ports are none, before they meet the image's.
+///
+/// # Errors
+///
+/// [`Error::Invalid`].
+pub(crate) fn check_exposed(config: &Config) -> Result<()> {
+    config
+        .exposed_ports
+        .keys()
+        .try_for_each(|port| parse_port(port).map(drop))
 }
 
 /// Nothing, a port, or the first and last of a range.

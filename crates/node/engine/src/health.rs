@@ -22,6 +22,7 @@ use crate::container::Container;
 use crate::engine::Engine;
 use crate::exec::ExecOptions;
 use crate::record::{Health, Probe, Record};
+use crate::validate::MIN_INTERVAL;
 
 /// Results that are kept.
 const KEPT: usize = 5;
@@ -63,8 +64,9 @@ impl Check {
             }
             _ => return None,
         };
+        // Images say what they like.
         let or = |nanoseconds: i64, default| match u64::try_from(nanoseconds) {
-            Ok(nanoseconds) if nanoseconds > 0 => Duration::from_nanos(nanoseconds),
+            Ok(sound) if nanoseconds >= MIN_INTERVAL => Duration::from_nanos(sound),
             _ => default,
         };
         Some(Self {

@@ -15,6 +15,8 @@ use crate::engine::Engine;
 use crate::error::Result;
 use crate::mounts::{MountKind, MountPoint};
 
+/// How often abandoned transfers are looked for.
+const SWEEP_EVERY: Duration = Duration::from_secs(24 * 3600);
 /// How often images are looked through.
 const COLLECT_EVERY: Duration = Duration::from_secs(300);
 
@@ -156,6 +158,22 @@ impl Engine {
         self.events()
             .announce("image", "prune", "", BTreeMap::from([reclaimed]));
         Ok(pruned)
+    }
+
+    /// Removes, now and every day, what transfers left that broke off and were not
+    /// taken up again, for as long as the future lives.
+    pub async fn sweep_images(self) {
+        let mut timer = tokio::time::interval(SWEEP_EVERY);
+        loop {
+            timer.tick().await;
+            let images = self.images().clone();
+            match tokio::task::spawn_blocking(move || images.sweep_abandoned()).await {
+                Ok(Ok(0)) => {}
+                Ok(Ok(bytes)) => tracing::info!(bytes, "abandoned transfers removed"),
+                Ok(Err(error)) => tracing::warn!(%error, "abandoned transfers stay"),
+                Err(error) => tracing::warn!(%error, "abandoned transfers stay"),
+            }
+        }
     }
 
     /// Removes images as `policy` says, now and every few minutes, for as long

@@ -322,13 +322,25 @@ fn is_subpath(path: &str) -> bool {
     parts.all(|part| matches!(part, Component::Normal(_)))
 }
 
-fn check_destination(path: &str) -> Result<()> {
+/// Refuses what cannot be mounted on.
+///
+/// # Errors
+///
+/// [`Error::Invalid`] for a path that is not absolute, and for the root.
+pub(crate) fn check_destination(path: &str) -> Result<()> {
     if !path.starts_with('/') {
         return Err(Error::Invalid(format!(
             "invalid mount path: '{path}' mount path must be absolute"
         )));
     }
-    if path.trim_matches('/').is_empty() {
+    let depth = Path::new(path)
+        .components()
+        .fold(0_usize, |depth, part| match part {
+            Component::Normal(_) => depth + 1,
+            Component::ParentDir => depth.saturating_sub(1),
+            _ => depth,
+        });
+    if depth == 0 {
         return Err(Error::Invalid(
             "invalid specification: destination can't be '/'".into(),
         ));

@@ -16,7 +16,7 @@ const CPU_PERIOD: std::ops::RangeInclusive<u64> = 1_000..=1_000_000;
 /// Microseconds of processor time in a period at least.
 const MIN_QUOTA: i64 = 1_000;
 /// Nanoseconds between probes of health at least.
-const MIN_INTERVAL: i64 = 1_000_000;
+pub(crate) const MIN_INTERVAL: i64 = 1_000_000;
 /// Parameters of a container's IPC namespace; those of its network namespace
 /// begin with `net.`, those of message queues with `fs.mqueue.`.
 const IPC_SYSCTLS: [&str; 8] = [
@@ -71,6 +71,16 @@ pub(crate) fn config(config: &Config) -> Result<()> {
     if config.hostname.len() > 64 || config.domainname.len() > 64 {
         return refuse("invalid hostname or domainname: the kernel takes 64 bytes at most");
     }
+    Ok(())
+}
+
+/// What a request says of ends and health, before it meets the image's: what an image
+/// says of them that makes no sense is passed over, as in Docker.
+///
+/// # Errors
+///
+/// [`Error::Invalid`] names the field.
+pub(crate) fn ends(config: &Config) -> Result<()> {
     if !config.stop_signal.is_empty() {
         crate::stop::parse_signal(&config.stop_signal)?;
     }

@@ -158,6 +158,22 @@ impl Error {
         Error::Archive(text.into())
     }
 
+    /// The same error of a registry that was asked for a blob.
+    pub(crate) fn of_blob(self, digest: &Digest) -> Error {
+        match self {
+            Error::Registry {
+                registry,
+                status,
+                message,
+            } => Error::Registry {
+                registry,
+                status,
+                message: format!("{digest}: {message}"),
+            },
+            other => other,
+        }
+    }
+
     /// The same error of a loaded archive, in which what does not fit together is
     /// the archive's fault.
     pub(crate) fn of_archive(self) -> Error {

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use dhow_oci::{Descriptor, Digest, MAX_DOCUMENT};
 
@@ -305,16 +305,49 @@ impl Images {
     pub(crate) fn sweep_all(&self) -> Result<Pruned> {
         let inner = &self.inner;
         let (layers, freed) = inner.snapshots.sweep(|| chain_ids(&inner.book.read()))?;
-        let abandoned = (inner.options.now)()
-            .checked_sub(ABANDONED)
-            .unwrap_or(UNIX_EPOCH);
-        let swept = inner
-            .content
-            .sweep(abandoned, || Ok::<_, Error>(blobs(&inner.book.read())))?;
+        let swept = inner.content.sweep(self.abandoned(), || {
+            Ok::<_, Error>(blobs(&inner.book.read()))
+        })?;
         Ok(Pruned {
             removed: layers.into_iter().map(Removed::Layer).collect(),
             reclaimed: freed + swept.bytes,
         })
+    }
+
+    /// Removes what a transfer left that broke off a day ago and was not taken up
+    /// again. Returns the bytes freed. Blocks.
+    ///
+    /// # Errors
+    /// [`Error::Content`].
+    pub fn sweep_abandoned(&self) -> Result<u64> {
+        let mark = || Ok::<_, Error>(blobs(&self.inner.book.read()));
+        let swept = self.inner.content.sweep_abandoned(self.abandoned(), mark)?;
+        Ok(swept.bytes)
+    }
+
+    /// What was last touched before this moment is given up.
+    fn abandoned(&self) -> SystemTime {
+        (self.inner.options.now)()
+            .checked_sub(ABANDONED)
+            .unwrap_or(UNIX_EPOCH)
+    }
+
+    /// Does work under a lease; what came under it goes again if the work fails.
+    pub(crate) fn leased<T>(
+        &self,
+        work: impl FnOnce(&dhow_content::Lease) -> Result<T>,
+    ) -> Result<T> {
+        let lease = self.inner.content.lease();
+        work(&lease).inspect_err(|_| self.undo(&lease))
+    }
+
+    /// Removes what came under a lease whose work has failed. Blocks.
+    pub(crate) fn undo(&self, lease: &dhow_content::Lease) {
+        let mark = || Ok::<_, Error>(blobs(&self.inner.book.read()));
+        // The work's own error is the one that matters.
+        if let Err(error) = self.inner.content.undo(lease, mark) {
+            tracing::warn!(%error, "what a failure left is not removed");
+        }
     }
 
     /// What takes how much room.

@@ -75,71 +75,74 @@ impl Images {
                 base.id.short()
             )));
         }
-        let lease = self.inner.content.lease();
-        let packed = self.pack_layer(&rootfs.upper, &lease)?;
-        let created = self.timestamp();
-        let mut layers = base.layers.clone();
-        let mut config = base.config.clone();
-        config.config = commit.config;
-        config.author.clone_from(&commit.author);
-        config.created = Some(created.clone());
-        config.history.push(History {
-            created: Some(created),
-            created_by: commit.created_by,
-            author: commit.author,
-            comment: commit.comment,
-            empty_layer: packed.n_entries == 0,
-        });
-        if packed.n_entries > 0 {
-            let layer = layer_on(&layers, &packed);
-            config.rootfs.diff_ids.push(layer.diff_id.clone());
-            layers.push(layer);
-        }
-        let _pin = self.ensure_unpacked(&layers)?;
-        self.create(&config, &layers, commit.name.as_ref())
+        self.leased(|lease| {
+            let packed = self.pack_layer(&rootfs.upper, lease)?;
+            let created = self.timestamp();
+            let mut layers = base.layers.clone();
+            let mut config = base.config.clone();
+            config.config = commit.config;
+            config.author.clone_from(&commit.author);
+            config.created = Some(created.clone());
+            config.history.push(History {
+                created: Some(created),
+                created_by: commit.created_by,
+                author: commit.author,
+                comment: commit.comment,
+                empty_layer: packed.n_entries == 0,
+            });
+            if packed.n_entries > 0 {
+                let layer = layer_on(&layers, &packed);
+                config.rootfs.diff_ids.push(layer.diff_id.clone());
+                layers.push(layer);
+            }
+            let _pin = self.ensure_unpacked(&layers)?;
+            self.create(&config, &layers, commit.name.as_ref())
+        })
     }
 
     /// Makes an image of one layer from a tar, compressed or not. Blocks.
     pub fn import(&self, input: &mut (dyn Read + Send), import: Import) -> Result<Arc<Image>> {
-        let inner = &self.inner;
-        let lease = inner.content.lease();
-        let mut ingest = inner.content.ingest_anew(Algorithm::Sha256)?;
-        let (compression, mut input) = sniff(input).map_err(at("read", Path::new("archive")))?;
-        copy_bounded(&mut input, &mut ingest, inner.options.limits.unpacked_bytes)?;
-        let size = ingest.offset();
-        let digest = ingest.commit_any(&lease)?;
-        let blob = inner.content.open_blob(&digest)?;
-        let draft = inner.snapshots.unpack(blob.file, self.read_limits())?;
-        let layer = Layer {
-            blob: Descriptor::new(compression.oci_layer(), digest, size),
-            diff_id: draft.diff_id.clone(),
-            chain_id: draft.diff_id.clone(),
-            size: draft.size,
-        };
-        let _pin = inner.snapshots.pins.pin([layer.chain_id.clone()]);
-        inner
-            .snapshots
-            .publish([(layer.chain_id.clone(), None, draft)])?;
-        let created = self.timestamp();
-        let platform = import
-            .platform
-            .unwrap_or_else(|| inner.options.platform.clone());
-        let mut config = ImageConfig {
-            created: Some(created.clone()),
-            architecture: platform.architecture,
-            variant: platform.variant,
-            os: platform.os,
-            config: import.config,
-            comment: import.message.clone(),
-            ..ImageConfig::default()
-        };
-        config.rootfs.diff_ids.push(layer.diff_id.clone());
-        config.history.push(History {
-            created: Some(created),
-            comment: import.message,
-            ..History::default()
-        });
-        self.create(&config, &[layer], import.name.as_ref())
+        self.leased(|lease| {
+            let inner = &self.inner;
+            let mut ingest = inner.content.ingest_anew(Algorithm::Sha256)?;
+            let (compression, mut input) =
+                sniff(input).map_err(at("read", Path::new("archive")))?;
+            copy_bounded(&mut input, &mut ingest, inner.options.limits.unpacked_bytes)?;
+            let size = ingest.offset();
+            let digest = ingest.commit_any(lease)?;
+            let blob = inner.content.open_blob(&digest)?;
+            let draft = inner.snapshots.unpack(blob.file, self.read_limits())?;
+            let layer = Layer {
+                blob: Descriptor::new(compression.oci_layer(), digest, size),
+                diff_id: draft.diff_id.clone(),
+                chain_id: draft.diff_id.clone(),
+                size: draft.size,
+            };
+            let _pin = inner.snapshots.pins.pin([layer.chain_id.clone()]);
+            inner
+                .snapshots
+                .publish([(layer.chain_id.clone(), None, draft)])?;
+            let created = self.timestamp();
+            let platform = import
+                .platform
+                .unwrap_or_else(|| inner.options.platform.clone());
+            let mut config = ImageConfig {
+                created: Some(created.clone()),
+                architecture: platform.architecture,
+                variant: platform.variant,
+                os: platform.os,
+                config: import.config,
+                comment: import.message.clone(),
+                ..ImageConfig::default()
+            };
+            config.rootfs.diff_ids.push(layer.diff_id.clone());
+            config.history.push(History {
+                created: Some(created),
+                comment: import.message,
+                ..History::default()
+            });
+            self.create(&config, &[layer], import.name.as_ref())
+        })
     }
 
     /// Makes an image of a configuration and the layers it names. Durable when
@@ -154,16 +157,19 @@ impl Images {
         name: Option<&Reference>,
     ) -> Result<Arc<Image>> {
         let config = serde_json::to_vec(config).expect("plain data");
-        let lease = self.inner.content.lease();
-        let id = self.inner.content.put(&lease, &config)?;
-        let descriptor = Descriptor::new(media_type::OCI_CONFIG, id.clone(), config.len() as u64);
-        let blobs = layers.iter().map(|layer| layer.blob.clone()).collect();
-        let manifest = serde_json::to_vec(&Manifest::new(descriptor, blobs)).expect("plain data");
-        let digest = self.inner.content.put(&lease, &manifest)?;
-        let manifest = Descriptor::new(media_type::OCI_MANIFEST, digest, manifest.len() as u64);
-        let target = manifest.clone();
-        let names = name.map(|name| (name.clone().or_latest(), target));
-        self.register(&config, manifest, layers.to_vec(), names)
+        self.leased(|lease| {
+            let id = self.inner.content.put(lease, &config)?;
+            let descriptor =
+                Descriptor::new(media_type::OCI_CONFIG, id.clone(), config.len() as u64);
+            let blobs = layers.iter().map(|layer| layer.blob.clone()).collect();
+            let manifest =
+                serde_json::to_vec(&Manifest::new(descriptor, blobs)).expect("plain data");
+            let digest = self.inner.content.put(lease, &manifest)?;
+            let manifest = Descriptor::new(media_type::OCI_MANIFEST, digest, manifest.len() as u64);
+            let target = manifest.clone();
+            let names = name.map(|name| (name.clone().or_latest(), target));
+            self.register(&config, manifest, layers.to_vec(), names)
+        })
     }
 
     /// Records an image whose blobs are leased and whose snapshots are pinned

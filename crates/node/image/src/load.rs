@@ -17,6 +17,7 @@ use crate::archive::{Decompressor, clean};
 use crate::error::{at, unreadable};
 use crate::images::{Images, top};
 use crate::layers::copy_bounded;
+use crate::snapshots::MAX_LAYERS;
 use crate::state::parse_config;
 use crate::tar::{Archive, Kind};
 use crate::types::{Layer, Loaded};
@@ -44,7 +45,6 @@ pub(crate) struct DockerImage {
 
 /// An archive after it has been read.
 struct Contents {
-    lease: Lease,
     /// Files, by clean path.
     files: HashMap<String, Digest>,
     /// Symbolic links, as old archives share layers.
@@ -73,15 +73,17 @@ impl Images {
         input: &mut (dyn Read + Send),
         progress: &ProgressSender,
     ) -> Result<Vec<Loaded>> {
-        self.load_all(input, progress).map_err(Error::of_archive)
+        let loaded = self.leased(|lease| self.load_all(input, progress, lease));
+        loaded.map_err(Error::of_archive)
     }
 
     fn load_all(
         &self,
         input: &mut (dyn Read + Send),
         progress: &ProgressSender,
+        lease: &Lease,
     ) -> Result<Vec<Loaded>> {
-        let contents = self.take_in(input)?;
+        let contents = self.take_in(input, lease)?;
         let mut found = Vec::new();
         // Docker's list has the names; the layout's index has the manifests.
         let indexed = match &contents.index {
@@ -108,15 +110,14 @@ impl Images {
         }
         found
             .into_iter()
-            .map(|found| self.take_up(&contents, found, progress))
+            .map(|found| self.take_up(lease, found, progress))
             .collect()
     }
 
-    fn take_in(&self, input: &mut (dyn Read + Send)) -> Result<Contents> {
+    fn take_in(&self, input: &mut (dyn Read + Send), lease: &Lease) -> Result<Contents> {
         let content = &self.inner.content;
         let limits = &self.inner.options.limits;
         let mut contents = Contents {
-            lease: content.lease(),
             files: HashMap::new(),
             links: HashMap::new(),
             docker: None,
@@ -154,8 +155,8 @@ impl Images {
                     let named = path.strip_prefix("blobs/sha256/");
                     let named = named.and_then(|hex| Digest::from_sha256_hex(hex).ok());
                     let digest = match named {
-                        Some(expected) => ingest.commit(&contents.lease, &expected, None)?,
-                        None => ingest.commit_any(&contents.lease)?,
+                        Some(expected) => ingest.commit(lease, &expected, None)?,
+                        None => ingest.commit_any(lease)?,
                     };
                     contents.files.insert(path, digest);
                     continue;
@@ -239,12 +240,7 @@ impl Images {
     }
 
     /// Unpacks and records an image whose blobs are all there.
-    fn take_up(
-        &self,
-        contents: &Contents,
-        found: Found,
-        progress: &ProgressSender,
-    ) -> Result<Loaded> {
+    fn take_up(&self, lease: &Lease, found: Found, progress: &ProgressSender) -> Result<Loaded> {
         let inner = &self.inner;
         let bytes = inner
             .content
@@ -257,6 +253,13 @@ impl Images {
                 found.config.short(),
                 diff_ids.len(),
                 found.layers.len()
+            )));
+        }
+        if diff_ids.len() > MAX_LAYERS {
+            return Err(Error::archive(format!(
+                "image {} has {} layers; the kernel mounts {MAX_LAYERS} at most",
+                found.config.short(),
+                diff_ids.len()
             )));
         }
         let chain_ids = chain_ids(diff_ids);
@@ -306,7 +309,7 @@ impl Images {
                 let blobs = layers.iter().map(|layer| layer.blob.clone()).collect();
                 let manifest =
                     serde_json::to_vec(&Manifest::new(config, blobs)).expect("plain data");
-                let digest = inner.content.put(&contents.lease, &manifest)?;
+                let digest = inner.content.put(lease, &manifest)?;
                 Descriptor::new(media_type::OCI_MANIFEST, digest, manifest.len() as u64)
             }
         };

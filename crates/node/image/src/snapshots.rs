@@ -34,7 +34,7 @@ use crate::types::Rootfs;
 use crate::{Error, Result};
 
 /// Overlayfs takes no more layers.
-const MAX_LAYERS: usize = 500;
+pub(crate) const MAX_LAYERS: usize = 500;
 
 /// What is remembered of a snapshot, in `layer.json` beside its files.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use dhow_oci::{Digest, ImageConfig, Reference};
 
 use crate::table::{ImageRow, NameRow, Table, Write};
-use crate::types::{Image, Limits, Names, Step};
+use crate::types::{Image, Layer, Limits, Names, Step};
 use crate::{Error, Result};
 
 /// Everything in memory.
@@ -135,6 +135,13 @@ impl State {
         let others = known.iter().filter(|other| **other != place).cloned();
         let places = std::iter::once(place.clone()).chain(others);
         Some(Write::Places(id.clone(), places.take(MAX_PLACES).collect()))
+    }
+
+    /// Whether a blob is known to unpack to a layer.
+    pub(crate) fn is_pair(&self, blob: &Digest, diff_id: &Digest) -> bool {
+        let is_it = |layer: &Layer| layer.blob.digest == *blob && layer.diff_id == *diff_id;
+        let mut images = self.images.values();
+        images.any(|image| image.layers.iter().any(is_it))
     }
 
     /// Repositories that have a blob, by images whose layer it is.

@@ -3,6 +3,7 @@
 
 use std::io::Read;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,7 +22,7 @@ use crate::images::{Images, top};
 use crate::remote::receive::Received;
 use crate::remote::session::{Ask, Intent, Session, may_pass};
 use crate::remote::{backoff, blocking};
-use crate::snapshots::Draft;
+use crate::snapshots::{Draft, MAX_LAYERS};
 use crate::state::parse_config;
 use crate::types::{Layer, Offered, PullOptions, Pulled, RegistryAuth};
 use crate::{Error, ProgressSender, Result};
@@ -72,12 +73,44 @@ impl Images {
         progress
             .status(&shown, format!("Pulling from {}", reference.repository()))
             .await;
-        let lease = Arc::new(self.inner.content.lease());
-        self.keep(&lease, &top.bytes).await?;
+        let (effort, ended) = Effort::begin(self);
+        let lease = Arc::clone(&effort.lease);
+        let pulled = self
+            .bring(&reference, &options, session, top, effort, &progress)
+            .await;
+        match pulled {
+            // Nobody will go on from here.
+            Err(error) if !may_pass(&error) => {
+                // When the last thread that works for us has ended.
+                let _ = ended.await;
+                let images = self.clone();
+                blocking(move || {
+                    images.undo(&lease);
+                    Ok(())
+                })
+                .await?;
+                Err(error)
+            }
+            pulled => pulled,
+        }
+    }
+
+    /// Fetches what a registry has under a name, once it is known what that is.
+    async fn bring(
+        &self,
+        reference: &Reference,
+        options: &PullOptions,
+        session: Session,
+        top: Fetched,
+        effort: Arc<Effort>,
+        progress: &ProgressSender,
+    ) -> Result<Pulled> {
+        let lease = &effort.lease;
+        self.keep(lease, &top.bytes).await?;
         let target = top.descriptor.clone();
         let mut session = session.for_content().await?;
         let described = loop {
-            match self.describe(&session, &top, &reference, &options).await {
+            match self.describe(&session, &top, reference, options).await {
                 Ok(described) => break described,
                 Err(error) => match session.next().await {
                     Some(next) => session = next,
@@ -91,14 +124,14 @@ impl Images {
             manifest,
             config_bytes,
         } = described;
-        self.keep(&lease, &bytes).await?;
+        self.keep(lease, &bytes).await?;
         let config = parse_config(&manifest.config.digest, &config_bytes)?;
-        self.check(&manifest, &config, &reference, &options)?;
-        self.keep(&lease, &config_bytes).await?;
+        self.check(&manifest, &config, reference, options)?;
+        self.keep(lease, &config_bytes).await?;
 
         let session = Arc::new(session);
         let layers = self
-            .layers(&session, &manifest, &config, &lease, &progress)
+            .layers(&session, &manifest, &config, &effort, progress)
             .await?;
         let name = match reference.digest() {
             Some(digest) => reference.with_digest(digest.clone()),
@@ -125,7 +158,6 @@ impl Images {
             image
         })
         .await?;
-        drop(lease);
         let is_newer = before.as_ref() != Some(&digest);
         progress.status("", format!("Digest: {digest}")).await;
         let verdict = if is_newer {
@@ -261,7 +293,8 @@ impl Images {
                 reference: reference.familiar(),
                 platform: wanted.to_string(),
             })?;
-        let fetched = session.manifest(entry.digest.as_str(), reference).await?;
+        let reference = reference.with_digest(entry.digest.clone());
+        let fetched = session.manifest(entry.digest.as_str(), &reference).await?;
         if fetched.bytes.len() as u64 != entry.size {
             return Err(session.nonsense(format!("manifest {} has the wrong size", entry.digest)));
         }
@@ -296,7 +329,10 @@ impl Images {
                     verify(session, &descriptor.digest, &bytes)?;
                     return Ok(bytes);
                 }
-                Err(error) => session.endure(error, &mut n_failed).await?,
+                Err(error) => session
+                    .endure(error, &mut n_failed)
+                    .await
+                    .map_err(|error| error.of_blob(&descriptor.digest))?,
             }
         }
     }
@@ -324,6 +360,13 @@ impl Images {
             );
             return Err(Error::NotAnImage(reference.familiar(), counts));
         }
+        if manifest.layers.len() > MAX_LAYERS {
+            return Err(Error::Invalid(format!(
+                "{} has {} layers; the kernel mounts {MAX_LAYERS} at most",
+                reference.familiar(),
+                manifest.layers.len()
+            )));
+        }
         let platform = config.platform();
         if let Some(wanted) = &options.platform
             && wanted.fitness(&platform).is_none()
@@ -342,13 +385,13 @@ impl Images {
         session: &Arc<Session>,
         manifest: &Manifest,
         config: &ImageConfig,
-        lease: &Arc<Lease>,
+        effort: &Arc<Effort>,
         progress: &ProgressSender,
     ) -> Result<Stack> {
         let chain_ids = chain_ids(&config.rootfs.diff_ids);
         let pin = self.inner.snapshots.pins.pin(chain_ids.iter().cloned());
         for layer in &manifest.layers {
-            lease.hold(&layer.digest);
+            effort.lease.hold(&layer.digest);
             progress
                 .status(layer.digest.short(), "Pulling fs layer")
                 .await;
@@ -361,7 +404,7 @@ impl Images {
             .map(|((blob, diff_id), chain_id)| Transfer {
                 images: self.clone(),
                 session: Arc::clone(session),
-                lease: Arc::clone(lease),
+                effort: Arc::clone(effort),
                 progress: progress.clone(),
                 blob: blob.clone(),
                 diff_id: diff_id.clone(),
@@ -371,16 +414,27 @@ impl Images {
         let n_layers = transfers.len().max(1);
         // The client's slots bound the transfers; what only unpacks need not
         // wait for one.
-        let drafts: Vec<(Layer, Option<Draft>)> = futures_util::stream::iter(transfers)
-            .map(Transfer::run)
-            .buffered(n_layers)
+        let mut drafts: Vec<(usize, Layer, Option<Draft>)> = futures_util::stream::iter(transfers)
+            .enumerate()
+            .map(|(n, transfer)| async move {
+                let effort = Arc::clone(&transfer.effort);
+                let digest = transfer.blob.digest.clone();
+                let done = transfer.run().await;
+                let done = done.map_err(|error| error.of_blob(&digest));
+                // The others are told before they are dropped.
+                let (layer, draft) = done.inspect_err(|error| effort.note(error))?;
+                Ok::<_, Error>((n, layer, draft))
+            })
+            // The first that fails says why.
+            .buffer_unordered(n_layers)
             .try_collect()
             .await?;
+        drafts.sort_by_key(|(n, _, _)| *n);
         let images = self.clone();
         blocking(move || {
             let mut layers: Vec<Layer> = Vec::new();
             let mut stack = Vec::new();
-            for (layer, draft) in drafts {
+            for (_, layer, draft) in drafts {
                 if let Some(draft) = draft {
                     stack.push((layer.chain_id.clone(), top(&layers).cloned(), draft));
                 }
@@ -412,11 +466,44 @@ struct Stack {
     pin: crate::pins::Pin,
 }
 
+/// What the threads of one pull have in common.
+struct Effort {
+    lease: Arc<Lease>,
+    /// Whether it has failed for good: what has come is not worth keeping.
+    is_vain: AtomicBool,
+    /// Dropped with the last thread.
+    _ends: oneshot::Sender<()>,
+}
+
+impl Effort {
+    /// One for a pull, and what tells, by an error, that all of its threads are gone.
+    fn begin(images: &Images) -> (Arc<Effort>, oneshot::Receiver<()>) {
+        let (ends, ended) = oneshot::channel();
+        let effort = Effort {
+            lease: Arc::new(images.inner.content.lease()),
+            is_vain: AtomicBool::new(false),
+            _ends: ends,
+        };
+        (Arc::new(effort), ended)
+    }
+
+    /// Notes what one of its layers failed by.
+    fn note(&self, error: &Error) {
+        if !may_pass(error) {
+            self.is_vain.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn is_vain(&self) -> bool {
+        self.is_vain.load(Ordering::Relaxed)
+    }
+}
+
 /// One layer on its way.
 pub(super) struct Transfer {
     images: Images,
     pub(super) session: Arc<Session>,
-    lease: Arc<Lease>,
+    effort: Arc<Effort>,
     pub(super) progress: ProgressSender,
     pub(super) blob: Descriptor,
     diff_id: Digest,
@@ -437,8 +524,10 @@ impl Transfer {
         // finds them gone even if we are dropped meanwhile.
         let turn = Arc::new(inner.client.transfer(&self.blob.digest).lock_owned().await);
         let is_there = inner.content.size(&self.blob.digest)? == Some(self.blob.size);
+        // That it is this layer is the manifest's word, until it was unpacked once.
         if let Some(size) = inner.snapshots.size(&self.chain_id)
             && is_there
+            && inner.book.read().is_pair(&self.blob.digest, &self.diff_id)
         {
             self.progress.status(id, "Already exists").await;
             return Ok((layer(size), None));
@@ -518,6 +607,9 @@ impl Transfer {
                 }
             }
             Err(Early::Receiving(error)) => {
+                if !may_pass(&error) {
+                    let _ = pieces.send(Piece::Spoilt).await;
+                }
                 drop(pieces);
                 // Their complaints are only that they were interrupted; when
                 // they are through, nothing is left of them.
@@ -551,7 +643,11 @@ impl Transfer {
         let (pieces, mut incoming) = mpsc::channel(QUEUE);
         let (tell, started) = oneshot::channel();
         let content = self.images.inner.content.clone();
-        let (blob, lease, turn) = (self.blob.clone(), Arc::clone(&self.lease), Arc::clone(turn));
+        let (blob, effort, turn) = (
+            self.blob.clone(),
+            Arc::clone(&self.effort),
+            Arc::clone(turn),
+        );
         let outcome = tokio::task::spawn_blocking(move || {
             let _turn = turn;
             let key = blob.digest.as_str();
@@ -572,7 +668,7 @@ impl Transfer {
                         }
                     }
                     Piece::End => {
-                        ingest.commit(&lease, &blob.digest, Some(blob.size))?;
+                        ingest.commit(&effort.lease, &blob.digest, Some(blob.size))?;
                         return Ok(());
                     }
                     Piece::Spoilt => {
@@ -580,6 +676,9 @@ impl Transfer {
                         return Ok(());
                     }
                 }
+            }
+            if effort.is_vain() {
+                ingest.discard()?;
             }
             // Dropped, it is kept for the next attempt.
             Err(interrupted())
@@ -600,18 +699,24 @@ impl Transfer {
         let (images, turn) = (self.images.clone(), Arc::clone(turn));
         let counting = Counting {
             input: blob,
+            effort: Arc::clone(&self.effort),
             progress: self.progress.clone(),
             id: self.blob.digest.short().to_owned(),
             size: self.blob.size,
             done: 0,
             counted: 0,
         };
+        let effort = Arc::clone(&self.effort);
         blocking(move || {
             let _turn = turn;
-            images
+            let draft = images
                 .inner
                 .snapshots
-                .unpack(counting, images.read_limits())
+                .unpack(counting, images.read_limits())?;
+            match effort.is_vain() {
+                true => Err(interrupted()),
+                false => Ok(draft),
+            }
         })
     }
 }
@@ -653,6 +758,7 @@ async fn finished<T>(thread: JoinHandle<Result<T>>) -> Result<T> {
 /// Counts what is unpacked.
 struct Counting {
     input: Box<dyn Read + Send>,
+    effort: Arc<Effort>,
     progress: ProgressSender,
     id: String,
     size: u64,
@@ -662,6 +768,9 @@ struct Counting {
 
 impl Read for Counting {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        if self.effort.is_vain() {
+            return Err(std::io::ErrorKind::ConnectionAborted.into());
+        }
         let n_read = self.input.read(buffer)?;
         self.done += n_read as u64;
         if self.done - self.counted >= COUNT_EVERY || (n_read > 0 && self.done == self.size) {
