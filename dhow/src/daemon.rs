@@ -163,6 +163,8 @@ pub(crate) fn prepare_process() {
         )
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
+        // To where, if not there?
+        .log_internal_errors(false)
         .init();
     // One crypto provider for everything that speaks TLS.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();

@@ -41,6 +41,18 @@ impl Daemon {
         daemon
     }
 
+    /// Starts a daemon whose run folder has this much room (`2m`, `2m,nr_inodes=400`).
+    ///
+    /// # Panics
+    ///
+    /// When it does not serve.
+    pub fn start_to_run_on_disk_of(size: &str) -> Self {
+        let mut daemon = Self::new();
+        daemon.mount_disk("run", size);
+        daemon.start_again();
+        daemon
+    }
+
     /// Starts a daemon with further options, which may name things of its host.
     ///
     /// # Panics

@@ -7,6 +7,7 @@ mod inspect;
 mod template;
 
 use std::ffi::OsString;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -129,7 +130,8 @@ pub fn shim(words: impl Iterator<Item = OsString>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("shim: {error:#}");
+            // There may be no room for it.
+            let _ = writeln!(std::io::stderr(), "shim: {error:#}");
             ExitCode::FAILURE
         }
     }

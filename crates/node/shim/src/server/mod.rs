@@ -23,7 +23,7 @@ mod streams;
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -67,6 +67,12 @@ pub enum ServeError {
     /// The specification is of another version.
     #[error("specification of version {0}, this is {VERSION}")]
     Version(u32),
+}
+
+/// Writes a line to the complaints. Where there is no room for it, it is lost: that is
+/// no reason for a container to lose its supervisor.
+fn complain(text: std::fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 fn sys(action: &'static str) -> impl Fn(Errno) -> ServeError {
@@ -578,10 +584,10 @@ impl Server {
             && let Ok(Some(group)) = created.container.group()
             && let Err(error) = group.kill()
         {
-            eprintln!(
+            complain(format_args!(
                 "kill what is left of the container: {}",
                 dhow_runtime::chain(&error)
-            );
+            ));
         }
         self.note_oom();
         self.oom = None;
@@ -592,7 +598,10 @@ impl Server {
         let exit = self.exit_record(pid, end, self.first.started_at);
         if let Err(error) = record::write(&self.dir.join(EXIT), &exit) {
             // It is still told to whoever asks; only a crash of this shim would lose it.
-            eprintln!("write {}: {error}", self.dir.join(EXIT).display());
+            complain(format_args!(
+                "write {}: {error}",
+                self.dir.join(EXIT).display()
+            ));
         }
         self.first.exit = Some(exit.clone());
         self.end_streams(&Target::Container);

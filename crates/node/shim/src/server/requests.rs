@@ -6,7 +6,7 @@ use dhow_runtime::{Alive, Bundle, Create, Gate, Keyring, Moment, Paused, Pivot, 
 
 use super::connection::Role;
 use super::streams::{Streams, Theirs};
-use super::{Exec, MAX_EXECS, Server, Supervised, Token};
+use super::{Exec, MAX_EXECS, Server, Supervised, Token, complain};
 use crate::wire::{
     Answer, Attach, Event, ExecSpec, ExecState, ExitRecord, Failure, FailureKind, Reach, Request,
     Running, State, Status, Stdin, Target, VERSION,
@@ -197,7 +197,7 @@ impl Server {
         created
             .warnings
             .iter()
-            .for_each(|warning| eprintln!("warning: {warning}"));
+            .for_each(|warning| complain(format_args!("warning: {warning}")));
         if let Some(socket) = master
             && let Err(error) = ours.receive_master(&socket)
         {
@@ -393,7 +393,7 @@ impl Server {
         executed
             .warnings
             .iter()
-            .for_each(|warning| eprintln!("warning: {warning}"));
+            .for_each(|warning| complain(format_args!("warning: {warning}")));
         if let Some(socket) = master
             && let Err(error) = ours.receive_master(&socket)
         {
@@ -509,7 +509,7 @@ impl Server {
                 let warnings = created.container.delete(Alive::Kill).map_err(refused)?;
                 warnings
                     .iter()
-                    .for_each(|warning| eprintln!("warning: {warning}"));
+                    .for_each(|warning| complain(format_args!("warning: {warning}")));
             }
         }
         if let Err(error) = std::fs::remove_dir_all(&self.dir)

@@ -13,6 +13,7 @@ use flate2::write::GzEncoder;
 use serde::Serialize;
 
 use crate::entry::{self, Entry};
+use crate::server::complain;
 use crate::wire::{LogFileSpec, LogForm};
 
 /// Stack of the thread that compresses, in bytes.
@@ -139,10 +140,10 @@ impl LogFile {
 
     fn complain(&mut self, action: &str, error: &io::Error) {
         if !std::mem::replace(&mut self.has_complained, true) {
-            eprintln!(
+            complain(format_args!(
                 "{action} log {}: {error}; output is lost until it works again",
                 self.spec.path.display()
-            );
+            ));
         }
     }
 
@@ -172,7 +173,10 @@ impl LogFile {
         if self.spec.compress {
             let compress = move || {
                 if let Err(error) = first.compress() {
-                    eprintln!("compress log {}: {error}", first.plain().display());
+                    complain(format_args!(
+                        "compress log {}: {error}",
+                        first.plain().display()
+                    ));
                 }
             };
             let builder = std::thread::Builder::new().stack_size(STACK);

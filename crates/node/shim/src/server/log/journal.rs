@@ -7,6 +7,7 @@ use std::os::unix::net::UnixDatagram;
 
 use dhow_runtime::Moment;
 
+use crate::server::complain;
 use crate::wire::JournalSpec;
 
 /// Priorities of output and error, as Docker's driver has them.
@@ -56,7 +57,9 @@ impl Journal {
             Ok(_) => self.has_complained = false,
             Err(error) => {
                 if !std::mem::replace(&mut self.has_complained, true) {
-                    eprintln!("write to the journal: {error}; lines are lost until it works again");
+                    complain(format_args!(
+                        "write to the journal: {error}; lines are lost until it works again"
+                    ));
                 }
             }
         }
