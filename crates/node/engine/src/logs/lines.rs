@@ -219,13 +219,18 @@ impl Lines {
         }
     }
 
+    /// Whether they are those of this file.
     pub(super) fn is_of(&self, file: &File) -> io::Result<bool> {
+        Ok(self.inode()? == file.metadata()?.ino())
+    }
+
+    /// The inode number of their file, which no other has while it is open.
+    pub(super) fn inode(&self) -> io::Result<u64> {
         let own = match &self.source {
             Source::Plain(reader) => &reader.get_ref().file,
             Source::Compressed(reader) => reader.get_ref().get_ref(),
         };
-        let (own, other) = (own.metadata()?, file.metadata()?);
-        Ok((own.dev(), own.ino()) == (other.dev(), other.ino()))
+        Ok(own.metadata()?.ino())
     }
 }
 

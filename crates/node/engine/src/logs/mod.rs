@@ -5,6 +5,7 @@
 //! says that the folder changed.
 
 mod driver;
+mod files;
 mod lines;
 mod watch;
 
@@ -22,6 +23,7 @@ use crate::container::Container;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::record::Record;
+use files::{Kept, survey};
 use lines::Lines;
 use watch::Watch;
 
@@ -30,8 +32,6 @@ pub(crate) use driver::{check, path, spec};
 
 /// Lines that wait for a slow reader at most.
 const AHEAD: usize = 256;
-/// How often the files are opened anew when they are rotated meanwhile.
-const ATTEMPTS: usize = 8;
 
 /// Which lines are wanted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -169,7 +169,7 @@ impl Reader {
         }
     }
 
-    /// Reads on in the newest file, and in the one that took its place.
+    /// Reads on in the newest file, and in those that came after it.
     async fn catch_up(&self, newest: &mut Option<Lines>) -> io::Result<()> {
         loop {
             if let Some(lines) = newest
@@ -190,10 +190,25 @@ impl Reader {
                 return Ok(());
             }
             // The old file may have got its last lines before it was replaced.
-            if let Some(lines) = newest {
-                self.send_all(lines).await?;
+            let inode = match newest {
+                Some(lines) => {
+                    self.send_all(lines).await?;
+                    Some(lines.inode()?)
+                }
+                None => None,
+            };
+            let (path, form) = (self.path.clone(), self.form);
+            let later = tokio::task::spawn_blocking(move || files_after(&path, form, inode));
+            let mut later = later.await.map_err(io::Error::other)??;
+            let Some(last) = later.pop() else {
+                return Ok(());
+            };
+            for mut lines in later {
+                if !self.send_all(&mut lines).await? {
+                    return Ok(());
+                }
             }
-            *newest = Some(Lines::plain(file, self.form));
+            *newest = Some(last);
         }
     }
 
@@ -237,58 +252,12 @@ impl Reader {
 /// Opens the log's files, oldest first, from where the last lines begin that
 /// are wanted.
 fn open_files(path: &Path, form: LogForm, options: &LogOptions) -> io::Result<Vec<Lines>> {
-    for _ in 1..ATTEMPTS {
-        let (files, newest) = open_once(path, form, options)?;
-        // A rotation meanwhile would show a file twice, or leave one out.
-        let is_same = match (files.last(), File::open(newest)) {
-            (Some(newest), Ok(file)) => newest.is_of(&file)?,
-            (None, Err(_)) => true,
-            _ => false,
-        };
-        if is_same {
-            return Ok(files);
-        }
-    }
-    open_once(path, form, options).map(|(files, _)| files)
-}
-
-/// The files, oldest first, and the path of the newest. In the midst of a rotation
-/// that is the first of the rotated ones.
-fn open_once(
-    path: &Path,
-    form: LogForm,
-    options: &LogOptions,
-) -> io::Result<(Vec<Lines>, PathBuf)> {
-    let name = |ending: &str| {
-        let mut name = path.as_os_str().to_owned();
-        name.push(ending);
-        PathBuf::from(name)
-    };
-    let named = |ending: &str| match File::open(name(ending)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        opened => opened.map(Some),
-    };
-    let numbered = |number: u32| -> io::Result<Option<Lines>> {
-        if number == 0 {
-            let newest = named("")?.map(|file| Lines::present(file, form));
-            return newest.transpose();
-        }
-        if let Some(file) = named(&format!(".{number}"))? {
-            return Ok(Some(Lines::plain(file, form)));
-        }
-        Ok(named(&format!(".{number}.gz"))?.map(|file| Lines::compressed(file, form)))
-    };
     let mut files = Vec::new();
-    let mut newest = path.to_owned();
     let mut missing = options.tail;
-    for number in 0.. {
-        let mut lines = match numbered(number)? {
-            Some(lines) => lines,
-            None if number == 0 => {
-                newest = name(".1");
-                continue;
-            }
-            None => break,
+    for kept in survey(path)? {
+        let mut lines = match kept.number {
+            0 => Lines::present(kept.file, form)?,
+            _ => lines_of(kept, form),
         };
         if let Some(wanted) = &mut missing {
             *wanted -= if options.stdout && options.stderr {
@@ -302,9 +271,29 @@ fn open_once(
             break;
         }
     }
-    if files.is_empty() {
-        newest = path.to_owned();
+    files.reverse();
+    Ok(files)
+}
+
+/// Opens the files, oldest first, that came after the one with this inode number, which
+/// the caller has open; all of them if it is kept no more.
+fn files_after(path: &Path, form: LogForm, inode: Option<u64>) -> io::Result<Vec<Lines>> {
+    let mut files = Vec::new();
+    for kept in survey(path)? {
+        match kept.origin()? {
+            // One that knows not what it was made of: nothing is told twice.
+            None if inode.is_some() => break,
+            origin if origin == inode => break,
+            _ => files.push(lines_of(kept, form)),
+        }
     }
     files.reverse();
-    Ok((files, newest))
+    Ok(files)
+}
+
+fn lines_of(kept: Kept, form: LogForm) -> Lines {
+    match kept.is_compressed {
+        true => Lines::compressed(kept.file, form),
+        false => Lines::plain(kept.file, form),
+    }
 }

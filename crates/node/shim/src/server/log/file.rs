@@ -3,13 +3,13 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
 use dhow_runtime::Moment;
-use flate2::Compression;
-use flate2::write::GzEncoder;
+use flate2::{Compression, GzBuilder};
+use rustix::fs::{FlockOperation, flock};
 use serde::Serialize;
 
 use crate::entry::{self, Entry};
@@ -18,6 +18,8 @@ use crate::wire::{LogFileSpec, LogForm};
 
 /// Stack of the thread that compresses, in bytes.
 const STACK: usize = 128 << 10;
+/// Bytes that a file may grow beyond its size while somebody opens the log.
+const GRACE: u64 = 4 << 20;
 
 /// The file and what is to be written to it.
 #[derive(Debug)]
@@ -87,7 +89,7 @@ impl LogFile {
             let piece = self.pending.split_off(start);
             self.flush();
             self.pending = piece;
-            if let Err(error) = self.rotate() {
+            if let Err(error) = self.rotate(max_size) {
                 self.complain("rotate", &error);
             }
         }
@@ -147,11 +149,41 @@ impl LogFile {
         }
     }
 
-    fn rotate(&mut self) -> io::Result<()> {
-        if self.spec.max_files <= 1 {
-            self.file.set_len(0)?;
-            self.size = 0;
+    /// Makes room for more, unless somebody opens the log just now.
+    fn rotate(&mut self, max_size: u64) -> io::Result<()> {
+        let folder = self.spec.path.parent().unwrap_or(Path::new("/"));
+        let folder = File::open(folder)?;
+        let locked = flock(&folder, FlockOperation::NonBlockingLockExclusive);
+        if locked.is_err() && self.size < max_size + GRACE {
             return Ok(());
+        }
+        // The next file first: without room for it all stays as it is.
+        let fresh = self.spec.rotated(0).with(".new");
+        let file = open(&fresh)?;
+        self.shift(&fresh)
+            .inspect_err(|_| drop(std::fs::remove_file(&fresh)))?;
+        self.file = file;
+        self.size = 0;
+        if self.spec.compress {
+            let first = self.spec.rotated(1);
+            let compress = move || {
+                if let Err(error) = first.compress() {
+                    complain(format_args!(
+                        "compress log {}: {error}",
+                        first.plain().display()
+                    ));
+                }
+            };
+            let builder = std::thread::Builder::new().stack_size(STACK);
+            self.compressing = Some(builder.spawn(compress)?);
+        }
+        Ok(())
+    }
+
+    /// Moves all files by one, the oldest out, and a new one in.
+    fn shift(&mut self, fresh: &Path) -> io::Result<()> {
+        if self.spec.max_files <= 1 {
+            return std::fs::rename(fresh, &self.spec.path);
         }
         self.finish();
         let gone = |done: io::Result<()>| match done {
@@ -168,21 +200,7 @@ impl LogFile {
         }
         let first = self.spec.rotated(1);
         std::fs::rename(&self.spec.path, first.plain())?;
-        self.file = open(&self.spec.path)?;
-        self.size = 0;
-        if self.spec.compress {
-            let compress = move || {
-                if let Err(error) = first.compress() {
-                    complain(format_args!(
-                        "compress log {}: {error}",
-                        first.plain().display()
-                    ));
-                }
-            };
-            let builder = std::thread::Builder::new().stack_size(STACK);
-            self.compressing = Some(builder.spawn(compress)?);
-        }
-        Ok(())
+        std::fs::rename(fresh, &self.spec.path)
     }
 }
 
@@ -193,7 +211,9 @@ struct Rotated(PathBuf);
 impl LogFileSpec {
     fn rotated(&self, number: u32) -> Rotated {
         let mut name = self.path.clone().into_os_string();
-        name.push(format!(".{number}"));
+        if number > 0 {
+            name.push(format!(".{number}"));
+        }
         Rotated(name.into())
     }
 }
@@ -214,7 +234,8 @@ impl Rotated {
     }
 
     /// Puts a compressed file in the place of a plain one; one or the other is
-    /// there at any moment.
+    /// there at any moment. Its comment is the inode number of the plain one, by which
+    /// whoever has read that knows it again.
     fn compress(&self) -> io::Result<()> {
         let new = self.with(".new");
         let written = (|| {
@@ -225,7 +246,9 @@ impl Rotated {
                 .truncate(true)
                 .mode(0o640)
                 .open(&new)?;
-            let mut encoder = GzEncoder::new(output, Compression::new(1));
+            let mut encoder = GzBuilder::new()
+                .comment(plain.metadata()?.ino().to_string())
+                .write(output, Compression::new(1));
             let mut block = [0; 16 << 10];
             loop {
                 match plain.read(&mut block)? {
