@@ -183,15 +183,18 @@ fn refuse_unsupported(query: &str) -> Answer<()> {
     Ok(())
 }
 
-const PRUNE_FILTERS: [&str; 8] = [
+const PRUNE_FILTERS: [&str; 11] = [
     "description",
     "id",
     "inuse",
+    "label",
+    "label!",
     "parent",
     "private",
     "shared",
     "type",
     "until",
+    "unused-for",
 ];
 
 /// `POST /build/prune`: forgets steps of builds.
@@ -201,7 +204,17 @@ pub(crate) async fn prune(
     Query(query): Parameters,
 ) -> Answer {
     let filters = Filters::parse(query.get("filters").map(String::as_str), &PRUNE_FILTERS)?;
-    let until = filters.until()?;
+    // The word of old for the same.
+    let until = match (filters.moment("until")?, filters.moment("unused-for")?) {
+        (Some(_), Some(_)) => {
+            return Err(Failure::bad(
+                "conflicting filters: \"until\" and \"unused-for\" mean the same",
+            ));
+        }
+        (until, unused_for) => until.or(unused_for),
+    };
+    // What images have as well goes only with all the rest.
+    let all = is_true(query.get("all"));
     let (in_use, shared) = (filters.flag("inuse")?, filters.flag("shared")?);
     let private = filters.flag("private")?;
     let bytes = |name: &str| -> Answer<u64> {
@@ -224,8 +237,10 @@ pub(crate) async fn prune(
             && filters.any("id", |id| key.hex().starts_with(id))
             && filters.any("type", |kind| kind == "regular")
             && filters.any("description", |text| step.note == text)
-            // Steps know no parents, and nobody is using one now.
+            // Steps know neither parents nor labels, and nobody is using one now.
             && filters.get("parent").is_empty()
+            && filters.labels(&BTreeMap::new())
+            && (all || !is_shared)
             && in_use != Some(true)
             && shared.is_none_or(|wanted| wanted == is_shared)
             && private.is_none_or(|wanted| wanted != is_shared)

@@ -131,16 +131,25 @@ impl Filters {
     ///
     /// A refusal that names the value.
     pub(crate) fn until(&self) -> Answer<Option<Moment>> {
-        match self.get("until") {
+        self.moment("until")
+    }
+
+    /// The same of another filter.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub(crate) fn moment(&self, name: &str) -> Answer<Option<Moment>> {
+        match self.get(name) {
             [] => Ok(None),
             [text] => moment(text).map(Some).ok_or_else(|| {
                 Failure::bad(format!(
                     "failed to parse value as time or duration: {text:?}: use a time or a span such as 24h"
                 ))
             }),
-            _ => Err(Failure::bad(
-                "more than one until filter specified: give one moment",
-            )),
+            _ => Err(Failure::bad(format!(
+                "more than one {name} filter specified: give one moment"
+            ))),
         }
     }
 }
