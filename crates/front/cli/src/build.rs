@@ -13,6 +13,7 @@ use crate::client::{Client, query};
 use crate::error::Error;
 use crate::images::blocks;
 use crate::networking::extra_host;
+use crate::progress::Place;
 use crate::request::{label, last_of_each, pairs, ulimit};
 use crate::trust::ContentTrust;
 use crate::{Outcome, progress, show};
@@ -218,7 +219,7 @@ pub(crate) async fn build(client: &Client, build: Build) -> Outcome {
     let body = client
         .upload(&path, chunks, "application/x-tar", &[])
         .await?;
-    let aux = progress::follow(body, build.quiet).await?;
+    let aux = progress::follow(body, Place::Output.unless(build.quiet)).await?;
     let id = aux.iter().rev().find_map(|aux| aux["ID"].as_str());
     if let Some(id) = id.filter(|_| build.quiet) {
         show::line(id);

@@ -17,6 +17,7 @@ use crate::error::Error;
 use crate::filters::{filter, filters};
 use crate::listing::{self, Row};
 use crate::platform::platform;
+use crate::progress::Place;
 use crate::trust::ContentTrust;
 use crate::{Outcome, progress, show, terminal};
 
@@ -269,10 +270,10 @@ pub(crate) async fn fetch(
     client: &Client,
     image: &str,
     platform: &str,
-    quiet: bool,
+    place: Place,
 ) -> Result<(), Error> {
     let (name, tag) = split_tag(image);
-    fetch_tag(client, image, (name, tag), platform, quiet).await
+    fetch_tag(client, image, (name, tag), platform, place).await
 }
 
 async fn fetch_tag(
@@ -280,7 +281,7 @@ async fn fetch_tag(
     image: &str,
     (name, tag): (String, String),
     platform: &str,
-    quiet: bool,
+    place: Place,
 ) -> Result<(), Error> {
     let platform = ("platform", platform.to_owned());
     let path = format!(
@@ -289,25 +290,26 @@ async fn fetch_tag(
     );
     let auth = Credentials::open(client.folder())?.header_for(image)?;
     let body = client.with_headers(&path, &[auth]).await?;
-    progress::follow(body, quiet).await.map(|_| ())
+    progress::follow(body, place).await.map(|_| ())
 }
 
 pub(crate) async fn pull(client: &Client, pull: Pull) -> Outcome {
     let image = &pull.image;
     let platform = pull.platform.as_deref().unwrap_or_default();
+    let place = Place::Output.unless(pull.quiet);
     let (name, tag) = split_tag(image);
     let has_tag = image.len() > name.len();
     if pull.all_tags {
         if has_tag {
             return Err(Error::Usage("tag can't be used with --all-tags/-a".into()));
         }
-        fetch_tag(client, image, (name, String::new()), platform, pull.quiet).await?;
+        fetch_tag(client, image, (name, String::new()), platform, place).await?;
         return Ok(0);
     }
     if !has_tag && !pull.quiet {
         show::line(format_args!("Using default tag: {tag}"));
     }
-    fetch(client, image, platform, pull.quiet).await?;
+    fetch(client, image, platform, place).await?;
     show::line(full_name(image));
     Ok(0)
 }
@@ -333,7 +335,7 @@ pub(crate) async fn push(client: &Client, push: Push) -> Outcome {
     let path = format!("/images/{}/push{query}", escape(&name));
     let auth = Credentials::open(client.folder())?.header_for(&push.image)?;
     let body = client.with_headers(&path, &[auth]).await?;
-    progress::follow(body, push.quiet).await?;
+    progress::follow(body, Place::Output.unless(push.quiet)).await?;
     if push.quiet {
         show::line(full_name(&push.image));
     }
@@ -688,7 +690,7 @@ pub(crate) async fn load(client: &Client, load: Load) -> Outcome {
     let body = client
         .upload(&path, chunks, "application/x-tar", &[])
         .await?;
-    progress::follow(body, load.quiet).await?;
+    progress::follow(body, Place::Output.unless(load.quiet)).await?;
     Ok(0)
 }
 
@@ -713,7 +715,7 @@ pub(crate) async fn import(client: &Client, import: Import) -> Outcome {
             .upload(&path, chunks, "application/x-tar", &[])
             .await?
     };
-    progress::follow(body, false).await?;
+    progress::follow(body, Place::Output).await?;
     Ok(0)
 }
 

@@ -14,14 +14,40 @@ use crate::show;
 /// Longest line of progress, in bytes.
 const MAX_LINE: usize = 1 << 20;
 
+/// Where progress is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// On the standard output: it is what was asked for.
+    Output,
+    /// On the standard error: it comes before something else.
+    Errors,
+    /// Nowhere.
+    Nowhere,
+}
+
+impl Place {
+    /// There unless nobody wants to know.
+    pub(crate) fn unless(self, quiet: bool) -> Self {
+        if quiet { Self::Nowhere } else { self }
+    }
+
+    fn line(self, text: impl std::fmt::Display) {
+        match self {
+            Self::Output => show::line(text),
+            Self::Errors => anstream::eprintln!("{text}"),
+            Self::Nowhere => {}
+        }
+    }
+}
+
 /// Shows the lines of JSON that the daemon sends, and returns the `aux` values
 /// among them.
 ///
 /// # Errors
 ///
 /// The error that the daemon reports in the stream.
-pub(crate) async fn follow(mut body: Incoming, quiet: bool) -> Result<Vec<Value>, Error> {
-    let mut shown = Shown::new(quiet);
+pub(crate) async fn follow(mut body: Incoming, place: Place) -> Result<Vec<Value>, Error> {
+    let mut shown = Shown::new(place);
     let mut pending: Vec<u8> = Vec::new();
     let mut aux = Vec::new();
     while let Some(frame) = body.frame().await {
@@ -59,16 +85,16 @@ pub(crate) async fn follow(mut body: Incoming, quiet: bool) -> Result<Vec<Value>
 }
 
 struct Shown {
-    quiet: bool,
+    place: Place,
     bars: Option<MultiProgress>,
     by_id: HashMap<String, ProgressBar>,
 }
 
 impl Shown {
-    fn new(quiet: bool) -> Self {
-        let on_terminal = std::io::stderr().is_terminal() && !quiet;
+    fn new(place: Place) -> Self {
+        let on_terminal = std::io::stderr().is_terminal() && place != Place::Nowhere;
         Self {
-            quiet,
+            place,
             bars: on_terminal.then(MultiProgress::new),
             by_id: HashMap::new(),
         }
@@ -76,19 +102,17 @@ impl Shown {
 
     fn line(&mut self, value: &Value) {
         if let Some(text) = value["stream"].as_str() {
-            if !self.quiet {
-                let text = text.strip_suffix('\n').unwrap_or(text);
-                match &self.bars {
-                    Some(bars) => bars.suspend(|| show::line(text)),
-                    None => show::line(text),
-                }
+            let text = text.strip_suffix('\n').unwrap_or(text);
+            match &self.bars {
+                Some(bars) => bars.suspend(|| self.place.line(text)),
+                None => self.place.line(text),
             }
             return;
         }
         let Some(status) = value["status"].as_str() else {
             return;
         };
-        if self.quiet {
+        if self.place == Place::Nowhere {
             return;
         }
         let id = show::text(value, "id");
@@ -115,11 +139,11 @@ impl Shown {
                 }
                 bar.tick();
             }
-            Some(bars) => bars.suspend(|| show::line(status)),
+            Some(bars) => bars.suspend(|| self.place.line(status)),
             // Elsewhere only changes of status are worth a line.
             None if current.is_some() => {}
-            None if id.is_empty() => show::line(status),
-            None => show::line(format_args!("{id}: {status}")),
+            None if id.is_empty() => self.place.line(status),
+            None => self.place.line(format_args!("{id}: {status}")),
         }
     }
 

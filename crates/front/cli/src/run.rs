@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::client::{Client, query};
 use crate::error::Error;
+use crate::progress::Place;
 use crate::request::{Options, Streams};
 use crate::terminal::{Conversation, End};
 use crate::{Outcome, images, show, signals, terminal};
@@ -91,8 +92,9 @@ async fn make(client: &Client, options: &Options, body: &Value) -> Result<String
     };
     let image = options.image();
     let platform = options.platform.clone().unwrap_or_default();
+    let place = Place::Errors.unless(options.quiet);
     if options.pull == "always" {
-        images::fetch(client, image, &platform, options.quiet).await?;
+        images::fetch(client, image, &platform, place).await?;
     }
     let name = options.name.clone().unwrap_or_default();
     let parameters = [("name", name), ("platform", platform.clone())];
@@ -100,7 +102,7 @@ async fn make(client: &Client, options: &Options, body: &Value) -> Result<String
     let made = match client.post(&path, Some(body)).await {
         Err(error) if error.status() == Some(404) && options.pull == "missing" => {
             anstream::eprintln!("Unable to find image '{image}' locally");
-            images::fetch(client, image, &platform, options.quiet).await?;
+            images::fetch(client, image, &platform, place).await?;
             client.post(&path, Some(body)).await?
         }
         other => other?,

@@ -231,6 +231,7 @@ pub(crate) async fn load(
     RawQuery(raw): RawQuery,
     body: Body,
 ) -> Answer {
+    let mut input = reader(body);
     if version.since(48) {
         let wanted = platforms(&raw.unwrap_or_default(), "platform", version)?;
         if let Some(other) = wanted
@@ -243,7 +244,6 @@ pub(crate) async fn load(
             )));
         }
     }
-    let mut input = reader(body);
     progress_body(move |progress, _| async move {
         let loaded = blocking(move || door.engine.image_load(&mut input, &progress)).await??;
         let mut last = Vec::new();
