@@ -23,6 +23,7 @@ fn dockerd_does_the_same() {
         programs,
         lives,
         ports_and_names,
+        ports_in_lists,
         restarts,
         logs,
         confinement,
@@ -482,6 +483,34 @@ fn confinement(daemon: &dyn Dockerd) {
         ])
         .ok();
     assert_eq!(tried, "done", "nothing of it works");
+}
+
+/// Lists of containers by the ports that they have, here or on the host.
+#[test]
+fn ports_are_found() {
+    at_ours(ports_in_lists);
+}
+
+fn ports_in_lists(daemon: &dyn Dockerd) {
+    daemon.sleeper("shown", &["-p", "18080:80", "-p", "18053:53/udp"]);
+    daemon.sleeper("open", &["--expose", "90"]);
+    for (filter, expected) in [
+        ("publish=18080", "shown"),
+        ("publish=18000-18100/udp", "shown"),
+        ("publish=18000-18100", "shown"),
+        ("publish=80", ""),
+        ("publish=18080/udp", ""),
+        ("expose=80", "shown"),
+        ("expose=80/tcp", "shown"),
+        ("expose=53", ""),
+        ("expose=53/udp", "shown"),
+        ("expose=85-95", "open"),
+        ("expose=91", ""),
+    ] {
+        let filter = ["ps", "--format={{.Names}}", "--filter", filter];
+        assert_eq!(daemon.docker(&filter).ok(), expected, "{filter:?}");
+    }
+    daemon.remove_containers();
 }
 
 /// What a request leaves open of a health check is as the image has it.

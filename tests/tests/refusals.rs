@@ -18,6 +18,14 @@ GET /containers/json?filters={"status":["odd"]}
 GET /containers/json?filters={"exited":["odd"]}
 GET /containers/json?filters={"health":["odd"]}
 GET /containers/json?filters={"before":["nobody"]}
+GET /containers/json?filters={"publish":["odd"]}
+GET /containers/json?filters={"publish":["80:80"]}
+GET /containers/json?filters={"publish":["90-80"]}
+GET /containers/json?filters={"expose":["odd"]}
+GET /containers/json?filters={"expose":["70000"]}
+GET /containers/json?filters={"is-task":["odd"]}
+GET /containers/json?filters={"since":["nobody"]}
+GET /containers/json?filters={"exited":["1","odd"]}
 GET /containers/json?limit=x
 POST /containers/nobody/start
 POST /containers/nobody/stop
@@ -83,6 +91,8 @@ POST /containers/create {"Image":"busybox","HostConfig":{"MemorySwappiness":101}
 POST /containers/create {"Image":"busybox","HostConfig":{"NanoCpus":1000000000000}}
 POST /containers/create {"Image":"busybox","HostConfig":{"NanoCpus":1000000000,"CpuQuota":100000}}
 POST /containers/create {"Image":"busybox","HostConfig":{"CpuPeriod":10}}
+POST /containers/create {"Image":"busybox","HostConfig":{"CpuShares":"x"}}
+POST /containers/create {"Image":"busybox","HostConfig":{"CpuPeriod":-1}}
 POST /containers/create {"Image":"busybox","HostConfig":{"CpusetCpus":"odd"}}
 POST /containers/create {"Image":"busybox","HostConfig":{"CpusetCpus":"900"}}
 POST /containers/create {"Image":"busybox","HostConfig":{"CpusetMems":"900"}}
@@ -185,6 +195,7 @@ const COMMANDS: &str = "
 run --rm busybox /nobody
 run --rm busybox /data
 run --rm -u nobody busybox true
+run --rm --cpu-shares -1 busybox true
 run --rm --name port -p 127.0.0.1:18500:80 busybox true
 run --rm --network nobody busybox true
 run --rm --network container:nobody busybox true
@@ -216,7 +227,7 @@ update --memory 1k up
 
 /// Where the reference's words are others than ours on purpose: a part of them, and
 /// why.
-const ON_PURPOSE: [(&str, &str); 23] = [
+const ON_PURPOSE: [(&str, &str); 24] = [
     ("strconv.", "ours says which value is wrong"),
     (
         "JSON",
@@ -255,6 +266,10 @@ const ON_PURPOSE: [(&str, &str); 23] = [
         "the reference's words for one that runs",
     ),
     ("has active endpoints", "newer ones tell who is there"),
+    (
+        "shares: invalid argument",
+        "newer ones say which, and when it is made",
+    ),
     ("swarm", "there are none"),
     ("OCI runtime exec failed", "no other runtime is in between"),
     (

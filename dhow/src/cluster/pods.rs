@@ -408,9 +408,9 @@ fn creation(sandbox: &dhow_engine::Sandbox, asked: ContainerConfig) -> Result<Cr
         ipc_mode: if sandbox.spec.host_ipc { "host" } else { "" }.into(),
         pid_mode: if sandbox.spec.host_pid { "host" } else { "" }.into(),
         sysctls: sandbox.spec.sysctls.clone(),
-        cpu_shares: limits.cpu_shares,
+        cpu_shares: i64::try_from(limits.cpu_shares).unwrap_or(i64::MAX),
         cpu_quota: limits.cpu_quota,
-        cpu_period: limits.cpu_period,
+        cpu_period: i64::try_from(limits.cpu_period).unwrap_or(i64::MAX),
         memory: limits.memory_limit,
         // No swap beyond the limit, as Kubernetes has it.
         memory_swap: limits.memory_limit,

@@ -539,6 +539,7 @@ fn mount_point(point: &MountPoint, images: &BTreeMap<String, Vec<PathBuf>>) -> R
 /// The limits; zero in the API means none.
 pub(crate) fn resources(host: &HostConfig) -> Result<Resources> {
     let positive = |value: i64| (value > 0).then_some(value);
+    let natural = |value: i64| u64::try_from(value).ok().filter(|value| *value > 0);
     let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
     let swap = match (host.memory, host.memory_swap) {
         (memory, 0) if memory > 0 => Some(memory.saturating_mul(2)),
@@ -557,14 +558,14 @@ pub(crate) fn resources(host: &HostConfig) -> Result<Resources> {
         ..Memory::default()
     };
     let cpu = Cpu {
-        shares: (host.cpu_shares > 0).then_some(host.cpu_shares),
+        shares: natural(host.cpu_shares),
         quota: positive(host.cpu_quota).or(positive(host.nano_cpus / 10_000)),
         period: if host.nano_cpus > 0 {
             Some(100_000)
         } else {
-            (host.cpu_period > 0).then_some(host.cpu_period)
+            natural(host.cpu_period)
         },
-        realtime_period: (host.cpu_realtime_period > 0).then_some(host.cpu_realtime_period),
+        realtime_period: natural(host.cpu_realtime_period),
         realtime_runtime: positive(host.cpu_realtime_runtime),
         cpus: some(&host.cpuset_cpus),
         mems: some(&host.cpuset_mems),

@@ -156,7 +156,7 @@ pub struct HostConfig {
     /// OCI runtime; only ours.
     pub runtime: String,
     /// Relative weight of processor time.
-    pub cpu_shares: u64,
+    pub cpu_shares: i64,
     /// Memory limit in bytes; zero is none.
     pub memory: i64,
     /// Bytes of kernel memory: no kernel has that limit any more.
@@ -184,11 +184,11 @@ pub struct HostConfig {
     #[serde(rename = "BlkioDeviceWriteIOps")]
     pub blkio_device_write_iops: Vec<ThrottleDevice>,
     /// Microseconds of a scheduling period.
-    pub cpu_period: u64,
+    pub cpu_period: i64,
     /// Microseconds of processor time in a period; zero is no limit.
     pub cpu_quota: i64,
     /// Microseconds of a real-time period.
-    pub cpu_realtime_period: u64,
+    pub cpu_realtime_period: i64,
     /// Microseconds of real-time scheduling in a period.
     pub cpu_realtime_runtime: i64,
     /// Processors, such as `0-3,6`.

@@ -12,7 +12,7 @@ use crate::spec::{Config, HostConfig};
 /// Lowest memory limit, in bytes.
 const MIN_MEMORY: i64 = 6 << 20;
 /// Microseconds of the shortest and the longest scheduling period.
-const CPU_PERIOD: std::ops::RangeInclusive<u64> = 1_000..=1_000_000;
+const CPU_PERIOD: std::ops::RangeInclusive<i64> = 1_000..=1_000_000;
 /// Microseconds of processor time in a period at least.
 const MIN_QUOTA: i64 = 1_000;
 /// Nanoseconds between probes of health at least.
@@ -234,6 +234,15 @@ fn memory(host: &HostConfig) -> Result<()> {
 }
 
 fn processors(host: &HostConfig, machine: Machine) -> Result<()> {
+    if host.cpu_shares < 0 {
+        return refuse(format!(
+            "invalid CPU shares ({}): value must be a positive integer",
+            host.cpu_shares
+        ));
+    }
+    if host.cpu_realtime_period < 0 || host.cpu_realtime_runtime < 0 {
+        return refuse("CPU real-time period and runtime cannot be negative");
+    }
     if host.nano_cpus != 0 {
         if host.cpu_period > 0 {
             return refuse("Conflicting options: Nano CPUs and CPU Period cannot both be set");
@@ -249,7 +258,7 @@ fn processors(host: &HostConfig, machine: Machine) -> Result<()> {
             ));
         }
     }
-    if host.cpu_period > 0 && !CPU_PERIOD.contains(&host.cpu_period) {
+    if host.cpu_period != 0 && !CPU_PERIOD.contains(&host.cpu_period) {
         return refuse(
             "CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)",
         );
@@ -483,6 +492,9 @@ mod tests {
         );
         refused(|host| host.nano_cpus = 3_000_000_000, "from 0.01 to 2.00");
         refused(|host| host.cpu_period = 10, "cfs period");
+        refused(|host| host.cpu_period = -1, "cfs period");
+        refused(|host| host.cpu_shares = -1, "CPU shares (-1)");
+        refused(|host| host.cpu_realtime_period = -1, "real-time");
         refused(|host| host.cpu_quota = 10, "cfs quota");
         refused(
             |host| host.cpuset_cpus = "0-7".into(),

@@ -76,6 +76,8 @@ pub(crate) async fn list(
     }
     let wanted = Wanted {
         is_task: filters.flag("is-task")?,
+        exposed: PortRange::all(&filters, "expose")?,
+        published: PortRange::all(&filters, "publish")?,
         names: filters.patterns("name"),
         ids: filters.patterns("id"),
         filters,
@@ -127,6 +129,9 @@ pub(crate) async fn list(
 /// What a list is to show.
 struct Wanted {
     filters: Filters,
+    /// Ports of containers, and of the host; one of either is enough.
+    exposed: Vec<PortRange>,
+    published: Vec<PortRange>,
     /// Patterns of names, with their slash or without.
     names: Patterns,
     ids: Patterns,
@@ -165,6 +170,22 @@ impl Wanted {
             && (self.names.fit(&record.name) || self.names.fit(&format!("/{}", record.name)))
             && self.is_task != Some(true)
             && matches(door, record, filters)
+            && self.has_port(door, record)
+    }
+
+    /// Whether no port is asked for, or one that the list shows of the container.
+    fn has_port(&self, door: &Door, record: &Record) -> bool {
+        if self.exposed.is_empty() && self.published.is_empty() {
+            return true;
+        }
+        let endpoints = door.engine.networks().sandbox_endpoints(&record.id);
+        summary::ports(record, &endpoints).iter().any(|port| {
+            let fits = |ranges: &[PortRange], number: Option<u16>| {
+                let has = |number| ranges.iter().any(|range| range.has(number, &port.protocol));
+                number.is_some_and(has)
+            };
+            fits(&self.published, port.public_port) || fits(&self.exposed, Some(port.private_port))
+        })
     }
 }
 
@@ -207,20 +228,46 @@ fn matches(door: &Door, record: &Record, filters: &Filters) -> bool {
                     .resolve(image)
                     .is_ok_and(|found| found.id.as_str() == record.image)
         })
-        && filters.any("expose", |port| {
-            record
-                .config
-                .exposed_ports
-                .keys()
-                .any(|exposed| exposed == port || exposed.split('/').next() == Some(port))
-        })
-        && filters.any("publish", |port| {
-            record
-                .host
-                .port_bindings
-                .keys()
-                .any(|bound| bound == port || bound.split('/').next() == Some(port))
-        })
+}
+
+/// Ports that a filter names: `port`, `first-last`, either with `/protocol`.
+struct PortRange {
+    ports: std::ops::RangeInclusive<u16>,
+    protocol: String,
+}
+
+impl PortRange {
+    /// Reads a value of the filter `name`.
+    fn parse(name: &str, value: &str) -> Answer<Self> {
+        if value.contains(':') {
+            return Err(Failure::bad(format!(
+                "filter for '{name}' should not contain ':': {value}"
+            )));
+        }
+        let (ports, protocol) = value.split_once('/').unwrap_or((value, "tcp"));
+        let (first, last) = ports.split_once('-').unwrap_or((ports, ports));
+        let refused =
+            |why: &str| Failure::bad(format!("error while looking up for {name} {value}: {why}"));
+        match (first.parse(), last.parse()) {
+            (Ok(first), Ok(last)) if first <= last => Ok(Self {
+                ports: first..=last,
+                protocol: protocol.to_ascii_lowercase(),
+            }),
+            (Ok(_), Ok(_)) => Err(refused(&format!(
+                "Invalid range specified for the Port: {ports}"
+            ))),
+            _ => Err(refused("use a port or a range of ports such as 8000-8010")),
+        }
+    }
+
+    fn all(filters: &Filters, name: &str) -> Answer<Vec<Self>> {
+        let values = filters.get(name).iter();
+        values.map(|value| Self::parse(name, value)).collect()
+    }
+
+    fn has(&self, port: u16, protocol: &str) -> bool {
+        self.ports.contains(&port) && self.protocol == protocol
+    }
 }
 
 pub(crate) async fn inspect(

@@ -75,14 +75,14 @@ struct Settings {
 /// A port that is published, or exposed only.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct Port<'a> {
+pub(super) struct Port<'a> {
     #[serde(rename = "IP", skip_serializing_if = "Option::is_none")]
     ip: Option<String>,
-    private_port: u16,
+    pub(super) private_port: u16,
     #[serde(skip_serializing_if = "Option::is_none")]
-    public_port: Option<u16>,
+    pub(super) public_port: Option<u16>,
     #[serde(rename = "Type")]
-    protocol: std::borrow::Cow<'a, str>,
+    pub(super) protocol: std::borrow::Cow<'a, str>,
 }
 
 impl<'a> Listing<'a> {
@@ -168,7 +168,8 @@ fn health(record: &Record) -> Health<'_> {
     }
 }
 
-fn ports<'r>(record: &'r Record, endpoints: &[Endpoint]) -> Vec<Port<'r>> {
+/// The ports that are shown of a container.
+pub(super) fn ports<'r>(record: &'r Record, endpoints: &[Endpoint]) -> Vec<Port<'r>> {
     let published: Vec<&PortMapping> = endpoints
         .iter()
         .flat_map(|endpoint| &endpoint.ports)
