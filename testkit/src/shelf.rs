@@ -1,8 +1,9 @@
 //! A registry that serves what it is given, whether it is true or not.
 
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use dhow_oci::{Digest, media_type};
@@ -17,8 +18,16 @@ type Content = HashMap<String, (String, Vec<u8>)>;
 #[derive(Debug)]
 pub struct Shelf {
     address: SocketAddr,
-    content: Arc<Mutex<Content>>,
-    asked: Arc<Mutex<Vec<String>>>,
+    kept: Arc<Kept>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    content: Mutex<Content>,
+    /// Paths and ranges that were asked for.
+    asked: Mutex<Vec<(String, String)>>,
+    /// How far the next answer for a path comes, and who is told when it has.
+    held: Mutex<HashMap<String, (usize, Sender<()>)>>,
 }
 
 impl Shelf {
@@ -31,15 +40,14 @@ impl Shelf {
         let listener = host.inside(|| TcpListener::bind("127.0.0.1:0").expect("a port"));
         let shelf = Self {
             address: listener.local_addr().expect("it is bound"),
-            content: Arc::default(),
-            asked: Arc::default(),
+            kept: Arc::default(),
         };
-        let (content, asked) = (Arc::clone(&shelf.content), Arc::clone(&shelf.asked));
+        let serving = Arc::clone(&shelf.kept);
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                let (content, asked) = (Arc::clone(&content), Arc::clone(&asked));
+                let kept = Arc::clone(&serving);
                 // A client that goes away is none of ours.
-                std::thread::spawn(move || serve(stream, &content, &asked));
+                std::thread::spawn(move || serve(stream, &kept));
             }
         });
         shelf
@@ -54,12 +62,20 @@ impl Shelf {
     /// redirect to there.
     pub fn keep(&self, path: &str, kind: &str, body: impl Into<Vec<u8>>) {
         let kept = (kind.to_owned(), body.into());
-        locked(&self.content).insert(path.to_owned(), kept);
+        locked(&self.kept.content).insert(path.to_owned(), kept);
     }
 
     /// Serves nothing at a path any more.
     pub fn forget(&self, path: &str) {
-        locked(&self.content).remove(path);
+        locked(&self.kept.content).remove(path);
+    }
+
+    /// Answers the next request for a path with so many bytes, and no more until the
+    /// client is gone. Who waits for what is returned hears of it.
+    pub fn hold(&self, path: &str, bytes: usize) -> Receiver<()> {
+        let (told, tells) = channel();
+        locked(&self.kept.held).insert(path.to_owned(), (bytes, told));
+        tells
     }
 
     /// Serves a blob of a repository under its own digest, and describes it.
@@ -96,7 +112,15 @@ impl Shelf {
 
     /// The paths that it was asked for.
     pub fn asked(&self) -> Vec<String> {
-        locked(&self.asked).clone()
+        let asked = locked(&self.kept.asked);
+        asked.iter().map(|(path, _)| path.clone()).collect()
+    }
+
+    /// The ranges of a path that it was asked for; an empty one is all of it.
+    pub fn ranges(&self, path: &str) -> Vec<String> {
+        let asked = locked(&self.kept.asked);
+        let those = asked.iter().filter(|(one, _)| one == path);
+        those.map(|(_, range)| range.clone()).collect()
     }
 }
 
@@ -105,7 +129,7 @@ fn locked<T>(value: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 /// Answers one request.
-fn serve(stream: TcpStream, content: &Mutex<Content>, asked: &Mutex<Vec<String>>) -> Option<()> {
+fn serve(stream: TcpStream, kept: &Kept) -> Option<()> {
     let mut reader = BufReader::new(stream);
     // A client that wants to speak TLS sends no text.
     if !reader.fill_buf().ok()?.first()?.is_ascii_uppercase() {
@@ -115,14 +139,24 @@ fn serve(stream: TcpStream, content: &Mutex<Content>, asked: &Mutex<Vec<String>>
     reader.read_line(&mut line).ok()?;
     let mut words = line.split_whitespace();
     let (method, target) = (words.next()?.to_owned(), words.next()?.to_owned());
-    let mut header = String::new();
+    let (mut header, mut range) = (String::new(), String::new());
     while reader.read_line(&mut header).ok()? > 2 {
+        if let Some(value) = header.to_ascii_lowercase().strip_prefix("range:") {
+            value.trim().clone_into(&mut range);
+        }
         header.clear();
     }
     let path = target.split('?').next()?;
-    locked(asked).push(path.to_owned());
-    let found = locked(content).get(path).cloned();
+    locked(&kept.asked).push((path.to_owned(), range.clone()));
+    let found = locked(&kept.content).get(path).cloned();
+    let start = range.strip_prefix("bytes=");
+    let start = start.and_then(|range| range.strip_suffix('-')?.parse::<usize>().ok());
     let (status, kind, body) = match found {
+        Some((_, body)) if start.is_some_and(|start| start < body.len()) => {
+            let (start, n) = (start?, body.len());
+            let range = format!("Content-Range: bytes {start}-{}/{n}", n - 1);
+            ("206 Partial Content", range, body[start..].to_vec())
+        }
         Some((kind, body)) if kind.starts_with("Location:") => {
             ("307 Temporary Redirect", kind, body)
         }
@@ -144,8 +178,15 @@ fn serve(stream: TcpStream, content: &Mutex<Content>, asked: &Mutex<Vec<String>>
     );
     let stream = reader.get_mut();
     stream.write_all(head.as_bytes()).ok()?;
-    if method != "HEAD" {
-        stream.write_all(&body).ok()?;
+    if method == "HEAD" {
+        return Some(());
     }
-    Some(())
+    let held = locked(&kept.held).remove(path);
+    let Some((bytes, told)) = held else {
+        return stream.write_all(&body).ok();
+    };
+    stream.write_all(&body[..bytes]).ok()?;
+    // Nobody may listen any more.
+    let _ = told.send(());
+    stream.read(&mut [0; 1]).ok().map(drop)
 }

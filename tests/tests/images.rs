@@ -4,7 +4,8 @@
 use std::io::Write;
 use std::process::Stdio;
 
-use dhow_testkit::{Daemon, Host, Ran, Reference, Registry};
+use dhow_oci::{Digest, media_type};
+use dhow_testkit::{Daemon, Host, Ran, Reference, Registry, Shelf};
 
 /// Where the registry is on the tests' own host.
 const REGISTRY: &str = "127.0.0.1:5000";
@@ -350,5 +351,54 @@ fn archives_that_are_refused_are_told_why() {
         assert!(error.contains("archive"), "{name}: {error}");
     }
     assert_eq!(daemon.docker(&["images", "-q"]).ok().lines().count(), 1);
+    daemon.finish();
+}
+
+/// Layers that were pulled are pushed byte by byte as they came: nothing is compressed
+/// again, and the manifest is the same.
+#[test]
+fn what_was_pulled_is_pushed_as_it_came() {
+    let daemon = Daemon::start();
+    daemon.busybox();
+    let shelf = Shelf::start(daemon.host());
+    let out = daemon.host().folder().join("layer.tar");
+    let out = out.display().to_string();
+    daemon
+        .docker(&["create", "--name=one", "--network=none", "busybox"])
+        .ok();
+    daemon.docker(&["export", "-o", &out, "one"]).ok();
+    daemon.docker(&["rm", "one"]).ok();
+    let layer = std::fs::read(&out).expect("it was exported");
+    // As nobody here would compress it.
+    daemon.host().run("gzip", &["-1", "--no-name", &out]).ok();
+    let packed = std::fs::read(format!("{out}.gz")).expect("it was packed");
+    let config = serde_json::json!({
+        "architecture": daemon.docker(&["version", "-f", "{{.Server.Arch}}"]).ok(),
+        "os": "linux", "odd": { "kept": [1, 2.50, null] },
+        "rootfs": { "type": "layers", "diff_ids": [Digest::of(&layer).as_str()] },
+    });
+    let manifest = serde_json::json!({
+        "schemaVersion": 2, "mediaType": media_type::OCI_MANIFEST,
+        "config": shelf.blob("team/tool", media_type::OCI_CONFIG, config.to_string().as_bytes()),
+        "layers": [shelf.blob("team/tool", media_type::OCI_LAYER_GZIP, &packed)],
+        "annotations": { "odd": "kept" },
+    });
+    let text = format!("{manifest:#}");
+    let described = shelf.manifest("team/tool", "1", media_type::OCI_MANIFEST, &text);
+    let digest = described["digest"].as_str().expect("a digest");
+    let from = format!("{}/team/tool:1", shelf.address());
+    daemon.docker(&["pull", "-q", &from]).ok();
+
+    let registry = Registry::start(daemon.host(), REGISTRY, "", "");
+    let to = format!("{REGISTRY}/other/tool:2");
+    daemon.docker(&["tag", &from, &to]).ok();
+    let pushed = daemon.docker(&["push", &to]).ok();
+    assert!(pushed.contains(&format!("2: digest: {digest}")), "{pushed}");
+    daemon.docker(&["rmi", &from, &to]).ok();
+    run(dhow(&daemon, &["pull", &to])).ok();
+    let digests = ["image", "inspect", "-f", "{{.RepoDigests}}", &to];
+    let digests = daemon.docker(&digests).ok();
+    assert!(digests.contains(&format!("@{digest}")), "{digests}");
+    drop(registry);
     daemon.finish();
 }

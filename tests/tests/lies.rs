@@ -786,3 +786,57 @@ fn what_broke_off_is_kept_for_a_day() {
     }
     daemon.finish();
 }
+
+/// A pull that ends with its daemon leaves nothing that is seen, and goes on where it
+/// was with the next one.
+#[test]
+fn a_pull_that_was_cut_goes_on_under_the_next_daemon() {
+    let mut daemon = Daemon::start();
+    daemon.busybox();
+    let liar = Liar::beside(&daemon);
+    let before = kept(&daemon);
+    let more = archive(&[file("more", &vec![7; 3_000_000])]);
+    let (_, manifest) = liar.image(&[liar.base.clone(), more]);
+    liar.serve("1", &manifest);
+    let digest = &manifest["layers"][1]["digest"];
+    let path = Liar::blob_path(digest);
+    let name = liar.name("1");
+    let mut arrived = 0;
+    for bytes in [1_000_000, 1_500_000] {
+        let held = liar.shelf.hold(&path, bytes);
+        let mut pull = daemon
+            .docker_command(&["pull", "-q", &name])
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .expect("docker starts");
+        let patience = std::time::Duration::from_secs(20);
+        held.recv_timeout(patience).expect("it is asked for");
+        // What came is on its way to the disk.
+        arrived += bytes as u64;
+        let key = Digest::of(digest.as_str().expect("a digest").as_bytes());
+        let ingests = daemon.host().folder().join("data/content/ingest");
+        let ingest = ingests.join(key.hex());
+        let end = std::time::Instant::now() + patience;
+        while std::fs::metadata(&ingest).map_or(0, |file| file.len()) < arrived {
+            assert!(
+                std::time::Instant::now() < end,
+                "{arrived} bytes do not come"
+            );
+            std::thread::yield_now();
+        }
+        daemon.kill();
+        pull.wait().expect("it ends");
+        daemon.start_again();
+        daemon.docker(&["image", "inspect", &name]).fails(1);
+        let words = ["run", "--rm", "--pull=never", &name, "true"];
+        daemon.docker(&words).fails(125);
+    }
+    daemon.docker(&["pull", "-q", &name]).ok();
+    let expected = ["", "bytes=1000000-", "bytes=2500000-"];
+    assert_eq!(liar.shelf.ranges(&path), expected);
+    let words = ["run", "--rm", "--network=none", &name, "wc", "-c", "/more"];
+    assert_eq!(daemon.docker(&words).ok(), "3000000 /more");
+    daemon.docker(&["rmi", &name]).ok();
+    assert_eq!(kept(&daemon), before);
+    daemon.finish();
+}
