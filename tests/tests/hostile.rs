@@ -320,7 +320,11 @@ type Bring<'a> = &'a dyn Fn(&str) -> Ran;
 
 /// What comes of the images with these configurations, where it is not what is said.
 fn unlike(daemon: &Daemon, name: &str, bring: Bring<'_>, image: &str, end: &End) -> Option<String> {
+    let before = kept(daemon);
     let brought = bring(image);
+    if brought.code != 0 && kept(daemon) != before {
+        return Some(format!("{brought:?} leaves something"));
+    }
     let script = ["sh", "-c", "true"];
     let run = [&["run", "--rm", "-P", "--network=none", name][..], &script].concat();
     let (code, ran) = match (end, brought.code) {
@@ -372,8 +376,10 @@ fn what_images_say_is_believed_within_reason() {
     }
     for (n, (files, reason)) in shapes(&maker).into_iter().enumerate() {
         let archive = shaped(daemon.host(), &maker.folder.join(n.to_string()), &files);
+        let before = kept(&daemon);
         let refused = daemon.docker(&["load", "-q", "-i", &archive]);
-        if refused.code != 1 || !refused.stderr.contains(reason) {
+        let is_clean = kept(&daemon) == before;
+        if refused.code != 1 || !refused.stderr.contains(reason) || !is_clean {
             wrong.push(format!("{files:?}: {} {}", refused.code, refused.stderr));
         }
     }
