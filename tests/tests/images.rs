@@ -5,7 +5,7 @@ use std::io::Write;
 use std::process::Stdio;
 
 use dhow_oci::{Digest, media_type};
-use dhow_testkit::{Daemon, Host, Ran, Reference, Registry, Shelf};
+use dhow_testkit::{Daemon, Dockerd, Host, Ran, Reference, Registry, Shelf, at_dockerd, at_ours};
 
 /// Where the registry is on the tests' own host.
 const REGISTRY: &str = "127.0.0.1:5000";
@@ -400,5 +400,89 @@ fn what_was_pulled_is_pushed_as_it_came() {
     let digests = daemon.docker(&digests).ok();
     assert!(digests.contains(&format!("@{digest}")), "{digests}");
     drop(registry);
+    daemon.finish();
+}
+
+/// A name without a tag means all that is under it.
+#[test]
+fn all_tags_are_pulled() {
+    at_ours(all_tags);
+}
+
+#[test]
+fn dockerd_pulls_all_tags() {
+    at_dockerd(&[all_tags]);
+}
+
+fn all_tags(daemon: &dyn Dockerd) {
+    let registry = Registry::start(daemon.host(), REGISTRY, "", "");
+    let repository = format!("{REGISTRY}/team/tool");
+    let names = ["1", "2", "latest"].map(|tag| format!("{repository}:{tag}"));
+    for name in &names {
+        daemon.docker(&["tag", "busybox", name]).ok();
+        daemon.docker(&["push", "-q", name]).ok();
+    }
+    let remove = [&["rmi"], &names.each_ref().map(String::as_str)[..]].concat();
+    let list = ["images", "--format={{.Repository}}:{{.Tag}}", &repository];
+    let listed = || {
+        let mut listed: Vec<String> = daemon
+            .docker(&list)
+            .ok()
+            .lines()
+            .map(str::to_owned)
+            .collect();
+        listed.sort();
+        listed
+    };
+    daemon.docker(&remove).ok();
+    daemon.docker(&["pull", &repository]).ok();
+    assert_eq!(listed(), names[2..]);
+    daemon.docker(&["pull", "-a", &repository]).ok();
+    assert_eq!(listed(), names);
+    let nobody = format!("{REGISTRY}/team/nobody");
+    let error = daemon.docker(&["pull", "-a", &nobody]).fails(1);
+    assert!(error.contains("nobody"), "{error}");
+    daemon.docker(&remove).ok();
+    if !daemon.is_reference() {
+        daemon.dhow(&["pull", "-a", &repository]).ok();
+        assert_eq!(listed(), names);
+        daemon.docker(&remove).ok();
+    }
+    drop(registry);
+}
+
+/// Tags come page by page, and no page is somewhere else.
+#[test]
+fn tags_come_in_pages() {
+    let daemon = Daemon::start();
+    let shelf = Shelf::start(daemon.host());
+    let path = "/v2/many/tags/list";
+    let page = |next: &str| format!("application/json\r\nLink: <{next}>; rel=\"next\"");
+    let name = format!("{}/many", shelf.address());
+    let pull = || daemon.docker(&["pull", "-a", &name]).fails(1);
+    // There is no second page, nor are there manifests.
+    shelf.keep(path, &page("/v2/many/tags/more?n=1"), r#"{"tags":["a"]}"#);
+    assert!(pull().contains("manifest for"));
+    shelf.keep(
+        "/v2/many/tags/more",
+        "application/json",
+        r#"{"tags":["b","../c"]}"#,
+    );
+    assert!(pull().contains("invalid reference format"));
+    for next in [
+        "http://127.0.0.1:1/v2/many/tags/list",
+        "file:///etc/passwd",
+        path,
+        "//",
+    ] {
+        shelf.keep(path, &page(next), r#"{"tags":["a"]}"#);
+        let error = pull();
+        assert!(error.contains("violates the protocol"), "{next}: {error}");
+    }
+    for text in ["", "null", r#"{"tags":[1]}"#, "["] {
+        shelf.keep(path, "application/json", text);
+        let error = pull();
+        assert!(error.contains("list of tags"), "{text:?}: {error}");
+    }
     daemon.finish();
 }

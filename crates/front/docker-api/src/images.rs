@@ -181,15 +181,25 @@ pub(crate) async fn create(
         (digest, true) => format!("{name}@{digest}"),
         (tag, false) => format!("{name}:{tag}"),
     };
-    let reference = Reference::parse(&text)?.or_latest();
+    let reference = Reference::parse(&text)?;
     let options = PullOptions {
         auth: registry_auth(&headers)?,
         platform: platform(get("platform"))?,
     };
     progress_body(move |progress, _| async move {
-        door.engine
-            .image_pull(&reference, options, progress)
-            .await?;
+        // A name alone means all that is under it.
+        let all = match (reference.tag(), reference.digest()) {
+            (None, None) => {
+                let images = door.engine.images();
+                images.tags(&reference, options.auth.clone()).await?
+            }
+            _ => vec![reference],
+        };
+        for reference in all {
+            door.engine
+                .image_pull(&reference, options.clone(), progress.clone())
+                .await?;
+        }
         Ok(Vec::new())
     })
     .await

@@ -6,6 +6,7 @@ mod pull;
 mod push;
 mod receive;
 mod session;
+mod tags;
 mod transport;
 
 use std::collections::HashMap;
