@@ -656,6 +656,120 @@ fn gateways_have_modes() {
 }
 
 #[test]
+fn ports_lead_where_the_default_route_is_and_are_open_where_it_is_routed() {
+    let daemon = daemon();
+    let outside = Outside::of(daemon.host());
+    let world = outside.namespace();
+    for (name, subnet, mode) in [
+        ("a-routed", "10.97.0.0/24", "routed"),
+        ("b-nat", "10.98.0.0/24", "nat"),
+        ("c-local", "10.99.0.0/24", "nat"),
+    ] {
+        let subnet = format!("--subnet={subnet}");
+        let mode = format!("--opt=com.docker.network.bridge.gateway_mode_ipv4={mode}");
+        let mut words = vec!["network", "create", "--ipv6=false", &subnet, &mode];
+        if name == "c-local" {
+            words.push("--opt=com.docker.network.bridge.host_binding_ipv4=127.0.0.1");
+        }
+        daemon.docker(&[&words[..], &[name]].concat()).ok();
+    }
+    let back = ["route", "add", "10.97.0.0/24", "via", "192.0.2.2"];
+    let added = world.run(|| Command::new("ip").args(back).status());
+    assert!(added.expect("enter").expect("ip runs").success());
+    daemon.sleeper("web", &["--network=a-routed", "-p", "8080:80", "-p", "81"]);
+    let mirror = Mirror::at(daemon.namespace("web"), 80);
+    // What leads to port 80, what `docker port` tells of port 81, and who reaches
+    // it: at its own address, by the host's from outside, by the host's from there.
+    let host = daemon.host().namespace();
+    let seen = |bindings: &[&str], reached: [bool; 3]| {
+        let template =
+            "{{range index .NetworkSettings.Ports \"80/tcp\"}}{{.HostIp}}:{{.HostPort}} {{end}}";
+        let mut told: Vec<String> = daemon
+            .inspect("web", template)
+            .split_whitespace()
+            .map(str::to_owned)
+            .collect();
+        told.sort();
+        assert_eq!(told, bindings);
+        let places = [
+            (world, "10.97.0.2:80"),
+            (world, "192.0.2.2:8080"),
+            (host, "127.0.0.1:8080"),
+        ];
+        for ((from, to), reached) in places.into_iter().zip(reached) {
+            match reached {
+                true => assert!(ask(from, to).is_some(), "{to} with {bindings:?}"),
+                false => assert!(is_silent(from, to), "{to} with {bindings:?}"),
+            }
+        }
+    };
+    let network = |verb: &str, options: &[&str], name: &str| {
+        let words = [&["network", verb][..], options, &[name, "web"]].concat();
+        daemon.docker(&words).ok();
+    };
+    let chosen = || {
+        let template = "{{range index .NetworkSettings.Ports \"81/tcp\"}}{{.HostPort}} {{end}}";
+        daemon.inspect("web", template).trim().to_owned()
+    };
+    seen(&["0.0.0.0:"], [true, false, false]);
+    // One that translates beside it changes nothing, unless it leads out.
+    network("connect", &[], "b-nat");
+    seen(&["0.0.0.0:"], [true, false, false]);
+    network("disconnect", &[], "a-routed");
+    seen(&["0.0.0.0:8080"], [false, true, true]);
+    let number = chosen();
+    network("connect", &["--ip=10.97.0.2"], "a-routed");
+    seen(&["0.0.0.0:"], [true, false, false]);
+    network("disconnect", &[], "b-nat");
+    seen(&["0.0.0.0:"], [true, false, false]);
+    network("connect", &["--gw-priority=1"], "b-nat");
+    seen(&["0.0.0.0:", "0.0.0.0:8080"], [true, true, true]);
+    assert!(!number.is_empty() && !chosen().is_empty());
+    // Where ports are bound is the network's affair, which number is not.
+    let number = chosen();
+    network("connect", &["--gw-priority=2"], "c-local");
+    seen(&["0.0.0.0:", "127.0.0.1:8080"], [true, false, true]);
+    assert_eq!(chosen(), number);
+    // What cannot be bound leaves all as it was.
+    network("disconnect", &[], "c-local");
+    let taken = daemon
+        .host()
+        .inside(|| std::net::TcpListener::bind("192.0.2.2:8081"));
+    let taken = taken.expect("the port is free");
+    daemon.sleeper("other", &["--network=c-local", "-p", "8081:80"]);
+    let words = ["network", "connect", "--gw-priority=3", "b-nat", "other"];
+    let error = daemon.docker(&words).fails(1);
+    assert!(error.contains("address already in use"), "{error}");
+    drop(taken);
+    let ports = daemon.docker(&["port", "other"]).ok();
+    assert_eq!(ports, "80/tcp -> 127.0.0.1:8081");
+    // A port has several ways in while the daemon is away, and after that.
+    let mut daemon = daemon;
+    daemon.kill();
+    daemon.start_again();
+    assert!(ask(world, "10.97.0.2:80").is_some());
+    assert!(ask(world, "192.0.2.2:8080").is_some());
+    let words = ["network", "disconnect", "b-nat", "web"];
+    daemon.docker(&words).ok();
+    assert!(ask(world, "10.97.0.2:80").is_some());
+    assert!(is_silent(world, "192.0.2.2:8080"));
+    daemon
+        .docker(&["network", "connect", "c-local", "web"])
+        .ok();
+    daemon
+        .docker(&["network", "disconnect", "a-routed", "web"])
+        .ok();
+    assert!(ask(daemon.host().namespace(), "127.0.0.1:8080").is_some());
+    drop(mirror);
+    daemon.remove_containers();
+    daemon
+        .docker(&["network", "rm", "a-routed", "b-nat", "c-local"])
+        .ok();
+    outside.remove(daemon.host());
+    daemon.finish();
+}
+
+#[test]
 fn bridges_are_as_open_as_they_were_made() {
     let daemon = daemon();
     bridges_are_as_open(&daemon);

@@ -75,10 +75,7 @@ impl Engine {
             if record.state.status.is_alive() {
                 let (engine, record) = (engine.clone(), Arc::clone(&record));
                 spawn_blocking(move || {
-                    let endpoints = engine.networks().sandbox_endpoints(&record.id);
-                    if endpoints.iter().all(|endpoint| endpoint.ports.is_empty()) {
-                        spec.ports = publish_specs(&record.config, &record.host)?;
-                    }
+                    spec.ports = publish_specs(&record.config, &record.host)?;
                     let (told_name, id) = (spec.name.clone(), &record.id);
                     let joined = engine
                         .networks()

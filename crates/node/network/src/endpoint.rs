@@ -63,6 +63,15 @@ pub struct PublishSpec {
     pub host_ports: RangeInclusive<u16>,
 }
 
+impl PublishSpec {
+    /// Whether a port of the host is one that was asked for, at whichever address.
+    pub(crate) fn allows(&self, mapping: &PortMapping) -> bool {
+        self.protocol == mapping.protocol
+            && self.container_port == mapping.container_port
+            && (self.host_ports == (0..=0) || self.host_ports.contains(&mapping.host_port))
+    }
+}
+
 impl From<PortMapping> for PublishSpec {
     /// Publishes it at that address; at all of both families if unspecified.
     fn from(mapping: PortMapping) -> Self {
@@ -91,7 +100,7 @@ pub struct EndpointSpec {
     pub mac: Option<[u8; 6]>,
     /// Name of the link in the sandbox; none takes the next `ethN`.
     pub interface: Option<String>,
-    /// Ports to publish. They follow the sandbox's default route.
+    /// Ports that the whole sandbox publishes; given with any of its endpoints.
     pub ports: Vec<PublishSpec>,
     /// Names that only this endpoint resolves, to names of others.
     pub links: BTreeMap<String, String>,
@@ -126,8 +135,12 @@ pub struct Endpoint {
     /// Link-local addresses that it has besides.
     #[serde(default)]
     pub link_local: Vec<IpAddr>,
-    /// Published ports, with the host's ports filled in.
+    /// Published ports that lead to it, with the host's ports filled in.
     pub ports: Vec<PortMapping>,
+    /// What its sandbox wants published, wherever that leads; one of the sandbox's
+    /// endpoints says it.
+    #[serde(default)]
+    pub wanted: Vec<PublishSpec>,
     /// Names that only this endpoint resolves, to names of others.
     pub links: BTreeMap<String, String>,
     /// Who is asked what this instance does not know; empty asks the host's.

@@ -25,6 +25,7 @@ mod links;
 mod names;
 mod networks;
 mod ports;
+mod publish;
 mod rules;
 mod sandbox;
 mod sandboxes;

@@ -107,21 +107,15 @@ impl Networks {
     /// The kernel's refusal.
     pub fn remove_sandbox(&self, sandbox: &str) -> Result<(), Error> {
         self.fresh.lock().remove(sandbox);
-        let mut gone = Vec::new();
-        {
+        let gone = {
             let mut state = self.state.lock();
             let before = state.port_elements(sandbox);
-            let networks: Vec<String> = state
-                .of_sandbox(sandbox)
-                .map(|endpoint| endpoint.network.clone())
-                .collect();
-            for network in networks {
-                gone.extend(state.remove_endpoint(&network, sandbox));
-            }
+            let gone = state.remove_sandbox(sandbox);
             if !gone.is_empty() {
                 self.publish(&mut state, &before, &Elements::default())?;
             }
-        }
+            gone
+        };
         self.forget_flows(&gone, Became::Gone);
         if !gone.is_empty() {
             self.files.write_endpoints(sandbox, &[])?;
@@ -193,7 +187,6 @@ impl Networks {
             None => Prepared::open(&self.files.pin(sandbox))?,
         };
         let sysctls = spec.sysctls.clone();
-        let publishes = !spec.ports.is_empty();
         let joined = match self.reserve(network, sandbox, &spec) {
             // What others leave is given back now rather than soon.
             Err(Error::AddressRests(_) | Error::AddressesExhausted(_)) => {
@@ -218,9 +211,7 @@ impl Networks {
             });
         if let Err(error) = made {
             // Ports that it brought go with it.
-            if publishes {
-                self.release_ports(sandbox);
-            }
+            self.state.lock().unwant(&joined.network.spec.id, sandbox);
             let _ = self.leave(&joined.network.spec.id, sandbox);
             return Err(error);
         }
@@ -233,7 +224,7 @@ impl Networks {
     ///
     /// [`Error::NotFound`], [`Error::NotJoined`], or the kernel's refusal.
     pub fn leave(&self, network: &str, sandbox: &str) -> Result<Endpoint, Error> {
-        let (endpoint, network, old, new) = {
+        let (endpoint, network, old, new, is_moved) = {
             let mut state = self.state.lock();
             let network = state.find(network)?.clone();
             let (old, before) = (state.ways(sandbox), state.port_elements(sandbox));
@@ -248,9 +239,12 @@ impl Networks {
             let new = state.ways(sandbox);
             self.files
                 .write_endpoints(sandbox, &state.in_order(sandbox))?;
-            (endpoint, network, old, new)
+            (endpoint, network, old, new, after != before)
         };
         self.forget_flows(std::slice::from_ref(&endpoint), Became::Gone);
+        if is_moved {
+            self.forget_flows(&self.sandbox_endpoints(sandbox), Became::Published);
+        }
         // A sandbox that is gone has taken its links with it.
         if let Ok(prepared) = Prepared::open(&self.files.pin(sandbox)) {
             prepared.remove_link(&endpoint.interface)?;
@@ -280,23 +274,6 @@ impl Networks {
         let spent = prepared.lead(&self.config.table, &old, &new)?;
         self.background.close(spent);
         Ok(())
-    }
-
-    fn release_ports(&self, sandbox: &str) {
-        let mut state = self.state.lock();
-        let before = state.port_elements(sandbox);
-        for endpoint in state.in_order(sandbox) {
-            let key = (endpoint.sandbox.clone(), endpoint.network.clone());
-            for port in &endpoint.ports {
-                state.ports.release(port);
-            }
-            if let Some(endpoint) = state.endpoints.get_mut(&key) {
-                endpoint.ports.clear();
-            }
-        }
-        if let Err(error) = self.publish(&mut state, &before, &Elements::default()) {
-            tracing::warn!(sandbox, %error, "ports stay published");
-        }
     }
 
     /// Chooses addresses, names and ports, and writes them down.

@@ -2,18 +2,18 @@
 //! effects in the kernel, no files.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr};
 
 use dhow_netlink::Prefix;
 
 use crate::address_pool;
-use crate::endpoint::{Endpoint, EndpointSpec, PortMapping, PublishSpec};
+use crate::endpoint::{Endpoint, EndpointSpec};
 use crate::error::Error;
 use crate::names::Place;
 use crate::ports::Ports;
 use crate::rules::Elements;
 use crate::sandbox::{Names, Ways};
-use crate::spec::{Driver, GatewayMode, Network, Pool};
+use crate::spec::{Driver, Network, Pool};
 
 /// Endpoints of one sandbox; the interface names end at `eth31`.
 const MAX_ENDPOINTS: usize = 32;
@@ -86,7 +86,7 @@ impl State {
     /// The endpoint of a sandbox that has its default route: of those that lead
     /// out, the one of the highest priority, and of equal ones that of the
     /// network whose name comes first.
-    fn gateway(&self, sandbox: &str, is_ipv4: bool) -> Option<(&Endpoint, &Network)> {
+    pub(crate) fn gateway(&self, sandbox: &str, is_ipv4: bool) -> Option<(&Endpoint, &Network)> {
         self.of_sandbox(sandbox)
             .filter(|endpoint| endpoint.address(is_ipv4).is_some())
             .filter_map(|endpoint| Some((endpoint, self.networks.get(&endpoint.network)?)))
@@ -203,37 +203,61 @@ impl State {
             addresses,
             link_local: spec.link_local,
             ports: Vec::new(),
+            wanted: spec.ports,
             links: spec.links,
             name_servers: spec.name_servers,
             gateway_priority: spec.gateway_priority,
         };
+        let before: Vec<Endpoint> = self.of_sandbox(sandbox).cloned().collect();
         self.endpoints.insert(key.clone(), endpoint);
-        if let Err(error) = self.publish(sandbox, &spec.ports) {
-            self.endpoints.remove(&key);
+        if let Err(error) = self.settle_ports(sandbox, Vec::new()) {
+            self.restore_ports(sandbox, before);
             return Err(error);
         }
         self.last.extend(last);
-        self.move_ports(sandbox);
         Ok((network, self.endpoints[&key].clone()))
     }
 
-    /// Takes an endpoint away. Its ports go to the one that has the default
-    /// route now, or back to the host.
+    /// Takes an endpoint away. Its ports go to those that lead out now, or back to
+    /// the host.
     pub(crate) fn remove_endpoint(&mut self, network: &str, sandbox: &str) -> Option<Endpoint> {
         let key = (sandbox.to_owned(), network.to_owned());
         let endpoint = self.endpoints.remove(&key)?;
-        match self.port_holder(sandbox) {
-            Some(holder) => {
-                let holder = self.endpoints.get_mut(&holder).expect("it was just found");
-                holder.ports.extend(endpoint.ports.iter().cloned());
-            }
-            None => {
-                for port in &endpoint.ports {
-                    self.ports.release(port);
-                }
-            }
+        let mut left = self
+            .endpoints
+            .values_mut()
+            .filter(|one| one.sandbox == sandbox);
+        if let Some(heir) = left.next()
+            && heir.wanted.is_empty()
+            && left.all(|one| one.wanted.is_empty())
+        {
+            heir.wanted.clone_from(&endpoint.wanted);
+        }
+        if let Err(error) = self.settle_ports(sandbox, endpoint.ports.clone()) {
+            tracing::warn!(sandbox, %error, "a port is published no more");
         }
         Some(endpoint)
+    }
+
+    /// Takes all endpoints of a sandbox away, and lets its ports go.
+    pub(crate) fn remove_sandbox(&mut self, sandbox: &str) -> Vec<Endpoint> {
+        let gone: Vec<Endpoint> = self.of_sandbox(sandbox).cloned().collect();
+        for endpoint in &gone {
+            let key = (sandbox.to_owned(), endpoint.network.clone());
+            self.endpoints.remove(&key);
+            for port in &endpoint.ports {
+                self.ports.release(port);
+            }
+        }
+        gone
+    }
+
+    /// Forgets what an endpoint brought of ports to publish.
+    pub(crate) fn unwant(&mut self, network: &str, sandbox: &str) {
+        let key = (sandbox.to_owned(), network.to_owned());
+        if let Some(endpoint) = self.endpoints.get_mut(&key) {
+            endpoint.wanted.clear();
+        }
     }
 
     /// Gives all endpoints of a sandbox another name.
@@ -359,109 +383,6 @@ impl State {
         }
         Ok((addresses, last))
     }
-
-    /// Takes host ports for a sandbox that has none yet. A sandbox that has no
-    /// way out has no way in either.
-    fn publish(&mut self, sandbox: &str, wanted: &[PublishSpec]) -> Result<(), Error> {
-        if wanted.is_empty() {
-            return Ok(());
-        }
-        let Some(holder) = self.port_holder(sandbox) else {
-            return Ok(());
-        };
-        let endpoint = &self.endpoints[&holder];
-        let network = &self.networks[&endpoint.network];
-        let mut taken = Vec::new();
-        for spec in wanted {
-            let done = host_addresses(spec, endpoint, network).and_then(|addresses| {
-                let is_routed = |address: &IpAddr| {
-                    network.gateway_mode(address.is_ipv4()) == GatewayMode::Routed
-                };
-                let (own, addresses): (Vec<IpAddr>, Vec<IpAddr>) =
-                    addresses.into_iter().partition(is_routed);
-                let own = own.into_iter().map(|address| PortMapping {
-                    protocol: spec.protocol,
-                    container_port: spec.container_port,
-                    host_address: address,
-                    host_port: 0,
-                });
-                let held = if addresses.is_empty() {
-                    Vec::new()
-                } else {
-                    self.ports.take(spec, &addresses)?
-                };
-                Ok(own.chain(held).collect::<Vec<PortMapping>>())
-            });
-            match done {
-                Ok(mappings) => taken.extend(mappings),
-                Err(error) => {
-                    for mapping in &taken {
-                        self.ports.release(mapping);
-                    }
-                    return Err(error);
-                }
-            }
-        }
-        let endpoint = self.endpoints.get_mut(&holder).expect("it was just there");
-        endpoint.ports.extend(taken);
-        Ok(())
-    }
-
-    /// The endpoint that a sandbox's published ports lead to.
-    fn port_holder(&self, sandbox: &str) -> Option<(String, String)> {
-        let on_bridge = |is_ipv4| {
-            let (endpoint, network) = self.gateway(sandbox, is_ipv4)?;
-            network.is_bridge().then_some(endpoint)
-        };
-        let endpoint = on_bridge(true).or_else(|| on_bridge(false))?;
-        Some((endpoint.sandbox.clone(), endpoint.network.clone()))
-    }
-
-    /// Leads the published ports of a sandbox to the endpoint that has its
-    /// default route.
-    fn move_ports(&mut self, sandbox: &str) {
-        let Some(holder) = self.port_holder(sandbox) else {
-            return;
-        };
-        let others: Vec<(String, String)> = self
-            .of_sandbox(sandbox)
-            .filter(|endpoint| endpoint.network != holder.1 && !endpoint.ports.is_empty())
-            .map(|endpoint| (endpoint.sandbox.clone(), endpoint.network.clone()))
-            .collect();
-        let mut moved = Vec::new();
-        for other in others {
-            let other = self.endpoints.get_mut(&other).expect("it was just found");
-            moved.append(&mut other.ports);
-        }
-        let holder = self.endpoints.get_mut(&holder).expect("it was just found");
-        holder.ports.append(&mut moved);
-    }
-}
-
-/// The addresses of the host at which a port is published.
-fn host_addresses(
-    spec: &PublishSpec,
-    endpoint: &Endpoint,
-    network: &Network,
-) -> Result<Vec<IpAddr>, Error> {
-    let has = |is_ipv4| endpoint.address(is_ipv4).is_some();
-    if let Some(address) = spec.host_address {
-        if !has(address.is_ipv4()) {
-            return Err(Error::Invalid(format!(
-                "cannot publish {}/{} at {address}: network {} has no addresses of that family",
-                spec.container_port, spec.protocol, network.spec.name
-            )));
-        }
-        return Ok(vec![address]);
-    }
-    if let Some(address) = network.spec.host_address.filter(|one| has(one.is_ipv4())) {
-        return Ok(vec![address]);
-    }
-    let any = [
-        IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-    ];
-    Ok(any.into_iter().filter(|one| has(one.is_ipv4())).collect())
 }
 
 fn is_link_local(address: IpAddr) -> bool {
@@ -495,11 +416,13 @@ pub(crate) fn link_local_for(mac: [u8; 6]) -> Ipv6Addr {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use proptest::prelude::*;
 
     use super::*;
-    use crate::endpoint::Protocol;
-    use crate::spec::NetworkSpec;
+    use crate::endpoint::{PortMapping, Protocol, PublishSpec};
+    use crate::spec::{GatewayMode, NetworkSpec};
 
     #[test]
     fn link_local_addresses_are_those_of_the_kernel() {
@@ -508,9 +431,10 @@ mod tests {
     }
 
     /// Networks `a`, `b` and so on, each with IPv4 and every second with IPv6.
-    fn state(internal: &[bool]) -> State {
+    /// They are internal or not, and routed or not.
+    fn state(kinds: &[(bool, bool)]) -> State {
         let mut state = State::default();
-        for (number, internal) in (0u8..).zip(internal) {
+        for (number, (internal, routed)) in (0u8..).zip(kinds) {
             let name = char::from(b'a' + number).to_string();
             let mut pools = vec![Pool::parse(&format!("10.{number}.0.0/24"), None, None)];
             if number % 2 == 0 {
@@ -521,6 +445,10 @@ mod tests {
                 name: name.clone(),
                 pools: pools.into_iter().map(|pool| pool.expect("good")).collect(),
                 internal: *internal,
+                gateway_v4: match routed {
+                    true => GatewayMode::Routed,
+                    false => GatewayMode::Nat,
+                },
                 names: true,
                 ..NetworkSpec::default()
             };
@@ -534,47 +462,44 @@ mod tests {
         state
     }
 
-    /// A published port that no socket holds.
-    fn port(number: u16) -> PortMapping {
-        PortMapping {
+    /// Port 80 at a port of the host's loopback address that the kernel chooses.
+    fn at_loopback() -> PublishSpec {
+        PublishSpec {
             protocol: Protocol::Tcp,
             container_port: 80,
-            host_address: Ipv4Addr::UNSPECIFIED.into(),
-            host_port: number,
+            host_address: Some(Ipv4Addr::LOCALHOST.into()),
+            host_ports: 0..=0,
         }
     }
 
     proptest! {
         /// However networks come and go: addresses are nobody else's, the
         /// default route of each family is that of the first endpoint in the
-        /// order of priority and name, and the ports are where it is.
+        /// order of priority and name, a port of the host leads where it is, and
+        /// stays the same port for as long as it leads anywhere; whoever is routed
+        /// is reached always.
         #[test]
         fn routes_and_ports_follow_the_networks(
-            internal in prop::collection::vec(any::<bool>(), 4),
+            kinds in prop::collection::vec(any::<(bool, bool)>(), 4),
             steps in prop::collection::vec((0usize..4, 0usize..2, -1i32..2), 1..40),
         ) {
-            let mut state = state(&internal);
-            let mut published = false;
+            let mut state = state(&kinds);
+            let mut published = None;
             for (network, sandbox, priority) in steps {
                 let id = char::from(b'a' + network as u8).to_string().repeat(64);
                 let sandbox = ["one", "two"][sandbox];
                 let key = (sandbox.to_owned(), id.clone());
                 if state.endpoints.contains_key(&key) {
-                    let gone = state.remove_endpoint(&id, sandbox).expect("it is there");
-                    published &= gone.ports.is_empty() || state.port_holder(sandbox).is_some();
+                    state.remove_endpoint(&id, sandbox).expect("it is there");
                 } else {
                     let spec = EndpointSpec {
                         name: sandbox.into(),
                         gateway_priority: priority,
+                        ports: if sandbox == "one" { vec![at_loopback()] } else { Vec::new() },
                         ..EndpointSpec::default()
                     };
                     let added = state.add_endpoint(&id, sandbox, spec, "p".into(), &BTreeSet::new());
                     prop_assert!(added.is_ok());
-                    let holder = state.port_holder("one").filter(|_| !published);
-                    if let Some(holder) = holder {
-                        state.endpoints.get_mut(&holder).expect("there").ports.push(port(80));
-                        published = true;
-                    }
                 }
                 let all: Vec<IpAddr> = state
                     .endpoints
@@ -604,22 +529,28 @@ mod tests {
                         );
                     }
                 }
-                let holding: Vec<&Endpoint> = state
-                    .endpoints
-                    .values()
-                    .filter(|endpoint| !endpoint.ports.is_empty())
-                    .collect();
-                prop_assert_eq!(holding.len(), usize::from(published));
-                if let (Some(holding), Some(holder)) = (holding.first(), state.port_holder("one")) {
-                    prop_assert_eq!(&holding.network, &holder.1);
+                let holder = state.gateway("one", true).map(|(endpoint, _)| &endpoint.network);
+                let mut held = None;
+                for endpoint in state.endpoints.values() {
+                    let network = &state.networks[&endpoint.network];
+                    let is_of_it = endpoint.sandbox == "one" && !network.spec.internal;
+                    let is_routed = network.gateway_mode(true) == GatewayMode::Routed;
+                    let (own, opened): (Vec<&PortMapping>, Vec<&PortMapping>) =
+                        endpoint.ports.iter().partition(|port| port.is_of_host());
+                    prop_assert_eq!(opened.len(), usize::from(is_of_it && is_routed));
+                    let leads = is_of_it && !is_routed && holder == Some(&endpoint.network);
+                    prop_assert_eq!(own.len(), usize::from(leads));
+                    held = held.or(own.first().map(|port| port.host_port));
                 }
+                prop_assert!(held.is_none() || published.is_none() || held == published);
+                published = held;
             }
         }
     }
 
     #[test]
     fn interfaces_have_the_lowest_free_number() {
-        let mut state = state(&[false; 4]);
+        let mut state = state(&[(false, false); 4]);
         let join = |state: &mut State, network: &str, interface: Option<&str>| {
             let spec = EndpointSpec {
                 interface: interface.map(str::to_owned),
