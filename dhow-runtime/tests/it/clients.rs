@@ -529,3 +529,173 @@ fn podman_drives_it() {
     assert_eq!(podman(&["ps", "--all", "--quiet"]).ok(), "");
     place.audit();
 }
+
+/// A network namespace, and what podman keeps of networks there.
+struct PodmanNetwork {
+    namespace: PathBuf,
+    name: String,
+}
+
+impl PodmanNetwork {
+    fn new(place: &Place) -> Self {
+        let namespace = place.path("namespace");
+        std::fs::write(&namespace, "").unwrap();
+        let made = Command::new("unshare")
+            .arg(option("net", &namespace))
+            .args(["ip", "link", "set", "lo", "up"])
+            .status();
+        assert!(made.unwrap().success());
+        Self {
+            namespace,
+            name: place.bundle.id.clone(),
+        }
+    }
+}
+
+impl Drop for PodmanNetwork {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.namespace).status();
+        // The plugin that gives addresses remembers the last one for ever.
+        let _ = std::fs::remove_dir_all(Path::new("/var/lib/cni/networks").join(&self.name));
+    }
+}
+
+#[test]
+fn podman_has_networks_and_pods_with_it() {
+    let place = Place::new("podman-net");
+    let network = PodmanNetwork::new(&place);
+    let name = network.name.as_str();
+    let folder = place.path("networks");
+    std::fs::create_dir(&folder).unwrap();
+    let settings = place.path("containers.conf");
+    let text = format!(
+        "[network]\nnetwork_backend = \"cni\"\ncni_plugin_dirs = [\"/usr/lib/cni\"]\nnetwork_config_dir = \"{}\"\n",
+        folder.display()
+    );
+    std::fs::write(&settings, text).unwrap();
+    let within = |words: &[&str]| {
+        let mut command = Command::new("nsenter");
+        command
+            .arg(option("net", &network.namespace))
+            .arg("--")
+            .args(words);
+        Ran::of(&mut command)
+    };
+    let settings = format!("CONTAINERS_CONF={}", settings.display());
+    let [root, run, tmp] = ["root", "run", "tmp"].map(|part| place.path(part));
+    let folders = [
+        option("root", &root),
+        option("runroot", &run),
+        option("tmpdir", &tmp),
+    ];
+    let runtime = format!("--runtime={EXECUTABLE}");
+    let podman = |arguments: &[&str]| {
+        let all = [
+            &["env", &settings, "podman"],
+            &folders.each_ref().map(String::as_str)[..],
+            &[
+                "--storage-driver=vfs",
+                "--cgroup-manager=cgroupfs",
+                "--events-backend=none",
+                &runtime,
+            ],
+            arguments,
+        ];
+        within(&all.concat())
+    };
+    let archive = place.path("image.tar");
+    let (archive, rootfs) = (archive.to_str().unwrap(), place.bundle.rootfs());
+    within(&["tar", "-cf", archive, "-C", rootfs.to_str().unwrap(), "."]).ok();
+    podman(&["import", "--quiet", archive, "localhost/image:1"]).ok();
+    let parent = place.parent();
+    let run = |options: &[&str], script: &str| {
+        let words = [
+            &["run", "--cgroup-parent", &parent],
+            options,
+            &["localhost/image:1", "sh", "-c", script],
+        ];
+        podman(&words.concat())
+    };
+    // The host's network, which is the namespace's here.
+    let space = "readlink /proc/self/ns/net";
+    let own = within(&["readlink", "/proc/self/ns/net"]).ok();
+    assert_eq!(run(&["--rm", "--network=host"], space).ok(), own);
+
+    // A bridge of podman's: addresses, a way to others, a port of the host.
+    podman(&["network", "create", "--subnet=10.97.0.0/24", name]).ok();
+    let serving = "echo hello | nc -l -p 80; exec sleep 3600";
+    let on = format!("--network={name}");
+    let server = [
+        "--detach",
+        "--name=server",
+        &on,
+        "--publish=127.0.0.1:8080:80",
+    ];
+    run(&server, serving).ok();
+    let asked = "for n in 1 2 3 4 5 6 7 8 9; do nc -w 5 127.0.0.1 8080 < /dev/null && break; sleep 0.1; done";
+    assert_eq!(within(&["busybox", "sh", "-c", asked]).ok(), "hello");
+    let ping = "ping -c1 -w5 10.97.0.2 > /dev/null && ip route | grep -c default";
+    assert_eq!(run(&["--rm", &on], ping).ok(), "1");
+    // Namespaces of another.
+    let shared = [
+        "--rm",
+        "--network=container:server",
+        "--pid=container:server",
+        "--ipc=container:server",
+    ];
+    let seen = run(
+        &shared,
+        "ip addr show eth0 | grep -c 10.97.0.2; tr '\\0' ' ' < /proc/1/cmdline",
+    );
+    let seen = seen.ok();
+    assert!(seen.starts_with("1\nsleep 3600"), "{seen}");
+    podman(&["restart", "--time=0", "server"]).ok();
+    assert_eq!(within(&["busybox", "sh", "-c", asked]).ok(), "hello");
+    podman(&["rm", "--force", "--time=0", "server"]).ok();
+
+    // A pod: its first container holds the namespaces, the others join them.
+    podman(&[
+        "pod",
+        "create",
+        "--name=pod",
+        &on,
+        "--cgroup-parent",
+        &parent,
+        "--share=net,ipc,uts,pid",
+        "--hostname=of-all",
+        "--infra-image=localhost/image:1",
+        "--infra-command=sleep 3600",
+    ])
+    .ok();
+    let member = |options: &[&str], script: &str| {
+        let words = [
+            &["run", "--pod=pod"],
+            options,
+            &["localhost/image:1", "sh", "-c", script],
+        ];
+        podman(&words.concat())
+    };
+    member(
+        &["--detach", "--name=one"],
+        "echo shared > /dev/shm/file; exec sleep 3601",
+    )
+    .ok();
+    let script =
+        "hostname; cat /dev/shm/file; tr '\\0' ' ' < /proc/1/cmdline; readlink /proc/self/ns/net";
+    let seen = member(&["--rm"], script).ok();
+    let of_one = podman(&["exec", "one", "readlink", "/proc/self/ns/net"]).ok();
+    assert_eq!(seen, format!("of-all\nshared\nsleep 3600 {of_one}"));
+    let status = ["pod", "ps", "--format={{.Status}}"];
+    podman(&["pod", "pause", "pod"]).ok();
+    assert_eq!(podman(&status).ok(), "Paused");
+    podman(&["pod", "unpause", "pod"]).ok();
+    podman(&["pod", "restart", "pod"]).ok();
+    assert_eq!(podman(&status).ok(), "Running");
+    podman(&["pod", "rm", "--force", "--time=0", "pod"]).ok();
+    podman(&["network", "rm", name]).ok();
+    assert_eq!(podman(&["ps", "--all", "--quiet"]).ok(), "");
+    let links = within(&["ip", "-brief", "link"]).ok();
+    assert_eq!(links.lines().count(), 1, "{links}");
+    drop(network);
+    place.audit();
+}
