@@ -22,6 +22,7 @@ mod reference;
 mod registry;
 mod sctp;
 mod shelf;
+mod tokens;
 
 pub use answered::Answered;
 pub use certificates::certificates;
@@ -38,3 +39,4 @@ pub use reference::Reference;
 pub use registry::Registry;
 pub use sctp::ask_association;
 pub use shelf::Shelf;
+pub use tokens::TokenServer;

@@ -5,7 +5,9 @@ use std::io::Write;
 use std::process::Stdio;
 
 use dhow_oci::{Digest, media_type};
-use dhow_testkit::{Daemon, Dockerd, Host, Ran, Reference, Registry, Shelf, at_dockerd, at_ours};
+use dhow_testkit::{
+    Daemon, Dockerd, Host, Ran, Reference, Registry, Shelf, TokenServer, at_dockerd, at_ours,
+};
 
 /// Where the registry is on the tests' own host.
 const REGISTRY: &str = "127.0.0.1:5000";
@@ -176,6 +178,149 @@ fn helpers_keep_credentials() {
     }
     drop(registry);
     daemon.finish();
+}
+
+/// Who may do what where the registry believes a token server.
+fn policy(repository: &str, is_known: bool) -> &'static [&'static str] {
+    match (repository, is_known) {
+        ("team/open", false) | ("team/sealed", true) => &["pull"],
+        (_, true) => &["pull", "push"],
+        (_, false) => &[],
+    }
+}
+
+#[test]
+fn a_token_server_says_who_may_do_what() {
+    let daemon = Daemon::start();
+    daemon.busybox();
+    tokens(&daemon, "docker");
+    daemon.finish();
+}
+
+#[test]
+fn our_client_shows_a_token_server_who_it_is() {
+    let daemon = Daemon::start();
+    daemon.busybox();
+    tokens(&daemon, "dhow");
+    daemon.finish();
+}
+
+#[test]
+fn dockerd_believes_a_token_server_alike() {
+    let reference = Reference::start();
+    reference.busybox();
+    tokens(&reference, "docker");
+}
+
+fn tokens(daemon: &dyn Dockerd, client: &str) {
+    let host = daemon.host();
+    let server = TokenServer::start(host, "127.0.0.1:5001", ("somebody", PASSWORD), policy);
+    let registry = Registry::start(host, REGISTRY, "", &server.configuration());
+    let config = host.folder().join(format!("{client}-tokens"));
+    std::fs::create_dir(&config).expect("a folder");
+    let command = |words: &[&str]| {
+        let mut command = match client {
+            "docker" => daemon.docker_command(words),
+            _ => daemon.dhow_command(words),
+        };
+        command.env("DOCKER_CONFIG", &config);
+        run(command)
+    };
+    let name = |repository: &str| format!("{REGISTRY}/team/{repository}:1");
+    let [tool, other, open, sealed] = ["tool", "other", "open", "sealed"].map(name);
+    for name in [&tool, &other, &open, &sealed] {
+        command(&["tag", "busybox", name]).ok();
+    }
+    let denied = "denied: requested access to the resource is denied";
+    let error = command(&["push", &tool]).fails(1);
+    assert!(error.contains(denied), "{error}");
+    assert!(
+        server
+            .asked()
+            .iter()
+            .all(|asked| asked.starts_with("nobody "))
+    );
+    let error = command(&["login", "-u", "somebody", "-p", "wrong", REGISTRY]).fails(1);
+    let expected =
+        format!("Error response from daemon: Get \"http://{REGISTRY}/v2/\": unauthorized: ");
+    assert!(error.contains(&expected), "{error}");
+    let said = command(&["login", "-u", "somebody", "-p", PASSWORD, REGISTRY]).ok();
+    assert!(said.contains("Login Succeeded"), "{said}");
+    // What is kept is what the server gave, and no password.
+    let kept = std::fs::read_to_string(config.join("config.json")).expect("it is kept");
+    let kept: serde_json::Value = serde_json::from_str(&kept).expect("JSON");
+    let kept = &kept["auths"][REGISTRY];
+    assert_eq!(kept["identitytoken"], "an-identity", "{kept}");
+    assert!(
+        kept["auth"] == "c29tZWJvZHk6" || kept["auth"].is_null(),
+        "{kept}"
+    );
+    server.asked();
+    command(&["push", &tool]).ok();
+    let asked = server.asked();
+    let is_asked = |asked: &[String], how: &str, scope: &str| {
+        let wanted = |one: &String| one.starts_with(how) && one.contains(scope);
+        asked.iter().any(wanted)
+    };
+    assert!(
+        is_asked(&asked, "identity ", "repository:team/tool:push,pull")
+            || is_asked(&asked, "identity ", "repository:team/tool:pull,push"),
+        "{asked:?}"
+    );
+    // What one repository has, another is given without its being sent again; that
+    // wants the right to pull there.
+    let pushed = command(&["push", &other]).ok();
+    let asked = server.asked();
+    assert!(pushed.contains("Mounted from team/tool"), "{pushed}");
+    assert!(
+        is_asked(&asked, "identity ", "repository:team/tool:pull"),
+        "{asked:?}"
+    );
+    command(&["push", &open]).ok();
+    let error = command(&["push", &sealed]).fails(1);
+    assert!(error.contains(denied), "{error}");
+    for name in [&tool, &other, &open, &sealed] {
+        command(&["rmi", name]).ok();
+    }
+    command(&["pull", &tool]).ok();
+    let error = command(&["pull", &name("none")]).fails(1);
+    assert!(error.contains("manifest unknown"), "{error}");
+    let said = command(&["logout", REGISTRY]).ok();
+    assert!(said.contains("Removing login credentials for"), "{said}");
+    command(&["rmi", &tool]).ok();
+    let error = command(&["pull", &tool]).fails(1);
+    let expected = format!(
+        "pull access denied for {REGISTRY}/team/tool, repository does not exist or may require 'docker login': {denied}"
+    );
+    assert!(error.contains(&expected), "{error}");
+    command(&["pull", &open]).ok();
+    command(&["rmi", &open]).ok();
+    // An identity that is taken back, kept by a helper under the name that says what
+    // it is.
+    let helper = config.join("docker-credential-token");
+    let script = format!(
+        "#!/bin/sh\ncat > /dev/null\n[ $1 = get ] && echo '{{\"ServerURL\":\"{REGISTRY}\",\"Username\":\"<token>\",\"Secret\":\"an-identity\"}}'\n"
+    );
+    std::fs::write(&helper, script).expect("written");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&helper, mode).expect("made executable");
+    std::fs::write(config.join("config.json"), r#"{"credsStore":"token"}"#).expect("written");
+    let path = std::env::var("PATH").expect("there is one");
+    let path = format!("{}:{path}", config.display());
+    let helped = |words: &[&str]| {
+        let mut command = match client {
+            "docker" => daemon.docker_command(words),
+            _ => daemon.dhow_command(words),
+        };
+        command.env("DOCKER_CONFIG", &config).env("PATH", &path);
+        run(command)
+    };
+    helped(&["pull", &tool]).ok();
+    server.revoke();
+    let error = helped(&["push", &tool]).fails(1);
+    assert!(error.contains("unauthorized"), "{error}");
+    command(&["rmi", &tool]).ok();
+    drop(registry);
 }
 
 /// What device nodes and links of an image's layers lead to: nothing of the host's.

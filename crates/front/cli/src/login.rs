@@ -86,7 +86,7 @@ pub(crate) async fn login(client: &Client, login: Login) -> Outcome {
 pub(crate) fn logout(client: &Client, logout: &Logout) -> Outcome {
     let registry = name_of(logout.server.as_deref());
     if Credentials::open(client.folder())?.erase(registry)? {
-        show::line(format_args!("Removed login credentials for {registry}"));
+        show::line(format_args!("Removing login credentials for {registry}"));
     } else {
         show::line(format_args!("Not logged in to {registry}"));
     }

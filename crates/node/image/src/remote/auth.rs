@@ -3,9 +3,14 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use http::HeaderMap;
+use http::header::WWW_AUTHENTICATE;
 use serde::Deserialize;
 
 use crate::types::RegistryAuth;
+
+/// What a registry that says no more than 401 means.
+pub(crate) const UNAUTHORIZED: &str = "unauthorized: authentication required";
 
 /// What a registry asks for with 401.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +25,8 @@ pub(crate) enum Challenge {
         service: String,
         /// For what.
         scope: String,
+        /// What was wrong with the token that came, if one came (RFC 6750, 3.1).
+        error: String,
     },
 }
 
@@ -35,11 +42,13 @@ impl Challenge {
             return None;
         }
         let (mut realm, mut service, mut scope) = (None, String::new(), String::new());
+        let mut error = String::new();
         for (key, value) in parameters(rest) {
             match key.to_ascii_lowercase().as_str() {
                 "realm" => realm = Some(value),
                 "service" => service = value,
                 "scope" => scope = value,
+                "error" => error = value,
                 _ => {}
             }
         }
@@ -47,7 +56,27 @@ impl Challenge {
             realm: realm?,
             service,
             scope,
+            error,
         })
+    }
+
+    /// The challenge among an answer's headers that we can meet.
+    pub(crate) fn among(headers: &HeaderMap) -> Option<Challenge> {
+        headers
+            .get_all(WWW_AUTHENTICATE)
+            .iter()
+            .find_map(|value| Challenge::parse(value.to_str().ok()?))
+    }
+
+    /// What it says of the token that came, as registries say such things.
+    pub(crate) fn reason(&self) -> Option<&'static str> {
+        match self {
+            Challenge::Bearer { error, .. } if error == "insufficient_scope" => {
+                Some("denied: requested access to the resource is denied")
+            }
+            Challenge::Bearer { error, .. } if error == "invalid_token" => Some(UNAUTHORIZED),
+            _ => None,
+        }
     }
 }
 
@@ -138,7 +167,15 @@ mod tests {
                 realm: "https://auth.example/token".into(),
                 service: "reg, istry".into(),
                 scope: "repository:a/b:pull,push".into(),
+                error: String::new(),
             })
+        );
+        let refused = format!(r#"{header},error="insufficient_scope""#);
+        let refused = Challenge::parse(&refused).expect("it is one");
+        assert!(
+            refused
+                .reason()
+                .is_some_and(|why| why.starts_with("denied: "))
         );
         assert_eq!(
             Challenge::parse("Basic realm=\"x\""),

@@ -17,7 +17,7 @@ use hyper::body::Incoming;
 use serde::Deserialize;
 use url::Url;
 
-use crate::remote::auth::{Challenge, TokenAnswer, basic, credentials};
+use crate::remote::auth::{Challenge, TokenAnswer, UNAUTHORIZED, basic, credentials};
 use crate::remote::hosts::{Host, May};
 use crate::remote::transport::Body;
 use crate::remote::{Client, Peer, backoff};
@@ -334,13 +334,7 @@ impl Session {
             let status = response.status();
             if status == StatusCode::UNAUTHORIZED && at_home && !was_challenged {
                 was_challenged = true;
-                let challenge = response
-                    .headers()
-                    .get_all(http::header::WWW_AUTHENTICATE)
-                    .iter()
-                    .filter_map(|value| Challenge::parse(value.to_str().ok()?))
-                    .next();
-                let Some(challenge) = challenge else {
+                let Some(challenge) = Challenge::among(response.headers()) else {
                     return Ok(response);
                 };
                 drain(response).await;
@@ -440,7 +434,11 @@ impl Session {
             message: String,
         }
         let status = response.status();
+        let reason = Challenge::among(response.headers()).and_then(|one| one.reason());
         let body = self.collect(response, MAX_ANSWER).await.unwrap_or_default();
+        if let Some(reason) = reason {
+            return Error::Denied(reason.into());
+        }
         let message = match serde_json::from_slice::<Errors>(&body) {
             Ok(errors) if !errors.errors.is_empty() => errors
                 .errors
@@ -452,6 +450,7 @@ impl Session {
                 })
                 .collect::<Vec<_>>()
                 .join(", "),
+            _ if status == StatusCode::UNAUTHORIZED => UNAUTHORIZED.into(),
             _ => status
                 .canonical_reason()
                 .unwrap_or("no reason given")
@@ -489,26 +488,25 @@ impl Session {
         if response.status().is_success() {
             return Ok(None);
         }
-        let challenge = response
-            .headers()
-            .get_all(http::header::WWW_AUTHENTICATE)
-            .iter()
-            .filter_map(|value| Challenge::parse(value.to_str().ok()?))
-            .next();
-        let Some(challenge) = challenge else {
-            return Err(self.refusal(response).await);
+        let at_it = |error| match error {
+            Error::Denied(why) => Error::Denied(format!("Get \"{url}\": {why}")),
+            other => other,
+        };
+        let Some(challenge) = Challenge::among(response.headers()) else {
+            return Err(at_it(self.refusal(response).await));
         };
         drain(response).await;
-        let (header, identity) = self.prove(&challenge, "").await?;
+        let (header, identity) = self.prove(&challenge, "").await.map_err(at_it)?;
         let response = self.once(&ask, &url, Some(header)).await?;
-        if response.status().is_success() {
+        let status = response.status();
+        if status.is_success() {
             return Ok(identity);
         }
         Err(match self.refusal(response).await {
-            Error::Denied(_) => {
-                Error::Denied("unauthorized: incorrect username or password".into())
-            }
-            other => other,
+            Error::Denied(_) if challenge == Challenge::Basic => Error::Denied(format!(
+                "login attempt to {url} failed with status: {status}"
+            )),
+            other => at_it(other),
         })
     }
 
@@ -576,16 +574,11 @@ impl Session {
         }
         let (realm, service) = match challenge {
             Challenge::Basic => {
-                let (user, password) = credentials(auth).ok_or_else(|| {
-                    Error::Denied("unauthorized: authentication required".to_owned())
-                })?;
+                let (user, password) =
+                    credentials(auth).ok_or_else(|| Error::Denied(UNAUTHORIZED.to_owned()))?;
                 return Ok((sendable(basic(&user, &password))?, None));
             }
-            Challenge::Bearer {
-                realm,
-                service,
-                scope: _,
-            } => (realm, service),
+            Challenge::Bearer { realm, service, .. } => (realm, service),
         };
         let mut url = Url::parse(realm)
             .map_err(|error| self.nonsense(format!("bad token address {realm:?}: {error}")))?;
@@ -634,7 +627,7 @@ impl Session {
         let response = self.once(&ask, &url, granted).await?;
         if !response.status().is_success() {
             return Err(match self.refusal(response).await {
-                Error::Denied(_) if user.is_some() => {
+                Error::Denied(why) if why == UNAUTHORIZED && user.is_some() => {
                     Error::Denied("unauthorized: incorrect username or password".into())
                 }
                 other => other,
