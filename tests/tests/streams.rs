@@ -4,9 +4,10 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
-use dhow_testkit::{Daemon, Dockerd, at_dockerd, at_ours, certificates};
+use dhow_testkit::{Chance, Daemon, Dockerd, at_dockerd, at_ours, certificates};
 
 fn daemon() -> Daemon {
     let daemon = Daemon::start();
@@ -22,7 +23,11 @@ struct Conversation {
 
 impl Conversation {
     fn begin(daemon: &dyn Dockerd, request: &str, ahead: &[u8]) -> Self {
-        let mut stream = UnixStream::connect(daemon.socket()).expect("it listens");
+        Self::begin_at(&daemon.socket(), request, ahead)
+    }
+
+    fn begin_at(socket: &Path, request: &str, ahead: &[u8]) -> Self {
+        let mut stream = UnixStream::connect(socket).expect("it listens");
         let patience = Some(Duration::from_secs(20));
         stream.set_read_timeout(patience).expect("set");
         let mut bytes = request.replace('\n', "\r\n").into_bytes();
@@ -99,6 +104,20 @@ fn first_line(daemon: &dyn Dockerd, arguments: &[&str]) -> String {
     line.trim().to_owned()
 }
 
+/// Waits until a line is in the log, which the reference writes when it has time.
+fn await_line(daemon: &dyn Dockerd, id: &str, wanted: &str) {
+    let mut child = daemon
+        .docker_command(&["logs", "-f", id])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("docker starts");
+    let lines = BufReader::new(child.stdout.take().expect("it was piped")).lines();
+    let found = lines.map_while(Result::ok).any(|line| line == wanted);
+    child.kill().expect("it ran");
+    child.wait().expect("it ended");
+    assert!(found, "{wanted}");
+}
+
 #[test]
 fn dockerd_s_streams_are_the_same() {
     at_dockerd(&[
@@ -106,6 +125,8 @@ fn dockerd_s_streams_are_the_same() {
         history_and_stream,
         keys,
         websockets,
+        crowds,
+        stalled_clients,
         ends_of_execs,
         log_drivers,
         volumes_elsewhere,
@@ -172,6 +193,7 @@ fn history_and_stream(daemon: &dyn Dockerd) {
     attached.send(b"now\n");
     assert_eq!(attached.frame(), (1, "got now\n".into()));
     // A second client has all of it as history, and no stream.
+    await_line(daemon, &id, "got now");
     let only = Conversation::begin(daemon, &request("logs=1&stdout=1"), b"").rest();
     let text = String::from_utf8_lossy(&only).into_owned();
     assert!(
@@ -195,8 +217,14 @@ fn keys(daemon: &dyn Dockerd) {
         ),
         b"",
     );
+    let all = "stream=1&stdin=1&stdout=1";
+    let mut other = Client::attach(&daemon.socket(), &id, Form::Upgraded, true, all);
     attached.send(b"\x01x");
     assert_eq!(attached.rest(), b"", "let go");
+    other.say("other");
+    while !other.text.contains("got other\n") && other.read_on() {}
+    assert!(other.text.contains("got other\n"), "{}", other.text);
+    drop(other);
     assert_eq!(
         daemon
             .docker(&["inspect", "-f", "{{.State.Running}}", &id])
@@ -248,6 +276,220 @@ fn websockets(daemon: &dyn Dockerd) {
     assert_eq!(socket.message(), (2, b"got web\n".to_vec()));
     daemon.docker(&["rm", "-f", &id]).ok();
     assert_eq!(socket.message().0, 8, "the end of the program closes it");
+}
+
+/// How a client attaches, and in what form it is answered.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Form {
+    /// Frames, or a terminal's bare bytes.
+    Bare,
+    Upgraded,
+    WebSocket,
+}
+
+/// A client that is attached, and what it has read.
+struct Client {
+    conversation: Conversation,
+    form: Form,
+    is_terminal: bool,
+    text: String,
+}
+
+impl Client {
+    fn attach(socket: &Path, id: &str, form: Form, is_terminal: bool, query: &str) -> Self {
+        let request = match form {
+            Form::Bare => format!(
+                "POST /containers/{id}/attach?{query} HTTP/1.1\nHost: x\nContent-Length: 0\n\n"
+            ),
+            Form::Upgraded => format!(
+                "POST /containers/{id}/attach?{query} HTTP/1.1\nHost: x\nConnection: Upgrade\nUpgrade: tcp\nContent-Length: 0\n\n"
+            ),
+            Form::WebSocket => format!(
+                "GET /containers/{id}/attach/ws?{query} HTTP/1.1\nHost: x\nConnection: Upgrade\nUpgrade: websocket\nSec-WebSocket-Version: 13\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\n\n"
+            ),
+        };
+        Self {
+            conversation: Conversation::begin_at(socket, &request, b""),
+            form,
+            is_terminal,
+            text: String::new(),
+        }
+    }
+
+    /// Sends a line.
+    fn say(&mut self, line: &str) {
+        let mut bytes = format!("{line}\n").into_bytes();
+        if self.form == Form::WebSocket {
+            // Masked with zeros.
+            let mut message = vec![0x81, 0x80 | bytes.len() as u8, 0, 0, 0, 0];
+            message.append(&mut bytes);
+            bytes = message;
+        }
+        self.conversation.send(&bytes);
+    }
+
+    /// Reads on; whether there was anything.
+    fn read_on(&mut self) -> bool {
+        let stream = &mut self.conversation.stream;
+        let bytes = match (self.form, self.is_terminal) {
+            (Form::WebSocket, _) => {
+                let (kind, bytes) = self.conversation.message();
+                assert!(matches!(kind, 1 | 2 | 8), "{kind}");
+                if kind == 8 { Vec::new() } else { bytes }
+            }
+            (_, true) => {
+                let mut bytes = vec![0; 4096];
+                let length = stream.read(&mut bytes).expect("output");
+                bytes.truncate(length);
+                bytes
+            }
+            (_, false) if stream.fill_buf().expect("output").is_empty() => Vec::new(),
+            (_, false) => self.conversation.frame().1.into_bytes(),
+        };
+        let text = String::from_utf8(bytes).expect("text");
+        self.text.push_str(&text.replace('\r', ""));
+        !text.is_empty()
+    }
+
+    /// Reads until there are so many lines, or the end.
+    fn read_lines(&mut self, count: usize) {
+        while self.text.matches('\n').count() < count && self.read_on() {}
+    }
+
+    /// The numbers among the whole lines it has read, of which the first may have
+    /// begun before it came.
+    fn numbers(&self, is_from_the_beginning: bool) -> Vec<u32> {
+        let (whole, _) = self.text.rsplit_once('\n').unwrap_or(("", ""));
+        let lines = whole.lines().skip(usize::from(!is_from_the_beginning));
+        lines.filter_map(|line| line.parse().ok()).collect()
+    }
+}
+
+/// How far the program of a crowd counts.
+const COUNTED: u32 = 20_000;
+/// It counts, and repeats what it is told.
+const COUNTING: &str = "stty -echo 2> /dev/null; echo ready; read go; \
+    (n=0; while [ $n -lt 20000 ]; do echo $n; n=$((n+1)); [ $((n % 100)) != 0 ] || usleep 10000; done; echo counted) & \
+    while read word; do [ $word != end ] || break; echo got $word; done; wait";
+
+#[test]
+fn clients_that_come_and_go_miss_nothing_of_what_is_between() {
+    at_ours(crowds);
+}
+
+fn crowds(daemon: &dyn Dockerd) {
+    for options in [&["-i"][..], &["-i", "-t"]] {
+        let words = [&["run", "-d"], options, &["busybox", "sh", "-c", COUNTING]].concat();
+        let id = daemon.docker(&words).ok();
+        assert_eq!(first_line(daemon, &["logs", "-f", &id]), "ready");
+        let is_terminal = options.contains(&"-t");
+        let socket = daemon.socket();
+        let all = "stream=1&stdin=1&stdout=1&stderr=1";
+        let mut steady = Client::attach(&socket, &id, Form::Bare, is_terminal, all);
+        steady.say("go");
+        // What others say comes behind it.
+        steady.read_lines(1);
+        let knows_history = !daemon.is_reference();
+        let said: Vec<String> = std::thread::scope(|scope| {
+            let visitors = (0..6).map(|number| {
+                let (socket, id) = (&socket, &id);
+                scope.spawn(move || visits(socket, id, number, is_terminal, knows_history))
+            });
+            let visitors: Vec<_> = visitors.collect();
+            let visits = visitors
+                .into_iter()
+                .flat_map(|one| one.join().expect("a visitor"));
+            let reading =
+                scope.spawn(
+                    || {
+                        while !steady.text.contains("counted\n") && steady.read_on() {}
+                    },
+                );
+            let said = visits.collect();
+            reading.join().expect("the steady client");
+            said
+        });
+        // Whatever was said last may be repeated behind the last number.
+        for word in &said {
+            while !steady.text.contains(&format!("got {word}\n")) && steady.read_on() {}
+        }
+        let expected: Vec<u32> = (0..COUNTED).collect();
+        assert!(
+            steady.numbers(true) == expected,
+            "{:?}",
+            &steady.text[..200]
+        );
+        assert_eq!(steady.text.matches("got ").count(), said.len());
+        steady.say("end");
+        while steady.read_on() {}
+        assert_eq!(daemon.docker(&["wait", &id]).ok(), "0");
+        daemon.docker(&["rm", &id]).ok();
+    }
+}
+
+/// Attaches again and again in some form, for a while each, and says something;
+/// returns what it said.
+fn visits(
+    socket: &Path,
+    id: &str,
+    number: u64,
+    is_terminal: bool,
+    knows_history: bool,
+) -> Vec<String> {
+    let mut chance = Chance::new();
+    // Each goes a way of its own.
+    for _ in 0..number * 97 {
+        chance.below(2);
+    }
+    let mut said = Vec::new();
+    for visit in 0..6 {
+        let forms = [Form::Bare, Form::Upgraded, Form::WebSocket];
+        let form = forms[chance.below(3) as usize];
+        // The reference loses what comes between its history and its stream.
+        let with_history = knows_history && chance.below(2) == 0;
+        let logs = u8::from(with_history);
+        let query = format!("logs={logs}&stream=1&stdin=1&stdout=1&stderr=1");
+        let mut client = Client::attach(socket, id, form, is_terminal, &query);
+        // On a terminal, lines of two programs may meet in one.
+        if !is_terminal && chance.below(2) == 0 {
+            let word = format!("{number}-{visit}");
+            client.say(&word);
+            said.push(word);
+        }
+        client.read_lines(chance.below(1500) as usize);
+        let numbers = client.numbers(with_history);
+        if with_history {
+            assert_eq!(numbers.first().copied().unwrap_or(0), 0, "{form:?}");
+        }
+        let gap = numbers.windows(2).find(|pair| pair[1] != pair[0] + 1);
+        assert_eq!(gap, None, "{form:?} {logs} {number} {visit}");
+    }
+    said
+}
+
+#[test]
+fn a_client_that_stalls_holds_others_up_until_it_goes_and_no_longer() {
+    at_ours(stalled_clients);
+}
+
+fn stalled_clients(daemon: &dyn Dockerd) {
+    let program = "echo ready; read go; n=0; while [ $n -lt 300000 ]; do echo $n; n=$((n+1)); done";
+    let words = ["run", "-d", "-i", "busybox", "sh", "-c", program];
+    let id = daemon.docker(&words).ok();
+    assert_eq!(first_line(daemon, &["logs", "-f", &id]), "ready");
+    let socket = daemon.socket();
+    let attach = |form| Client::attach(&socket, &id, form, false, "stream=1&stdin=1&stdout=1");
+    let stalled = [Form::Bare, Form::Upgraded, Form::WebSocket].map(attach);
+    let mut other = attach(Form::Upgraded);
+    other.say("go");
+    other.read_lines(1000);
+    // They go in the middle of it, with all that they have not read.
+    drop(stalled);
+    while other.read_on() {}
+    let numbers = other.numbers(true);
+    assert!(numbers.iter().copied().eq(0..300_000), "{}", numbers.len());
+    assert_eq!(daemon.docker(&["wait", &id]).ok(), "0");
+    daemon.docker(&["rm", &id]).ok();
 }
 
 #[test]

@@ -1,11 +1,9 @@
 //! Errors as the API shows them: a status and `{"message": …}`.
 
-use std::error::Error as _;
-
 use axum::Json;
 use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
-use dhow_engine::{Error, NetworkError};
+use dhow_engine::{Error, NetworkError, words};
 use serde_json::json;
 
 /// An error on its way out.
@@ -80,19 +78,19 @@ impl From<Error> for Failure {
                 StatusCode::INTERNAL_SERVER_ERROR
             }
         };
-        Self::new(status, with_causes(&error))
+        Self::new(status, words(&error))
     }
 }
 
 impl From<dhow_image::Error> for Failure {
     fn from(error: dhow_image::Error) -> Self {
-        Self::new(image_status(&error), with_causes(&error))
+        Self::new(image_status(&error), words(&error))
     }
 }
 
 impl From<NetworkError> for Failure {
     fn from(error: NetworkError) -> Self {
-        Self::new(network_status(&error), with_causes(&error))
+        Self::new(network_status(&error), words(&error))
     }
 }
 
@@ -149,21 +147,6 @@ fn volume_status(error: &dhow_engine::VolumeError) -> StatusCode {
     }
 }
 
-/// The error and, behind colons, why.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.ends_with(&next) {
-            text.push_str(": ");
-            text.push_str(&next);
-        }
-        cause = error.source();
-    }
-    text
-}
-
 /// Any other path. Those of swarms are answered as by a node of none.
 pub(crate) async fn no_such_page(uri: Uri) -> Failure {
     let first = uri.path().split('/').nth(1).unwrap_or_default();
@@ -181,8 +164,7 @@ pub(crate) async fn no_such_page(uri: Uri) -> Failure {
 
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
-        let _ = error.source();
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, words(&error))
     }
 }
 

@@ -4,13 +4,13 @@
 //! not gets `200` and the streams all the same, on the bare connection, as
 //! Docker's first clients expect.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 
 use axum::body::Body;
 use axum::http::{Request, Response, StatusCode, header};
 use bytes::Bytes;
 use dhow_docker::DetachKeys;
-use dhow_engine::{Attached, Result};
+use dhow_engine::{Attached, Result, words};
 use futures_util::Stream;
 use futures_util::StreamExt as _;
 use hyper::upgrade::OnUpgrade;
@@ -33,10 +33,13 @@ pub(crate) struct Handover {
     wants_upgrade: bool,
 }
 
+/// What was said before a session.
+pub(crate) type History = Pin<Box<dyn Stream<Item = Bytes> + Send>>;
+
 /// What is carried, once there are both the connection and the streams.
 pub(crate) struct Session {
     /// What is sent first.
-    pub(crate) history: Option<Pin<Box<dyn Stream<Item = Bytes> + Send>>>,
+    pub(crate) history: Option<History>,
     /// The streams; none ends the session after the history.
     pub(crate) attached: Option<Attached>,
     /// What must have happened before the client sees the end of the output:
@@ -131,7 +134,7 @@ async fn run(
         Ok(session) => session,
         Err(error) => {
             // The answer has gone out already, so the stream tells it.
-            let text = format!("{error}\r\n");
+            let text = format!("{}\r\n", words(&error));
             let told = if carrying.terminal {
                 text.into_bytes()
             } else {
@@ -142,38 +145,16 @@ async fn run(
             return;
         }
     };
-    if let Some(mut history) = session.history {
-        while let Some(piece) = history.next().await {
-            if to_client.write_all(&piece).await.is_err() {
-                if let Some(attached) = session.attached {
-                    attached.end().await;
-                }
-                return;
-            }
-        }
-    }
     let Some(mut attached) = session.attached else {
+        let _ = recall(session.history, &mut to_client).await;
         let _ = to_client.shutdown().await;
         return;
     };
-    let (output, input) = (&mut attached.output, &mut attached.input);
     let mut keys = carrying.detach;
-    let feeding = async {
-        if let Ok(true) = feed(&mut from_client, input, keys.as_mut()).await {
-            return true;
-        }
-        // The end of the client's side is the end of the input; it listens on until
-        // it is gone.
-        let _ = input.shutdown().await;
-        tap.departed().await;
-        false
-    };
-    let draining = async {
-        let _ = copy(output, &mut to_client).await;
-        session.ended.await;
-        false
-    };
-    let is_detached = tokio::select! { left = feeding => left, left = draining => left };
+    let client = (&mut from_client, &mut to_client);
+    let (history, ends) = (session.history, (tap.departed(), session.ended));
+    let conversation = converse(client, history, &mut attached, keys.as_mut(), ends);
+    let is_detached = conversation.await;
     if is_detached {
         (carrying.detached)();
     }
@@ -182,6 +163,63 @@ async fn run(
         // The program has ended, or the client takes no more output: it has gone.
         attached.end().await;
     }
+}
+
+/// Carries what the client says and the program answers, until one of them has gone;
+/// whether the client typed the keys to detach.
+async fn converse(
+    (from_client, to_client): (
+        &mut (impl AsyncRead + Unpin),
+        &mut (impl AsyncWrite + Unpin),
+    ),
+    history: Option<History>,
+    attached: &mut Attached,
+    keys: Option<&mut DetachKeys>,
+    (departed, ended): (impl Future<Output = ()>, impl Future<Output = ()>),
+) -> bool {
+    let (output, input) = (&mut attached.output, &mut attached.input);
+    let mut feeding = pin!(async {
+        let is_detached = feed(from_client, input, keys).await.unwrap_or(false);
+        if !is_detached {
+            // The end of the client's side is the end of the input.
+            let _ = input.shutdown().await;
+        }
+        is_detached
+    });
+    let (left, is_fed) = {
+        let mut draining = pin!(async {
+            match recall(history, to_client).await {
+                Ok(()) => copy(output, to_client).await,
+                Err(_) => Left::Client,
+            }
+        });
+        tokio::select! {
+            is_detached = &mut feeding => {
+                if is_detached {
+                    return true;
+                }
+                // It listens on until it is gone.
+                tokio::select! {
+                    left = draining => (left, true),
+                    () = departed => (Left::Client, true),
+                }
+            }
+            left = &mut draining => (left, false),
+        }
+    };
+    match left {
+        Left::Program => ended.await,
+        Left::Client if is_fed => {}
+        // What it said before it went is input all the same.
+        Left::Client => {
+            let mut nowhere = tokio::io::sink();
+            tokio::select! {
+                is_detached = feeding => return is_detached,
+                _ = tokio::io::copy(output, &mut nowhere) => {}
+            }
+        }
+    }
+    false
 }
 
 /// A text as standard output in Docker's framing.
@@ -219,17 +257,35 @@ async fn feed(
     }
 }
 
-async fn copy(
-    from: &mut (impl AsyncRead + Unpin),
+/// Sends what was said before.
+async fn recall(
+    history: Option<History>,
     to: &mut (impl AsyncWrite + Unpin),
 ) -> std::io::Result<()> {
+    let Some(mut history) = history else {
+        return Ok(());
+    };
+    while let Some(piece) = history.next().await {
+        to.write_all(&piece).await?;
+    }
+    Ok(())
+}
+
+/// Who is there no more when a session ends.
+enum Left {
+    Client,
+    Program,
+}
+
+async fn copy(from: &mut (impl AsyncRead + Unpin), to: &mut (impl AsyncWrite + Unpin)) -> Left {
     let mut buffer = vec![0; BLOCK];
     loop {
-        let length = from.read(&mut buffer).await?;
+        let length = from.read(&mut buffer).await.unwrap_or(0);
         if length == 0 {
-            return Ok(());
+            return Left::Program;
         }
-        to.write_all(&buffer[..length]).await?;
-        to.flush().await?;
+        if to.write_all(&buffer[..length]).await.is_err() || to.flush().await.is_err() {
+            return Left::Client;
+        }
     }
 }

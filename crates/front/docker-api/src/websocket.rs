@@ -5,10 +5,11 @@ use std::borrow::Cow;
 
 use axum::extract::ws::{CloseFrame, Message, WebSocket};
 use bytes::Bytes;
+use futures_util::stream::SplitSink;
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::hijack::Session;
+use crate::hijack::{History, Session};
 
 /// Longest piece of a terminal's output in one message, in bytes.
 const BLOCK: usize = 32 * 1024;
@@ -18,22 +19,11 @@ const HEADER: usize = 8;
 /// Carries a session until the output ends or the client goes.
 pub(crate) async fn carry(socket: WebSocket, session: Session, terminal: bool) {
     let (mut to_client, mut from_client) = socket.split();
-    if let Some(mut history) = session.history {
-        while let Some(piece) = history.next().await {
-            let bytes = if terminal {
-                piece
-            } else {
-                piece.slice(HEADER.min(piece.len())..)
-            };
-            if to_client.send(Message::Binary(bytes)).await.is_err() {
-                if let Some(attached) = session.attached {
-                    attached.end().await;
-                }
-                return;
-            }
-        }
-    }
-    let mut attached = session.attached;
+    let Session {
+        mut history,
+        mut attached,
+        ..
+    } = session;
     if let Some(attached) = &mut attached {
         let (output, input) = (&mut attached.output, &mut attached.input);
         let feeding = async {
@@ -51,18 +41,42 @@ pub(crate) async fn carry(socket: WebSocket, session: Session, terminal: bool) {
             }
         };
         let draining = async {
+            let mut is_gone = recall(&mut history, &mut to_client, terminal)
+                .await
+                .is_err();
             while let Some(bytes) = next(output, terminal).await {
-                if to_client.send(Message::Binary(bytes)).await.is_err() {
-                    return;
-                }
+                // What it said before it went is input all the same.
+                is_gone = is_gone || to_client.send(Message::Binary(bytes)).await.is_err();
             }
         };
         tokio::select! { () = feeding => {}, () = draining => {} }
+    } else {
+        let _ = recall(&mut history, &mut to_client, terminal).await;
     }
     let _ = to_client.send(Message::Close(None)).await;
     if let Some(attached) = attached {
         attached.end().await;
     }
+}
+
+/// Sends what was said before.
+async fn recall(
+    history: &mut Option<History>,
+    to_client: &mut SplitSink<WebSocket, Message>,
+    terminal: bool,
+) -> Result<(), axum::Error> {
+    let Some(history) = history else {
+        return Ok(());
+    };
+    while let Some(piece) = history.next().await {
+        let bytes = if terminal {
+            piece
+        } else {
+            piece.slice(HEADER.min(piece.len())..)
+        };
+        to_client.send(Message::Binary(bytes)).await?;
+    }
+    Ok(())
 }
 
 /// Tells why there is no session.

@@ -86,3 +86,66 @@ pub(crate) fn at(
         source,
     }
 }
+
+/// An error in words: what failed and, behind colons, why. The system's reasons are
+/// as Docker's clients look for them: in small letters and without their number.
+pub fn words(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.ends_with(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        cause = error.source();
+    }
+    without_numbers(&text)
+}
+
+/// A text whose reasons of the form `No such thing (os error 2)` are `no such thing`.
+fn without_numbers(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((reason, behind)) = rest.split_once(" (os error ") {
+        let Some((number, behind)) = behind.split_once(')') else {
+            break;
+        };
+        if !number.bytes().all(|byte| byte.is_ascii_digit()) {
+            break;
+        }
+        let begin = reason.rfind(": ").map_or(0, |colon| colon + 2);
+        let (before, reason) = reason.split_at(begin);
+        plain.push_str(before);
+        let mut letters = reason.chars();
+        plain.extend(letters.next().into_iter().flat_map(char::to_lowercase));
+        plain.push_str(letters.as_str());
+        rest = behind;
+    }
+    plain.push_str(rest);
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_have_no_numbers() {
+        let source = io::Error::from_raw_os_error(2);
+        let error = at("open", "/a: b")(source);
+        assert_eq!(words(&error), "open /a: b: no such file or directory");
+        for (text, expected) in [
+            ("Permission denied (os error 13)", "permission denied"),
+            ("a (os error x) b", "a (os error x) b"),
+            ("a (os error 5", "a (os error 5"),
+            (
+                "one: Is a directory (os error 21); two: Äh (os error 1)",
+                "one: is a directory; two: äh",
+            ),
+            ("", ""),
+        ] {
+            assert_eq!(without_numbers(text), expected);
+        }
+    }
+}

@@ -68,10 +68,11 @@ pub use container::{Ended, WaitFor};
 pub use copy::{CopyIn, CopyOwner, PathStat};
 pub use create::{Accepted, Creation};
 pub use engine::{Config, Engine};
-pub use error::{Error, Result};
+pub use error::{Error, Result, words};
 pub use events::{Event, Events};
 pub use exec::{ExecOptions, ExecRecord};
 pub use groups::ControlGroups;
+pub use links::Link;
 /// All log drivers, and the one of containers that name none.
 pub use logs::{DEFAULT as DEFAULT_LOG_DRIVER, DRIVERS as LOG_DRIVERS};
 pub use logs::{LogLine, LogOptions, LogStream, Logs};

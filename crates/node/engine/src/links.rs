@@ -15,6 +15,56 @@ use crate::record::Record;
 /// Variables of a linked container that are its own business.
 const PRIVATE: [&str; 2] = ["HOME", "PATH"];
 
+/// A link of a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// What the target is called now; what was asked for if it is not there any more.
+    pub target: String,
+    /// Its id, as long as it is there.
+    pub target_id: Option<String>,
+    /// What the container that has the link calls it.
+    pub alias: String,
+}
+
+impl Engine {
+    /// The links of a container that were given with `--link` on the default
+    /// network.
+    pub fn links(&self, record: &Record) -> Vec<Link> {
+        let link = |text: &String| {
+            let (target, alias) = link_parts(text);
+            let other = self.get(target).ok();
+            Link {
+                target: other
+                    .as_ref()
+                    .map_or(target, |other| &other.name)
+                    .to_owned(),
+                target_id: other.map(|other| other.id.clone()),
+                alias: alias.to_owned(),
+            }
+        };
+        record.host.links.iter().map(link).collect()
+    }
+
+    /// Takes a link off a container: what it called another by is told to it no
+    /// more.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchContainer`] when there is no such link.
+    pub fn unlink(&self, name: &str, alias: &str) -> Result<()> {
+        let container = self.find(name)?;
+        let is_it = |link: &String| link_parts(link).1 == alias;
+        if !container.record().host.links.iter().any(is_it) {
+            return Err(Error::NoSuchContainer(format!("{name}/{alias}")));
+        }
+        let record = container.change(|record| record.host.links.retain(|link| !is_it(link)))?;
+        if record.state.status.is_alive() {
+            name_files::replace_link(self, &record, alias, "")?;
+        }
+        Ok(())
+    }
+}
+
 /// The containers that a record links to by the default network, with aliases.
 fn targets<'a>(engine: &Engine, record: &'a Record) -> Result<Vec<(Arc<Record>, &'a str)>> {
     let is_on_default = record.networks.contains_key(DEFAULT_NETWORK);

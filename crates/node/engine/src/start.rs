@@ -85,6 +85,7 @@ impl Engine {
             Err(error) => Err(error),
         };
         let Err(error) = started else { return Ok(()) };
+        let why = crate::words(&error);
         // They get no streams.
         container.waiting.lock().clear();
         let exit_code = match &error {
@@ -98,14 +99,14 @@ impl Engine {
                 Status::Created
             };
             record.state.exit_code = exit_code;
-            record.state.error = error.to_string();
+            record.state.error.clone_from(&why);
             record.state.pid = 0;
         });
         container.ends.send_modify(|ends| {
             ends.count += 1;
             ends.last = crate::Ended {
                 exit_code,
-                error: error.to_string(),
+                error: why,
             };
         });
         if container.record().host.auto_remove {

@@ -374,12 +374,32 @@ impl Server {
         self.waits.retain(|(waiter, ..)| *waiter != token);
     }
 
+    /// Drops a client that takes no more: what it has sent before is input all the
+    /// same, no more than its socket holds.
+    fn lose_connection(&mut self, token: Token) {
+        loop {
+            let Some(connection) = self.connections.get(&token) else {
+                return;
+            };
+            if !matches!(connection.role, Role::Streams { sends: true, .. }) {
+                break;
+            }
+            let mut buffer = [0; BLOCK];
+            match rustix::io::read(&connection.socket, &mut buffer) {
+                Err(Errno::INTR) => {}
+                Ok(0) | Err(_) => break,
+                Ok(length) => self.input(token, &buffer[..length]),
+            }
+        }
+        self.drop_connection(token);
+    }
+
     fn serve_connection(&mut self, token: Token, events: PollFlags) {
         let Some(connection) = self.connections.get_mut(&token) else {
             return;
         };
         if events.contains(PollFlags::OUT) && connection.flush().is_err() {
-            return self.drop_connection(token);
+            return self.lose_connection(token);
         }
         if connection.is_over() {
             return self.drop_connection(token);
@@ -521,7 +541,7 @@ impl Server {
         }
         broken
             .into_iter()
-            .for_each(|token| self.drop_connection(token));
+            .for_each(|token| self.lose_connection(token));
     }
 
     fn pump_input(&mut self, target: &Target) {
