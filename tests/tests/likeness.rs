@@ -1,10 +1,11 @@
 //! A default container beside Docker's: one probe under both, and what differs is
-//! what a newer Docker than the reference does, line by line.
+//! what a newer Docker than the reference does, line by line. And what clients are
+//! told of containers and the like, command by command.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use dhow_testkit::{Daemon, Host, Ran, Reference, compile};
+use dhow_testkit::{Daemon, Dockerd, Host, Ran, Reference, compile};
 
 /// The probe, compiled.
 fn probe(host: &Host) -> PathBuf {
@@ -246,5 +247,168 @@ fn a_default_container_is_as_dockers() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+    daemon.finish();
+}
+
+/// Command lines, of which each is told the same at both. They speak of containers
+/// that run (`up`, whose port is published, `db` and `web`, which links to it, `odd`,
+/// which wrote), were made (`made`) or have ended (`gone`), and of a volume (`data`).
+const TOLD: &str = r#"
+ps -a --format {{.Names}}|{{.Image}}|{{.Command}}|{{.Ports}}|{{.Networks}}|{{.Mounts}}|{{.LocalVolumes}}|{{.Labels}}|{{.State}}
+ps -a --no-trunc --format {{.ID}}|{{.Names}}|{{.Command}}
+ps -a --filter publish=18600 --format {{.Names}}
+ps -a --filter publish=80 --format {{.Names}}
+ps -a --filter publish=18000-19000 --format {{.Names}}
+ps -a --filter publish=18600/udp --format {{.Names}}
+ps -a --filter publish=81 --format {{.Names}}
+ps -a --filter expose=80 --format {{.Names}}
+ps -a --filter expose=80-90/tcp --format {{.Names}}
+ps -a --filter expose=5432 --format {{.Names}}
+ps -a --filter expose=80/udp --format {{.Names}}
+ps -a --filter volume=data --filter volume=nobody --format {{.Names}}
+ps -a --filter volume=/data --format {{.Names}}
+ps -a --filter network=net --format {{.Names}}
+ps -a --filter ancestor=busybox --filter label=x --format {{.Names}}
+ps -a --filter before=odd --filter since=up --format {{.Names}}
+ps -a --filter exited=3 --format {{.Names}}
+ps -a --filter status=created --filter status=exited --format {{.Names}}
+ps -n 2 --format {{.Names}}
+port up
+port up 80/udp
+top odd -o odd
+top made
+diff made
+logs odd
+logs --tail 1 odd
+wait gone made
+inspect --format {{json .HostConfig.Links}} web
+inspect --format {{.Path}}|{{json .Args}}|{{json .NetworkSettings.Ports}} up
+inspect --format {{json .State.Health}}|{{.State.ExitCode}}|{{.State.Error}} gone
+inspect --type volume --format {{.Name}}|{{.Driver}}|{{.Scope}}|{{json .Options}} data
+history --format {{.CreatedBy}}|{{.Comment}} busybox
+history --format {{.Comment}} note
+inspect --type image --format {{.Comment}}|{{.Author}}|{{json .Config.Cmd}} note
+system df --format {{.Type}}|{{.TotalCount}}|{{.Active}}
+system df -v --format {{range .Volumes}}{{.Name}}|{{.Links}}|{{.Size}}{{end}}
+volume ls --filter dangling=false --format {{.Name}}|{{.Driver}}|{{.Scope}}
+network ls --filter type=custom --format {{.Name}}|{{.Driver}}|{{.Scope}}|{{.Internal}}|{{.Labels}}
+exec web cat /etc/hosts
+rename db store
+inspect --format {{json .HostConfig.Links}} web
+restart -t 0 web
+exec web sh -c env
+rm --link web/nobody
+rm --link web/store
+inspect --format {{json .HostConfig.Links}} web
+exec web cat /etc/hosts
+"#;
+
+/// A text with `ID` for identifiers, and `ADDRESS` for addresses.
+fn without_chance(text: &str) -> String {
+    let mut plain = String::new();
+    for word in
+        text.split_inclusive(|letter: char| !letter.is_ascii_alphanumeric() && letter != '.')
+    {
+        let bare = word.trim_end_matches(|letter: char| !letter.is_ascii_alphanumeric());
+        let is_id =
+            matches!(bare.len(), 12 | 64) && bare.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let is_address = bare.parse::<std::net::Ipv4Addr>().is_ok();
+        match (is_id, is_address && bare.starts_with("172.")) {
+            (true, _) => plain.push_str(&word.replacen(bare, "ID", 1)),
+            (_, true) => plain.push_str(&word.replacen(bare, "ADDRESS", 1)),
+            _ => plain.push_str(word),
+        }
+    }
+    plain
+}
+
+fn make_what_is_told(daemon: &dyn Dockerd) {
+    daemon.busybox();
+    daemon
+        .docker(&["network", "create", "--label=a=b", "net"])
+        .ok();
+    daemon.sleeper(
+        "up",
+        &[
+            "-p=127.0.0.1:18600:80",
+            "--network=net",
+            "-v=data:/data",
+            "-l=x=y",
+        ],
+    );
+    daemon
+        .docker(&[
+            "create",
+            "--name=made",
+            "-p=81:81",
+            "--expose=80",
+            "busybox",
+            "sh",
+            "-c",
+            "echo a b",
+        ])
+        .ok();
+    daemon.sleeper("db", &["--expose=5432"]);
+    daemon.sleeper("web", &["--link=db:store"]);
+    let script = "echo one; echo two; exec sleep 3600";
+    daemon
+        .docker(&["run", "-d", "--name=odd", "busybox", "sh", "-c", script])
+        .ok();
+    let gone = daemon.docker(&["run", "--name=gone", "busybox", "sh", "-c", "exit 3"]);
+    assert_eq!(gone.code, 3);
+    let words = [
+        "commit",
+        "-m=a note",
+        "-a=somebody",
+        "-c=CMD x",
+        "gone",
+        "note",
+    ];
+    daemon.docker(&words).ok();
+}
+
+#[test]
+fn what_is_there_is_told_as_dockerd_tells_it() {
+    let (daemon, reference) = (Daemon::start(), Reference::start());
+    make_what_is_told(&daemon);
+    make_what_is_told(&reference);
+    let mut differences = Vec::new();
+    for row in TOLD.trim().lines() {
+        // A template may have spaces.
+        let (words, template) = match row.split_once("--format ") {
+            Some((before, rest)) => match rest.rfind("}} ") {
+                Some(end) => (
+                    format!("{before}{}", &rest[end + 3..]),
+                    Some(&rest[..end + 2]),
+                ),
+                None => (before.to_owned(), Some(rest)),
+            },
+            None => (row.to_owned(), None),
+        };
+        let mut words: Vec<&str> = words.split_whitespace().collect();
+        let template = template.map(|text| format!("--format={text}"));
+        words.extend(template.as_deref());
+        let told = |daemon: &dyn Dockerd| {
+            let ran = daemon.docker(&words);
+            let text = format!("{}: {}{}", ran.code, ran.stdout, ran.stderr);
+            let mut lines: Vec<String> = without_chance(&text).lines().map(str::to_owned).collect();
+            if row.starts_with("exec") {
+                // Lines of files and variables are in no order that matters.
+                lines.retain(|line| !line.contains("::"));
+                lines.sort();
+            }
+            lines.join("\n")
+        };
+        let (ours, theirs) = (told(&daemon), told(&reference));
+        // Capitals came and went.
+        if ours.to_lowercase() != theirs.to_lowercase() {
+            differences.push(format!("{row}\n  ours: {ours}\n  theirs: {theirs}"));
+        }
+    }
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
+    daemon.remove_containers();
+    daemon.docker(&["network", "rm", "net"]).ok();
+    daemon.docker(&["volume", "rm", "data"]).ok();
+    daemon.docker(&["rmi", "note"]).ok();
     daemon.finish();
 }

@@ -196,6 +196,11 @@ run --rm busybox /nobody
 run --rm busybox /data
 run --rm -u nobody busybox true
 run --rm --cpu-shares -1 busybox true
+run --rm -u web:nobody busybox true
+run --rm --device /dev/nobody busybox true
+run --rm --device-read-bps /dev/nobody:1mb busybox true
+run --rm --tmpfs /x:odd busybox true
+run --rm --sysctl net.nobody=1 busybox true
 run --rm --name port -p 127.0.0.1:18500:80 busybox true
 run --rm --network nobody busybox true
 run --rm --network container:nobody busybox true
@@ -284,6 +289,8 @@ const ON_PURPOSE: [(&str, &str); 24] = [
 struct Outcome {
     code: i32,
     said: String,
+    /// Whether something was said as if a program had printed it.
+    is_output: bool,
 }
 
 impl Outcome {
@@ -302,6 +309,7 @@ impl Outcome {
         Self {
             code: i32::from(answered.status),
             said: plain(said.trim()),
+            is_output: false,
         }
     }
 
@@ -319,6 +327,7 @@ impl Outcome {
         Self {
             code: ran.code,
             said: plain(bare.unwrap_or(said)),
+            is_output: !ran.stdout.is_empty(),
         }
     }
 
@@ -332,7 +341,9 @@ impl Outcome {
     /// request's fault for its own, ours does not.
     fn ends_as(&self, reference: &Self) -> bool {
         let is_known = self.code == reference.code || (reference.code == 500 && self.code < 500);
-        is_known && self.said.lines().count() == reference.said.lines().count()
+        is_known
+            && self.is_output == reference.is_output
+            && self.said.lines().count() == reference.said.lines().count()
     }
 
     /// Whether it has the reference's words, and more if need be. Capitals came and

@@ -3,7 +3,6 @@
 
 mod view;
 
-use std::collections::BTreeMap;
 use std::time::{Duration, UNIX_EPOCH};
 
 use axum::Json;
@@ -224,7 +223,10 @@ async fn import(
         (repo, tag) => Some(Reference::parse(&format!("{repo}:{tag}"))?),
     };
     let mut import = Import {
-        message: get("message").to_owned(),
+        message: match get("message") {
+            "" => "Imported from -".to_owned(),
+            message => message.to_owned(),
+        },
         platform: platform(get("platform"))?,
         name,
         ..Import::default()
@@ -300,11 +302,10 @@ fn save_names(door: &Door, names: Vec<String>) -> Answer {
     for name in &names {
         door.engine.images().resolve(name)?;
     }
-    let images = door.engine.images().clone();
+    let engine = door.engine.clone();
     Ok(tar_body(move |output| {
-        images
-            .save(&names, output)
-            .map_err(|error| error.to_string())
+        let saved = engine.image_save(&names, output);
+        saved.map_err(|error| error.to_string())
     }))
 }
 
@@ -593,7 +594,6 @@ pub(crate) async fn commit(
         (repo, "") => Some(Reference::parse(repo)?.or_latest()),
         (repo, tag) => Some(Reference::parse(&format!("{repo}:{tag}"))?),
     };
-    let base = door.engine.images().resolve(&record.image)?;
     let mut config = serde_json::to_value(&record.config).unwrap_or_default();
     if !body.is_empty() {
         let mut over: Value = serde_json::from_slice(&body)
@@ -618,16 +618,12 @@ pub(crate) async fn commit(
     if pauses {
         door.engine.pause(&record.id).await?;
     }
-    let images = door.engine.images().clone();
-    let id = record.id.clone();
-    let committed = blocking(move || images.commit(&base, &id, commit)).await;
+    let (engine, of) = (door.engine.clone(), record.clone());
+    let committed = blocking(move || engine.image_commit(&of, commit)).await;
     if pauses {
         door.engine.unpause(&record.id).await?;
     }
     let image = committed??;
-    door.engine
-        .events()
-        .announce("container", "commit", &record.id, BTreeMap::new());
     Ok((
         StatusCode::CREATED,
         Json(json!({ "Id": image.id.to_string() })),

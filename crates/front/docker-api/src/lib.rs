@@ -92,6 +92,10 @@ fn routes(door: Door) -> Router {
         .route("/containers/create", post(containers::create))
         .route("/containers/prune", post(containers::prune))
         .route("/containers/{name}", delete(containers::remove))
+        .route(
+            "/containers/{name}/{alias}",
+            delete(containers::unlink).fallback(error::no_such_page),
+        )
         .route("/containers/{name}/json", get(containers::inspect))
         .route("/containers/{name}/start", post(containers::start))
         .route("/containers/{name}/stop", post(containers::stop))

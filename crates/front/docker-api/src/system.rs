@@ -89,7 +89,7 @@ pub(crate) async fn info(State(door): State<Door>, version: Version) -> Answer {
         "DriverStatus": [["Backing Filesystem", "host"], ["Supports d_type", "true"]],
         "Plugins": {
             "Volume": ["local"],
-            "Network": ["bridge", "host", "null"],
+            "Network": ["bridge", "host", "ipvlan", "macvlan", "null"],
             "Authorization": null,
             "Log": dhow_engine::LOG_DRIVERS,
         },

@@ -148,20 +148,22 @@ pub(crate) fn view(door: &Door, volume: &Volume) -> Value {
     })
 }
 
-/// Bytes on disk of everything below a folder; what vanishes meanwhile does
-/// not count.
+/// Bytes of all files below a folder, each once whatever it is called; folders
+/// themselves, and what vanishes meanwhile, do not count.
 pub(crate) fn size_below(folder: &std::path::Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
     let mut pending = vec![folder.to_owned()];
+    let mut seen = std::collections::HashSet::new();
     let mut size = 0;
     while let Some(folder) = pending.pop() {
         for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
             let Ok(metadata) = entry.metadata() else {
                 continue;
             };
-            size += metadata.blocks() * 512;
             if metadata.is_dir() {
                 pending.push(entry.path());
+            } else if metadata.nlink() < 2 || seen.insert((metadata.dev(), metadata.ino())) {
+                size += metadata.len();
             }
         }
     }

@@ -587,7 +587,7 @@ pub(crate) fn resources(host: &HostConfig) -> Result<Resources> {
 fn block_io(host: &HostConfig) -> Result<Option<BlockIo>> {
     let number = |path: &str| -> Result<(i64, i64)> {
         let stat = rustix::fs::stat(path)
-            .map_err(|error| Error::Invalid(format!("no such block device {path}: {error}")))?;
+            .map_err(|error| Error::Invalid(format!("stat {path}: {error}")))?;
         if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::BlockDevice {
             return Err(Error::Invalid(format!("{path} is not a block device")));
         }

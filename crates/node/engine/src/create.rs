@@ -179,14 +179,16 @@ impl Engine {
                 point.source = image.id.to_string();
             }
         }
-        for link in &host.links {
+        for link in &mut host.links {
             if link.matches(':').count() > 1 {
                 return Err(Error::Invalid(format!("bad format for links: {link}")));
             }
-            let (target, _) = link_parts(link);
-            self.get(target).map_err(|error| {
+            let (target, alias) = link_parts(link);
+            let other = self.get(target).map_err(|error| {
                 Error::Invalid(format!("could not get container for {target}: {error}"))
             })?;
+            // Whatever it will be called.
+            *link = format!("{}:{alias}", other.id);
         }
         for source in &host.volumes_from {
             points.extend(self.volumes_of(source, &points)?);

@@ -1,19 +1,20 @@
 //! Images as containers use them, and what happens to them announced.
 
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
 use dhow_image::{
-    CollectPolicy, Image, Import, Listed, Loaded, ProgressSender, PruneScope, Pruned, PullOptions,
-    Pulled, PushOptions, Pushed, Removal, Removed, User,
+    CollectPolicy, Commit, Image, Import, Listed, Loaded, ProgressSender, PruneScope, Pruned,
+    PullOptions, Pulled, PushOptions, Pushed, Removal, Removed, User,
 };
 use dhow_oci::{Digest, Reference};
 
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::mounts::{MountKind, MountPoint};
+use crate::record::Record;
 
 /// How often abandoned transfers are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(24 * 3600);
@@ -104,6 +105,43 @@ impl Engine {
         }
         self.announce_image("import", &image, image.id.as_str());
         Ok(image)
+    }
+
+    /// Makes an image of what a container wrote. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`crate::Error::Image`].
+    pub fn image_commit(&self, record: &Record, commit: Commit) -> Result<Arc<Image>> {
+        let base = self.images().resolve(&record.image)?;
+        let name = commit.name.as_ref().map(Reference::familiar);
+        let comment = commit.comment.clone();
+        let image = self.images().commit(&base, &record.id, commit)?;
+        if let Some(name) = &name {
+            self.announce_image("tag", &image, name);
+        }
+        let mut attributes = record.attributes();
+        attributes.insert("comment".into(), comment);
+        attributes.insert("imageID".into(), image.id.to_string());
+        attributes.insert("imageRef".into(), name.unwrap_or_default());
+        self.events()
+            .announce("container", "commit", &record.id, attributes);
+        Ok(image)
+    }
+
+    /// Writes images as an archive. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// [`crate::Error::Image`].
+    pub fn image_save(&self, names: &[String], output: &mut dyn Write) -> Result<()> {
+        self.images().save(names, output)?;
+        for name in names {
+            if let Ok(image) = self.images().resolve(name) {
+                self.announce_image("save", &image, image.id.as_str());
+            }
+        }
+        Ok(())
     }
 
     /// Takes in an archive of images. Blocks.

@@ -92,6 +92,7 @@ pub(crate) fn parse(host: &HostConfig) -> Result<Vec<MountPoint>> {
     }
     for (destination, options) in &host.tmpfs {
         check_destination(destination)?;
+        check_tmpfs(options)?;
         mounts.push(MountPoint {
             kind: MountKind::Tmpfs,
             destination: destination.clone(),
@@ -117,6 +118,77 @@ pub(crate) fn parse(host: &HostConfig) -> Result<Vec<MountPoint>> {
         )));
     }
     Ok(mounts)
+}
+
+/// Options of mounts that `--tmpfs` takes.
+const TMPFS_FLAGS: &[&str] = &[
+    "async",
+    "atime",
+    "bind",
+    "defaults",
+    "dev",
+    "diratime",
+    "dirsync",
+    "exec",
+    "iversion",
+    "lazytime",
+    "loud",
+    "mand",
+    "noatime",
+    "nodev",
+    "nodiratime",
+    "noexec",
+    "noiversion",
+    "nolazytime",
+    "nomand",
+    "norelatime",
+    "nostrictatime",
+    "nosuid",
+    "private",
+    "rbind",
+    "relatime",
+    "remount",
+    "ro",
+    "rprivate",
+    "rshared",
+    "rslave",
+    "runbindable",
+    "rw",
+    "shared",
+    "silent",
+    "slave",
+    "strictatime",
+    "suid",
+    "sync",
+    "unbindable",
+];
+/// Those of tmpfs itself, which have a value.
+const TMPFS_VALUES: &[&str] = &[
+    "gid",
+    "huge",
+    "mode",
+    "mpol",
+    "nr_blocks",
+    "nr_inodes",
+    "size",
+    "uid",
+];
+
+/// Refuses options of a tmpfs that nobody knows; values are for the kernel to judge.
+fn check_tmpfs(options: &str) -> Result<()> {
+    for option in options.split(',').filter(|option| !option.is_empty()) {
+        let (is_known, shown) = match option.split_once('=') {
+            Some((name, value)) => (
+                TMPFS_VALUES.contains(&name),
+                format!("[{name:?} {value:?}]"),
+            ),
+            None => (TMPFS_FLAGS.contains(&option), format!("[{option:?}]")),
+        };
+        if !is_known {
+            return Err(Error::Invalid(format!("invalid tmpfs option {shown}")));
+        }
+    }
+    Ok(())
 }
 
 /// `source:target[:options]`, `target` alone for an anonymous volume.

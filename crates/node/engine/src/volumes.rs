@@ -16,6 +16,9 @@ use crate::mounts::{MountKind, MountPoint};
 use crate::names;
 use crate::record::Record;
 
+/// The label of volumes that nobody gave a name.
+const ANONYMOUS: &str = "com.docker.volume.anonymous";
+
 /// Folders within folders that are copied into a volume at most.
 const MAX_DEPTH: usize = 256;
 
@@ -33,6 +36,7 @@ impl Engine {
         options: BTreeMap<String, String>,
     ) -> Result<Volume> {
         let is_anonymous = name.is_empty();
+        let labels = labelled(labels, is_anonymous);
         let name = if is_anonymous {
             names::identifier()
         } else {
@@ -62,7 +66,7 @@ impl Engine {
         let (volume, is_new) = self.inner.volumes.create(Volume {
             name: point.name.clone(),
             created: Moment::now().to_string(),
-            labels: point.volume_labels.clone(),
+            labels: labelled(point.volume_labels.clone(), is_anonymous),
             options: point.volume_options.clone(),
             is_anonymous,
         })?;
@@ -291,4 +295,12 @@ fn times(stat: &rustix::fs::Stat) -> Timestamps {
         last_access: time(stat.st_atime, stat.st_atime_nsec),
         last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
     }
+}
+
+/// Labels of a volume, with the one by which those without a name are known.
+fn labelled(mut labels: BTreeMap<String, String>, is_anonymous: bool) -> BTreeMap<String, String> {
+    if is_anonymous {
+        labels.insert(ANONYMOUS.into(), String::new());
+    }
+    labels
 }

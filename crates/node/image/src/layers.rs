@@ -82,6 +82,7 @@ impl Images {
             let mut config = base.config.clone();
             config.config = commit.config;
             config.author.clone_from(&commit.author);
+            config.comment.clone_from(&commit.comment);
             config.created = Some(created.clone());
             config.history.push(History {
                 created: Some(created),

@@ -408,14 +408,28 @@ pub(crate) async fn remove(
     Query(query): Parameters,
 ) -> Answer {
     if is_true(query.get("link")) {
-        return Err(Failure::bad(
-            "links between containers are names; nothing to remove",
+        return Err(Failure::new(
+            StatusCode::CONFLICT,
+            format!("invalid link {name}: the form is CONTAINER/ALIAS"),
         ));
     }
     let force = is_true(query.get("force"));
     door.engine
         .remove(&name, force, is_true(query.get("v")))
         .await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// `DELETE /containers/CONTAINER/ALIAS?link=1`: the link, not the container.
+pub(crate) async fn unlink(
+    State(door): State<Door>,
+    Path((name, alias)): Path<(String, String)>,
+    Query(query): Parameters,
+) -> Answer {
+    if !is_true(query.get("link")) {
+        return Err(Error::NoSuchContainer(format!("{name}/{alias}")).into());
+    }
+    door.engine.unlink(&name, &alias)?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 

@@ -19,6 +19,8 @@ pub(crate) struct Listing<'a> {
     version: Version,
     /// Networks by the name that containers give.
     networks: HashMap<String, Option<Arc<Network>>>,
+    /// Names that others give a container by their links, by its id.
+    links: HashMap<String, Vec<String>>,
     /// Ids of images by the name that containers give; none if it means none.
     images: HashMap<String, Option<String>>,
 }
@@ -28,7 +30,7 @@ pub(crate) struct Listing<'a> {
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct Summary<'a> {
     id: &'a str,
-    names: [String; 1],
+    names: Vec<String>,
     image: &'a str,
     #[serde(rename = "ImageID")]
     image_id: &'a str,
@@ -91,6 +93,7 @@ impl<'a> Listing<'a> {
             door,
             version,
             networks: HashMap::new(),
+            links: links(door),
             images: HashMap::new(),
         }
     }
@@ -113,12 +116,15 @@ impl<'a> Listing<'a> {
             }
         });
         let sizes = with_size.then(|| sizes(self.door, record));
+        let given = self.links.get(&record.id).cloned();
         Summary {
             id: &record.id,
-            names: [format!("/{}", record.name)],
+            names: std::iter::once(format!("/{}", record.name))
+                .chain(given.iter().flat_map(|names| names.iter().cloned()))
+                .collect(),
             image: self.image(record),
             image_id: &record.image,
-            command: record.args.join(" "),
+            command: command(&record.args),
             created: seconds(record.created),
             ports: ports(record, &endpoints),
             labels: &record.config.labels,
@@ -153,6 +159,30 @@ impl<'a> Listing<'a> {
             _ => &record.image,
         }
     }
+}
+
+/// What links call containers, by the id of each.
+fn links(door: &Door) -> HashMap<String, Vec<String>> {
+    let mut names = HashMap::<String, Vec<String>>::new();
+    for record in door.engine.list() {
+        for link in door.engine.links(&record) {
+            if let Some(id) = link.target_id {
+                let name = format!("/{}/{}", record.name, link.alias);
+                names.entry(id).or_default().push(name);
+            }
+        }
+    }
+    names
+}
+
+/// A command in one line: what has a space in it stands between quotes.
+fn command(words: &[String]) -> String {
+    let quoted = |(place, word): (usize, &String)| match place > 0 && word.contains(' ') {
+        true => format!("'{word}'"),
+        false => word.clone(),
+    };
+    let words: Vec<String> = words.iter().enumerate().map(quoted).collect();
+    words.join(" ")
 }
 
 fn health(record: &Record) -> Health<'_> {

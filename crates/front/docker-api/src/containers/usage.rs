@@ -49,10 +49,10 @@ pub(crate) async fn top(
         .await
         .map_err(|error| Failure::bad(format!("ps: {error}: install procps on the host")))?;
     if !output.status.success() {
-        return Err(Failure::bad(format!(
-            "ps: {}",
-            String::from_utf8_lossy(&output.stderr).trim()
-        )));
+        // Behind the first line it tells how it is used.
+        let said = String::from_utf8_lossy(&output.stderr);
+        let said = said.lines().find(|line| !line.trim().is_empty());
+        return Err(Failure::bad(format!("ps: {}", said.unwrap_or_default())));
     }
     door.engine.tell(&name, "top");
     let (titles, processes) = table(&String::from_utf8_lossy(&output.stdout), &pids)?;

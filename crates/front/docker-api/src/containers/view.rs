@@ -60,6 +60,13 @@ pub(super) fn full(
     null_if_empty(&mut config, &["Env", "Volumes"]);
     leave_out_if_empty(&mut config, &["ExposedPorts"]);
     let mut host = host_view(&record.host);
+    let links = door.engine.links(record);
+    if !links.is_empty() {
+        let shown = links
+            .iter()
+            .map(|link| format!("/{}:/{}/{}", link.target, record.name, link.alias));
+        host["Links"] = shown.collect();
+    }
     // What other systems have, some clients look for here.
     for (field, nothing) in [
         ("Cgroup", json!("")),

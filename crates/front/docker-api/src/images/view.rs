@@ -87,10 +87,12 @@ pub(super) fn full(door: &Door, image: &Image, version: Version) -> Answer<Value
         None if version.before(44) => shown["Created"] = json!(NEVER),
         None => {}
     }
+    let last = config.history.last().map_or("", |step| &step.comment);
+    let comment = Some(config.comment.as_str()).filter(|text| !text.is_empty());
     // From 1.52 on, what is empty is left out.
     for (field, text) in [
         ("Parent", ""),
-        ("Comment", &config.comment),
+        ("Comment", comment.unwrap_or(last)),
         ("DockerVersion", &config.docker_version),
         ("Author", &config.author),
     ] {
