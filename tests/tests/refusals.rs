@@ -74,6 +74,9 @@ POST /containers/create?name=a {"Image":"busybox"}
 POST /containers/create {
 POST /containers/create {"Image":1}
 POST /containers/create {}
+POST /containers/create {"image":"busybox","hostconfig":{"memory":1000}}
+POST /containers/create {"Image":"busybox","HostConfig":{"NanoCPUs":-1}}
+POST /containers/create {"Image":"busybox","HostConfig":{"NetworkMode":"container:"}}
 POST /containers/create {"Image":"nobody:1"}
 POST /containers/create {"Image":"BAD"}
 POST /containers/create {"Image":"busybox","WorkingDir":"relative"}
@@ -182,6 +185,7 @@ POST /containers/prune?filters={"until":["odd"]}
 GET /events?since=20&until=10
 GET /events?since=odd&until=10
 GET /nonsense
+GET /containers/up/top?ps_args=-o%20odd
 GET /swarm
 POST /commit
 POST /commit?container=nobody
@@ -228,11 +232,21 @@ volume inspect nobody
 network rm net
 network inspect nobody
 update --memory 1k up
+update --cpus 1 --cpu-quota 50000 up
+run --rm --mount type=volume,dst=/x,readonly busybox true
+run --rm --pid container:made busybox true
+run --rm --ipc container:made busybox true
+run --rm --network container:made busybox true
+exec -w /nobody up true
 ";
 
 /// Where the reference's words are others than ours on purpose: a part of them, and
 /// why.
-const ON_PURPOSE: [(&str, &str); 24] = [
+const ON_PURPOSE: [(&str, &str); 25] = [
+    (
+        "cannot join network of a non running",
+        "newer ones say of what",
+    ),
     ("strconv.", "ours says which value is wrong"),
     (
         "JSON",

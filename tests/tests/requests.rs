@@ -594,6 +594,19 @@ fn inspected(daemon: &Daemon, id: &str) -> Value {
     let text = daemon.docker(&["inspect", "--type", "container", id]).ok();
     let text = text.replace(id, "ID").replace(&id[..12], "ID");
     let mut value: Value = serde_json::from_str(&text).expect("JSON");
+    let own = value[0]["Name"].as_str().unwrap_or_default().to_owned();
+    for link in value[0]["HostConfig"]["Links"]
+        .as_array_mut()
+        .into_iter()
+        .flatten()
+    {
+        // What it calls others begins with its own name.
+        *link = link
+            .as_str()
+            .unwrap_or_default()
+            .replace(&own, "/OWN")
+            .into();
+    }
     for field in ["Name", "Created"] {
         value[0][field] = Value::Null;
     }

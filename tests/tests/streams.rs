@@ -128,6 +128,7 @@ fn dockerd_s_streams_are_the_same() {
         crowds,
         stalled_clients,
         ends_of_execs,
+        kinds_of_documents,
         log_drivers,
         volumes_elsewhere,
     ]);
@@ -705,11 +706,10 @@ fn volumes_elsewhere(daemon: &dyn Dockerd) {
         "missing",
     ];
     daemon.docker(&missing).ok();
-    // To the client the reference's words are those of a missing program.
-    let code = if daemon.is_reference() { 127 } else { 125 };
+    // To the client the words are those of a missing program.
     let error = daemon
         .docker(&["run", "--rm", "-v", "missing:/x", "busybox", "true"])
-        .fails(code);
+        .fails(127);
     assert!(
         error.contains("failed to mount local volume") && error.contains("/no/such"),
         "{error}"
@@ -777,6 +777,44 @@ fn tcp_serves_clients_with_certificates_only() {
     ]);
     assert_ne!(plain.code, 0, "without TLS there is nothing");
     daemon.finish();
+}
+
+#[test]
+fn documents_are_said_to_be_some() {
+    at_ours(kinds_of_documents);
+}
+
+/// A page in a browser can send other kinds to a daemon that its user may reach.
+fn kinds_of_documents(daemon: &dyn Dockerd) {
+    let body = r#"{"Image":"busybox"}"#;
+    for (kind, status) in [
+        ("text/plain", "400"),
+        ("application/x-www-form-urlencoded", "400"),
+        ("application/json", "201"),
+        ("Application/JSON; charset=utf-8", "201"),
+    ] {
+        let request = format!(
+            "POST /containers/create HTTP/1.1\nHost: x\nConnection: close\nContent-Type: {kind}\nContent-Length: {}\n\n{body}",
+            body.len()
+        );
+        let answer = Conversation::begin(daemon, &request, b"");
+        let expected = format!("HTTP/1.1 {status} ");
+        assert!(
+            answer.head.starts_with(&expected),
+            "{kind}: {}",
+            answer.head
+        );
+        let said = String::from_utf8(answer.rest()).expect("text");
+        assert!(status == "201" || said.contains(kind), "{said}");
+    }
+    // What says nothing may be of any kind.
+    daemon
+        .docker(&["create", "--name=made", "busybox", "true"])
+        .ok();
+    let request = "POST /containers/made/start HTTP/1.1\nHost: x\nConnection: close\nContent-Type: text/plain\nContent-Length: 2\n\n{}";
+    let answer = Conversation::begin(daemon, request, b"");
+    assert!(answer.head.starts_with("HTTP/1.1 204 "), "{}", answer.head);
+    daemon.remove_containers();
 }
 
 #[test]

@@ -57,6 +57,10 @@ fn macvlan_containers_are_hosts_of_the_network_outside() {
             "network lan is already using parent interface eth0",
         ),
         (&["-o", "parent=nothing"], "invalid parent nothing"),
+        (
+            &["-o", "parent=lo"],
+            "loopback interface is not a valid macvlan parent link",
+        ),
         (&["-o", "parent=eth0.5000"], "no VLAN"),
         (
             &["-o", "macvlan_mode=x"],

@@ -505,7 +505,7 @@ pub(super) fn told(error: Error) -> RuntimeError {
             RuntimeError::NotFound(text)
         }
         Error::Invalid(_) => RuntimeError::Invalid(text),
-        Error::Command { .. } => RuntimeError::Command(text),
+        Error::Command { .. } | Error::Exec { .. } => RuntimeError::Command(text),
         Error::Image(_) => RuntimeError::Image(text),
         _ => RuntimeError::Failed(text),
     }

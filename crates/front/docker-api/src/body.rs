@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, Request};
-use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderValue, StatusCode};
 use futures_util::StreamExt;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
@@ -25,6 +26,10 @@ const MAX_UNWANTED: u64 = 64 << 20;
 /// How long they may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Longest document that says nothing (`{}`, `null`), in bytes; of what kind it is does
+/// not matter.
+const SAYS_NOTHING: usize = 7;
+
 /// A body that is a document.
 pub(crate) struct Document(pub(crate) Bytes);
 
@@ -32,6 +37,7 @@ impl<S: Sync> FromRequest<S> for Document {
     type Rejection = Failure;
 
     async fn from_request(request: Request, _state: &S) -> Result<Self, Failure> {
+        let kind = request.headers().get(CONTENT_TYPE).cloned();
         let body = request.into_body();
         // Nothing is read of one that says it is larger.
         let is_large = axum::body::HttpBody::size_hint(&body).lower() > MAX_DOCUMENT as u64;
@@ -39,11 +45,28 @@ impl<S: Sync> FromRequest<S> for Document {
             return Err(too_large());
         }
         match Limited::new(body, MAX_DOCUMENT).collect().await {
-            Ok(whole) => Ok(Self(whole.to_bytes())),
+            Ok(whole) => {
+                let whole = whole.to_bytes();
+                check_kind(kind.as_ref(), whole.len())?;
+                Ok(Self(whole))
+            }
             Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
             Err(error) => Err(Failure::bad(format!("read the request's body: {error}"))),
         }
     }
+}
+
+/// Refuses a document that is not said to be one: pages of strangers can make a
+/// browser send any other kind to whom it has a client's certificate for.
+fn check_kind(kind: Option<&HeaderValue>, length: usize) -> Result<(), Failure> {
+    let kind = kind.map_or("", |kind| kind.to_str().unwrap_or_default());
+    let essence = kind.split(';').next().unwrap_or_default().trim();
+    if length <= SAYS_NOTHING || essence.eq_ignore_ascii_case("application/json") {
+        return Ok(());
+    }
+    Err(Failure::bad(format!(
+        "unsupported Content-Type header ({kind}): must be 'application/json'"
+    )))
 }
 
 fn too_large() -> Failure {

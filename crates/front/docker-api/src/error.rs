@@ -68,7 +68,9 @@ impl From<Error> for Failure {
             | Error::NoSuchSandbox(_)
             | Error::NoSuchFile { .. } => StatusCode::NOT_FOUND,
             Error::ReadOnly => StatusCode::FORBIDDEN,
-            Error::Invalid(_) | Error::Command { .. } => StatusCode::BAD_REQUEST,
+            Error::Invalid(_) | Error::Command { .. } | Error::Exec { .. } => {
+                StatusCode::BAD_REQUEST
+            }
             Error::Conflict(_) => StatusCode::CONFLICT,
             Error::Already(_) => StatusCode::NOT_MODIFIED,
             Error::Image(error) => image_status(error),

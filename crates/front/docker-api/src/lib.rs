@@ -13,6 +13,7 @@ mod build;
 mod containers;
 mod error;
 mod exec;
+mod fields;
 mod filters;
 mod hijack;
 mod images;

@@ -44,7 +44,15 @@ impl Version {
             return Ok((Self::newest(), parse(whole)?));
         };
         let (version, rest) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+        let too_new = || {
+            Failure::bad(format!(
+                "client version {version} is too new. Maximum supported API version is {API_VERSION}"
+            ))
+        };
         let Some(number) = minor(version) else {
+            if is_number(version) {
+                return Err(too_new());
+            }
             return Ok((Self::newest(), parse(whole)?));
         };
         if number < minor(MIN_API_VERSION).unwrap_or_default() {
@@ -53,9 +61,7 @@ impl Version {
             )));
         }
         if Self(number) > Self::newest() {
-            return Err(Failure::bad(format!(
-                "client version {version} is too new. Maximum supported API version is {API_VERSION}"
-            )));
+            return Err(too_new());
         }
         Ok((Self(number), parse(rest)?))
     }
@@ -80,6 +86,13 @@ fn minor(version: &str) -> Option<u32> {
     version.strip_prefix("1.")?.parse().ok()
 }
 
+/// Whether it is a version at all: two numbers and a point.
+fn is_number(version: &str) -> bool {
+    let is_digits = |text: &str| !text.is_empty() && text.bytes().all(|one| one.is_ascii_digit());
+    let parts = version.split_once('.');
+    parts.is_some_and(|(major, minor)| is_digits(major) && is_digits(minor))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,6 +114,8 @@ mod tests {
         assert_eq!(taken("/volumes/x"), path(newest, "/volumes/x"));
         assert_eq!(taken("/v1.23/info"), None);
         assert_eq!(taken("/v1.99/info"), None);
+        assert_eq!(taken("/v9.99/info"), None);
+        assert_eq!(taken("/v1.x/info"), path(newest, "/v1.x/info"));
     }
 
     #[test]

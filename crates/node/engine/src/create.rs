@@ -69,7 +69,10 @@ impl Engine {
 
     fn create_blocking(&self, mut creation: Creation) -> Result<Accepted> {
         let image = self.images().resolve(&creation.config.image)?;
-        let warnings = Machine::here().adapt(&mut creation.host)?;
+        let mut warnings = Machine::here().adapt(&mut creation.host)?;
+        if creation.host.network_mode == "host" && !creation.host.port_bindings.is_empty() {
+            warnings.push("Published ports are discarded when using host network mode".into());
+        }
         let mut record = self.plan(creation, &image)?;
         let name = record.name.clone();
         self.reserve(&mut record)?;

@@ -44,6 +44,14 @@ pub enum Error {
         /// What the runtime says.
         message: String,
     },
+    /// The same of a program in a container that runs.
+    #[error("OCI runtime exec failed: exec failed: {message}")]
+    Exec {
+        /// 126 or 127.
+        code: i32,
+        /// What the runtime says.
+        message: String,
+    },
     /// The runtime refused.
     #[error("failed to create task for container: {0}")]
     Runtime(String),

@@ -151,7 +151,7 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// [`Error::Command`] when the program cannot be executed,
+    /// [`Error::Exec`] when the program cannot be executed,
     /// [`Error::Conflict`] when it runs already.
     pub async fn exec_start(
         &self,
@@ -172,7 +172,7 @@ impl Engine {
         }
         let started = self.exec_run(&exec, is_detached, console_size).await;
         if let Err(error) = &started {
-            let code = if let Error::Command { code, .. } = error {
+            let code = if let Error::Exec { code, .. } = error {
                 *code
             } else {
                 126
@@ -273,7 +273,10 @@ impl Engine {
             Ok(pid) => exec.state.send_modify(|state| state.pid = pid),
             Err(error) => {
                 let _ = shim.exec_delete(&exec.id).await;
-                return Err(told(error));
+                return Err(match told(error) {
+                    Error::Command { code, message } => Error::Exec { code, message },
+                    other => other,
+                });
             }
         }
         let mut attributes = record.attributes();

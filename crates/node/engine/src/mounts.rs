@@ -312,6 +312,10 @@ fn parse_mount(spec: &MountSpec) -> Result<MountPoint> {
             }
             if !spec.source.is_empty() {
                 dhow_volume::check_name(&spec.source)?;
+            } else if spec.read_only {
+                return Err(invalid(
+                    "must not set ReadOnly mode when using anonymous volumes",
+                ));
             }
             let options = spec.volume_options.clone().unwrap_or_default();
             if !is_subpath(&options.subpath) {

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use dhow_runtime::spec::NamespaceKind;
 use rustix::mount::{MountFlags, UnmountFlags};
 
 use crate::engine::Engine;
@@ -68,7 +69,7 @@ impl Engine {
             return Ok(None);
         };
         let shm = self.find(other)?.run.join("shm");
-        if self.running_pid(other).is_ok() && !shm.is_dir() {
+        if self.running_pid(other, NamespaceKind::Ipc).is_ok() && !shm.is_dir() {
             return Err(Error::Invalid(format!(
                 "cannot join IPC of container {other}: non-shareable IPC (hint: use \
                  IpcMode:shareable for the donor container)"

@@ -237,7 +237,7 @@ impl Engine {
             return Ok(None);
         }
         if let Some(other) = mode.strip_prefix("container:") {
-            let pid = self.running_pid(other)?;
+            let pid = self.running_pid(other, NamespaceKind::Network)?;
             return Ok(Some(format!("/proc/{pid}/ns/net").into()));
         }
         // A sandbox of that name can only be what a crash left.
@@ -266,7 +266,7 @@ impl Engine {
             (NamespaceKind::Ipc, &record.host.ipc_mode, "ipc"),
         ] {
             if let Some(other) = mode.strip_prefix("container:") {
-                let pid = self.running_pid(other)?;
+                let pid = self.running_pid(other, kind)?;
                 let path = format!("/proc/{pid}/ns/{file}").into();
                 joined.push(Namespace {
                     kind,
@@ -277,16 +277,25 @@ impl Engine {
         Ok(joined)
     }
 
-    pub(crate) fn running_pid(&self, name: &str) -> Result<i32> {
+    /// The first process of a container of which a namespace is to be joined.
+    pub(crate) fn running_pid(&self, name: &str, kind: NamespaceKind) -> Result<i32> {
         let record = self.get(name)?;
         if record.state.status.is_alive() {
-            Ok(record.state.pid)
-        } else {
-            Err(Error::Conflict(format!(
-                "cannot join network namespace of a non running container: {}",
-                record.id
-            )))
+            return Ok(record.state.pid);
         }
+        let id = &record.id;
+        Err(Error::Conflict(match kind {
+            NamespaceKind::Network => {
+                format!("cannot join network namespace of a non running container: {id}")
+            }
+            NamespaceKind::Ipc => {
+                format!("can't join IPC of container {id}: container {id} is not running")
+            }
+            NamespaceKind::Pid => {
+                format!("cannot join PID namespace: container {id} is not running")
+            }
+            _ => format!("cannot join a namespace: container {id} is not running"),
+        }))
     }
 
     /// Starts the shim and the program, and watches both from then on.

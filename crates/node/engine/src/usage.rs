@@ -90,6 +90,7 @@ impl Engine {
         let _operation = container.operation.lock().await;
         let record = container.record();
         let warnings = Machine::here().adapt(&mut update.limits)?;
+        validate::forms_of_processors(&update.limits)?;
         let host = merge(&record.host, &update);
         validate::host(&host, Machine::here())?;
         let resources = bundle::resources(&host)?;

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use dhow_runtime::spec::NamespaceKind;
 use dhow_sys::Errno;
 use dhow_sys::holder::{Holder, Owner};
 use dhow_sys::idmap::IdMaps;
@@ -111,7 +112,10 @@ impl Engine {
             let Some(other) = mode.strip_prefix("container:") else {
                 continue;
             };
-            let path = PathBuf::from(format!("/proc/{}/ns/user", self.running_pid(other)?));
+            let path = PathBuf::from(format!(
+                "/proc/{}/ns/user",
+                self.running_pid(other, NamespaceKind::User)?
+            ));
             let open = |path: &Path| {
                 let opened = namespace::open(path, Kind::User);
                 opened.map_err(|error| at("open", path)(error.into()))

@@ -233,6 +233,21 @@ fn memory(host: &HostConfig) -> Result<()> {
     Ok(())
 }
 
+/// Refuses a share of the processors that is told in two forms.
+///
+/// # Errors
+///
+/// [`Error::Invalid`].
+pub(crate) fn forms_of_processors(host: &HostConfig) -> Result<()> {
+    if host.nano_cpus != 0 && host.cpu_period > 0 {
+        return refuse("Conflicting options: Nano CPUs and CPU Period cannot both be set");
+    }
+    if host.nano_cpus != 0 && host.cpu_quota > 0 {
+        return refuse("Conflicting options: Nano CPUs and CPU Quota cannot both be set");
+    }
+    Ok(())
+}
+
 fn processors(host: &HostConfig, machine: Machine) -> Result<()> {
     if host.cpu_shares < 0 {
         return refuse(format!(
@@ -243,13 +258,8 @@ fn processors(host: &HostConfig, machine: Machine) -> Result<()> {
     if host.cpu_realtime_period < 0 || host.cpu_realtime_runtime < 0 {
         return refuse("CPU real-time period and runtime cannot be negative");
     }
+    forms_of_processors(host)?;
     if host.nano_cpus != 0 {
-        if host.cpu_period > 0 {
-            return refuse("Conflicting options: Nano CPUs and CPU Period cannot both be set");
-        }
-        if host.cpu_quota > 0 {
-            return refuse("Conflicting options: Nano CPUs and CPU Quota cannot both be set");
-        }
         let all = machine.n_cpus as i64 * 1_000_000_000;
         if !(0..=all).contains(&host.nano_cpus) {
             return refuse(format!(
@@ -432,6 +442,9 @@ pub(crate) fn network_mode(config: &Config, host: &HostConfig) -> Result<()> {
     }
     if !host.network_mode.starts_with("container:") {
         return Ok(());
+    }
+    if host.network_mode == "container:" {
+        return refuse("invalid network mode: invalid container format container:<name|id>");
     }
     let with = "container type network mode";
     if !config.hostname.is_empty() {

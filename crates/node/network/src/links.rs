@@ -109,6 +109,12 @@ impl Maker<'_> {
 
     fn make_parent(&self, network: &Network, parent: Option<&str>) -> Result<Link, Error> {
         let name = &network.bridge;
+        if parent == Some("lo") {
+            return Err(Error::Invalid(format!(
+                "loopback interface is not a valid {} parent link",
+                network.spec.driver.word()
+            )));
+        }
         if let Some(found) = self.find(name)? {
             return Ok(found);
         }

@@ -7,7 +7,9 @@ use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use dhow_engine::Creation;
-use dhow_engine::spec::{Config, EndpointSettings, HostConfig, MountSpec, PortBinding};
+use dhow_engine::spec::{
+    Config, EndpointSettings, HostConfig, LogConfig, MountSpec, PortBinding, RestartPolicy,
+};
 use dhow_oci::Platform;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -15,6 +17,7 @@ use serde_json::{Value, json};
 use crate::Door;
 use crate::body::Document;
 use crate::error::{Answer, Failure};
+use crate::fields;
 use crate::images::{platform, with_platform};
 use crate::version::Version;
 
@@ -46,6 +49,7 @@ pub(crate) async fn create(
     let mut value: Value = serde_json::from_slice(&body)
         .map_err(|error| Failure::bad(format!("invalid JSON: {error}")))?;
     strip_nulls(&mut value);
+    name_fields(&mut value);
     let mut body: Body = serde_json::from_value(value)
         .map_err(|error| Failure::bad(format!("invalid JSON: {error}")))?;
     if body.config.image.is_empty() {
@@ -72,6 +76,28 @@ pub(crate) async fn create(
     warnings.extend(created.warnings);
     let answer = json!({ "Id": created.record.id, "Warnings": warnings });
     Ok((StatusCode::CREATED, Json(answer)).into_response())
+}
+
+/// Gives the fields of the request the names that they have here.
+fn name_fields(value: &mut Value) {
+    fields::rename::<Config>(value, &["HostConfig", "NetworkingConfig"]);
+    if let Some(host) = value.get_mut("HostConfig") {
+        fields::rename::<HostConfig>(host, &[]);
+        for (field, rename) in [
+            (
+                "RestartPolicy",
+                fields::rename::<RestartPolicy> as fn(&mut Value, &[&str]),
+            ),
+            ("LogConfig", fields::rename::<LogConfig>),
+        ] {
+            if let Some(part) = host.get_mut(field) {
+                rename(part, &[]);
+            }
+        }
+    }
+    if let Some(networks) = value.get_mut("NetworkingConfig") {
+        fields::rename::<NetworkingConfig>(networks, &[]);
+    }
 }
 
 /// Refuses an image of another platform than the one asked for; one of another

@@ -17,6 +17,7 @@ use serde_json::{Map, Value, json};
 use crate::Door;
 use crate::body::Document;
 use crate::error::{Answer, Failure};
+use crate::fields;
 use crate::filters::is_true;
 use crate::path::Path;
 use crate::version::Version;
@@ -327,6 +328,10 @@ pub(crate) async fn update(
     let bad = |error: serde_json::Error| Failure::bad(format!("invalid JSON: {error}"));
     let mut value: Value = serde_json::from_slice(&body).map_err(bad)?;
     strip_nulls(&mut value);
+    fields::rename::<HostConfig>(&mut value, &[]);
+    if let Some(policy) = value.get_mut("RestartPolicy") {
+        fields::rename::<RestartPolicy>(policy, &[]);
+    }
     if let Some(field) = OF_DEVICES.iter().find(|field| !value[**field].is_null())
         && version.since(55)
     {
