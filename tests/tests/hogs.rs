@@ -373,7 +373,7 @@ fn a_full_disk_stops_no_container_and_breaks_no_log() {
     let refused = daemon.docker(&["run", "--rm", "busybox", "true"]);
     if refused.code != 0 {
         assert!(
-            refused.stderr.contains("No space left on device"),
+            refused.stderr.contains("no space left on device"),
             "{}",
             refused.stderr
         );

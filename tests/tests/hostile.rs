@@ -78,7 +78,7 @@ fn configurations() -> Vec<(Value, End)> {
         (json!({ "WorkingDir": "../../x" }), absolute),
         (
             json!({ "WorkingDir": "/etc/passwd" }),
-            Unmade("Not a directory"),
+            Unmade("not a directory"),
         ),
         (
             json!({ "WorkingDir": "/proc/self/fd/7" }),
@@ -330,7 +330,15 @@ fn unlike(daemon: &Daemon, name: &str, bring: Bring<'_>, image: &str, end: &End)
     let (code, ran) = match (end, brought.code) {
         (Unloaded(_), _) => (1, brought),
         (Runs, 0) => (0, daemon.docker(&run)),
-        (Unmade(_), 0) => (125, daemon.docker(&run)),
+        (Unmade(_), 0) => {
+            let ran = daemon.docker(&run);
+            // How Docker's client reads why nothing was run.
+            let code = match ran.stderr.contains("no such file or directory") {
+                true => 127,
+                false => 125,
+            };
+            (code, ran)
+        }
         _ => (0, brought),
     };
     let reason = match end {
@@ -338,7 +346,8 @@ fn unlike(daemon: &Daemon, name: &str, bring: Bring<'_>, image: &str, end: &End)
         Runs => "",
     };
     let cut = |text: &str| text.chars().take(300).collect::<String>();
-    (ran.code != code || !ran.stderr.contains(reason))
+    let said = ran.stderr.to_lowercase();
+    (ran.code != code || !said.contains(&reason.to_lowercase()))
         .then(|| format!("{}: {} {}", cut(image), ran.code, cut(&ran.stderr)))
 }
 
