@@ -293,6 +293,7 @@ system df -v --format {{range .Volumes}}{{.Name}}|{{.Links}}|{{.Size}}{{end}}
 volume ls --filter dangling=false --format {{.Name}}|{{.Driver}}|{{.Scope}}
 network ls --filter type=custom --format {{.Name}}|{{.Driver}}|{{.Scope}}|{{.Internal}}|{{.Labels}}
 exec web cat /etc/hosts
+system prune -f --filter label=nobody
 create --network host -p 80:80 --name on-host busybox
 rename db store
 inspect --format {{json .HostConfig.Links}} web
