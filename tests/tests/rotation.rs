@@ -30,7 +30,7 @@ fn gaps(numbers: &[u64]) -> Vec<(u64, u64)> {
 const FLOOD: &str = "n=1000000; while :; do echo $n; n=$((n+1)); done";
 /// Several files at a time, and then time for whoever follows.
 const BURSTS: &str = "n=1000000; while :; do \
-    end=$((n+250)); while [ $n -lt $end ]; do echo $n; n=$((n+1)); done; usleep 30000; done";
+    end=$((n+250)); while [ $n -lt $end ]; do echo $n; n=$((n+1)); done; usleep 200000; done";
 
 /// A container that counts for ever.
 fn count(daemon: &Daemon, name: &str, options: &[&str], script: &str) {
@@ -73,7 +73,7 @@ fn hold(driver: &str, compress: bool) {
     let options = |files| [driver.as_str(), "--log-opt", &compress, "--log-opt", files];
     count(&daemon, "flood", &options("max-file=5"), FLOOD);
     // So many that nobody is too slow who follows.
-    count(&daemon, "bursts", &options("max-file=20"), BURSTS);
+    count(&daemon, "bursts", &options("max-file=40"), BURSTS);
     // Longer than a line in either form: so many lines there are at least in the four
     // files that are whole.
     let fewest = 4 * (SIZE / 100 - 1);
