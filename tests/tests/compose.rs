@@ -398,10 +398,11 @@ volumes:
         assert!(alike, "{field}: {found}, not {shown}");
     }
     let within = |script: &str| project.within("all", script);
-    assert_eq!(
-        within("ulimit -n; ulimit -Hn; pwd; id -u; id -G"),
-        "100\n200\n/scratch\n33\n33 44"
-    );
+    let limits = within("ulimit -n; ulimit -Hn");
+    // The reference's runtime raises that of an exec now and then.
+    let is_raised = daemon.is_reference() && limits == "200\n200";
+    assert!(limits == "100\n200" || is_raised, "{limits}");
+    assert_eq!(within("pwd; id -u; id -G"), "/scratch\n33\n33 44");
     assert_eq!(within("cat /proc/sys/net/ipv4/ip_forward"), "0");
     assert!(
         within("touch /kept/x 2>&1; touch /file 2>&1 || true").contains("Read-only file system")
